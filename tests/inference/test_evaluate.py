@@ -1,0 +1,120 @@
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sacrebleu
+from rich.console import Console
+
+from transformer.config import ModelConfig
+from transformer.errors import InputError
+from transformer.inference.evaluate import Scores, corpus_loss, score_translations
+from transformer.model import Transformer
+from transformer.shapes import Batch
+
+REFERENCES = [
+    "Ein Mann fährt auf einem Fahrrad.",
+    "Zwei Hunde spielen im Schnee.",
+    "Eine Frau liest ein Buch, während sie wartet.",
+    "Kinder laufen über die Wiese.",
+]
+HYPOTHESES = [
+    "Ein Mann fährt auf einem Fahrrad.",
+    "Zwei Hunde spielen in dem Schnee.",
+    "Eine Frau liest ein Buch beim Warten.",
+    "kinder laufen über eine Wiese.",
+]
+
+
+def test_scores_and_signatures_are_those_of_sacrebleu():
+    scores = score_translations(HYPOTHESES, REFERENCES, bootstrap=50)
+    assert scores.bleu.score == sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES]).score
+    assert scores.chrf.score == sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score
+    version = sacrebleu.__version__
+    assert scores.bleu.signature == (f"nrefs:1|bs:50|seed:12345|case:mixed|eff:no|tok:13a|smooth:exp|version:{version}")
+    assert scores.chrf.signature == f"nrefs:1|bs:50|seed:12345|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{version}"
+
+
+def test_case_counts():
+    lower = [sentence.lower() for sentence in HYPOTHESES]
+    assert score_translations(lower, REFERENCES, bootstrap=2).bleu.score < 40
+    assert score_translations(REFERENCES, REFERENCES, bootstrap=2).bleu.score == pytest.approx(100)
+
+
+def test_interval_is_deterministic_and_narrows_with_the_corpus():
+    few, many = (score_translations(HYPOTHESES * n, REFERENCES * n) for n in (2, 40))
+    assert few == score_translations(HYPOTHESES * 2, REFERENCES * 2)
+    for metric in ("bleu", "chrf"):
+        widths = []
+        for scores in (few, many):
+            lower, upper = getattr(scores, metric).interval
+            widths.append(upper - lower)
+        assert 0 < widths[1] < 0.5 * widths[0]
+        lower, upper = getattr(many, metric).interval
+        assert lower < getattr(many, metric).score < upper
+
+
+def test_empty_translations_score_zero():
+    scores = score_translations(["", "", "", ""], REFERENCES, bootstrap=2)
+    assert scores.bleu.score == scores.chrf.score == 0
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "message"),
+    [([], [], "nothing to score"), (["a", "b"], ["a"], "2 translations and 1 references")],
+)
+def test_unusable_input(hypotheses, references, message):
+    with pytest.raises(InputError, match=message):
+        score_translations(hypotheses, references)
+
+
+def test_json_and_table():
+    scores = score_translations(HYPOTHESES, REFERENCES, loss=0.5, bootstrap=10)
+    values = json.loads(scores.to_json())
+    assert values["bleu"]["score"] == scores.bleu.score
+    assert values["bleu"]["signature"] == scores.bleu.signature
+    assert values["chrf"]["interval"] == list(scores.chrf.interval)
+    assert values["loss"] == 0.5
+    assert values["perplexity"] == math.exp(0.5)
+
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(scores.to_table())
+    assert f"{scores.bleu.score:.2f}" in capture.get()
+    assert scores.chrf.signature in capture.get()
+    assert "1.65" in capture.get()
+
+
+def test_without_loss_there_is_no_perplexity():
+    scores = score_translations(HYPOTHESES, REFERENCES, bootstrap=2)
+    assert isinstance(scores, Scores)
+    assert json.loads(scores.to_json())["perplexity"] is None
+    assert scores.to_table().row_count == 2
+
+
+def test_corpus_loss_is_the_mean_over_tokens_of_all_batches():
+    config = ModelConfig(
+        vocabulary_size=20, d_model=16, num_heads=2, d_ff=32, num_encoder_layers=1, num_decoder_layers=1
+    )
+    model, generator = Transformer(config), np.random.default_rng(0)
+    batches, expected = [], []
+    for rows, length in ((3, 5), (2, 9)):
+        lengths = generator.integers(1, length, rows)
+        mask = np.arange(length) < lengths[:, None]
+        mask[-1] &= rows == 3  # the second batch has an empty row
+        source, target_input, target_output = generator.integers(3, 20, (3, rows, length))
+        batch = Batch(source, mask, target_input, target_output, mask, np.arange(rows))
+        batches.append(jax.tree.map(jnp.asarray, batch))
+    variables = jax.jit(model.init)(jax.random.key(0), *batches[0][:3])
+    for batch in batches:
+        logits, _ = jax.jit(model.apply)(variables, batch.source, batch.source_mask, batch.target_input)
+        logits = np.asarray(logits, np.float64)
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected += np.take_along_axis(log_probs, batch.target_output[..., None], -1)[..., 0][
+            batch.target_mask
+        ].tolist()
+    assert corpus_loss(model, variables, batches) == pytest.approx(-np.mean(expected), rel=1e-5)
+    with pytest.raises(InputError, match="no target tokens"):
+        corpus_loss(model, variables, [])

@@ -1,0 +1,234 @@
+"""The search against a toy model whose every translation can be enumerated."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.inference.search import beam_search, top_k
+
+PAD, START, END = 0, 1, 2
+WORDS = (3, 4, 5)
+V = 6
+
+
+def markov(seed, sentences=1, spread=1.5):
+    """Log-probabilities [B, V, V] of the next token given the last one, for each sentence."""
+    scores = np.random.default_rng(seed).normal(0, spread, (sentences, V, V))
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
+def scorer(tables, on_step=None):
+    """A `step` without a cache. Logits are log-probabilities plus any constant."""
+
+    def step(cache, token, position):
+        if on_step is not None:
+            jax.debug.callback(on_step, position)
+        return 7.0 + tables[jnp.arange(len(tables))[:, None], token], cache
+
+    return step
+
+
+@partial(jax.jit, static_argnames=("longest", "beam_size", "alpha", "form", "num_best", "start_id", "on_step"))
+def jitted(tables, max_lengths, longest, beam_size, alpha, form, num_best, start_id, on_step):
+    return beam_search(
+        scorer(tables, on_step),
+        (),
+        max_lengths,
+        max_length=longest,
+        start_id=start_id,
+        end_id=END,
+        pad_id=PAD,
+        beam_size=beam_size,
+        length_penalty=alpha,
+        length_penalty_form=form,
+        num_best=num_best,
+    )
+
+
+def search(
+    tables,
+    max_lengths,
+    longest=None,
+    beam_size=4,
+    alpha=0.6,
+    form="wu",
+    num_best=1,
+    start_id=START,
+    on_step=None,
+    dtype=jnp.float32,
+):
+    tables, longest = jnp.asarray(tables, dtype), max(max_lengths) if longest is None else longest
+    found = jitted(tables, jnp.array(max_lengths), longest, beam_size, alpha, form, num_best, start_id, on_step)
+    return jax.tree.map(np.asarray, found)
+
+
+def log_probability(table, tokens):
+    return sum(table[a, b] for a, b in itertools.pairwise((START, *tokens)))
+
+
+def penalty(length, alpha, form):
+    return ((5 + length) / 6) ** alpha if form == "wu" else length**alpha
+
+
+def enumerate_best(table, longest, alpha, form):
+    """Every translation of at most `longest` tokens with its score, best first, in float64."""
+    found = []
+    for words in range(longest):
+        for sentence in itertools.product(WORDS, repeat=words):
+            tokens = (*sentence, END)
+            found.append((log_probability(table, tokens) / penalty(len(tokens), alpha, form), tokens))
+    return sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize(("alpha", "form"), [(0.0, "wu"), (0.6, "wu"), (2.0, "wu"), (0.6, "power"), (1.0, "power")])
+def test_wide_beam_finds_the_best_of_all_translations(alpha, form):
+    tables, max_lengths = markov(1, sentences=6), [5, 4, 3, 5, 1, 2]
+    found = search(tables, max_lengths, beam_size=128, alpha=alpha, form=form, num_best=5)
+    for b, longest in enumerate(max_lengths):
+        best = enumerate_best(tables[b], longest, alpha, form)[:5]
+        for n, (score, tokens) in enumerate(best):
+            np.testing.assert_allclose(found.scores[b, n], score, rtol=1e-5)
+            assert tuple(found.tokens[b, n].tolist()) == tokens + (PAD,) * (5 - len(tokens))
+            assert found.lengths[b, n] == len(tokens)
+        assert (found.scores[b, len(best) :] == -np.inf).all()
+        assert (found.lengths[b, len(best) :] == 0).all()
+        assert (found.tokens[b, len(best) :] == PAD).all()
+
+
+@pytest.mark.parametrize(("alpha", "num_best"), [(0.0, 1), (0.6, 1), (0.6, 3)])
+def test_stops_at_the_first_step_after_which_nothing_better_can_come(alpha, num_best):
+    longest, steps, stops = 6, [], set()
+    for seed in range(12):
+        table = markov(seed, spread=2.5)[0]
+        everything = enumerate_best(table, longest, alpha, "wu")
+        expected = 1
+        while True:
+            finished = [score for score, tokens in everything if len(tokens) <= expected]
+            live = max(log_probability(table, words) for words in itertools.product(WORDS, repeat=expected))
+            certain = len(finished) >= num_best and finished[num_best - 1] >= live / penalty(longest, alpha, "wu")
+            if certain or expected == longest:
+                break
+            expected += 1
+        steps.clear()
+        found = search(table[None], [longest], beam_size=400, alpha=alpha, num_best=num_best, on_step=steps.append)
+        jax.effects_barrier()
+        assert len(steps) == expected
+        np.testing.assert_allclose(found.scores[0], [score for score, _ in everything[:num_best]], rtol=1e-5)
+        stops.add(expected)
+    assert len(stops) > 1
+    assert min(stops) < longest
+
+
+def test_beam_of_one_is_greedy_search():
+    tables = markov(3, sentences=20)
+    found = search(tables, [9] * 20, beam_size=1, alpha=0.6)
+    for b, table in enumerate(tables):
+        tokens = [START]
+        while tokens[-1] != END:
+            best = max((END, *WORDS), key=lambda token: table[tokens[-1], token])
+            tokens.append(best if len(tokens) < 9 else END)
+        assert found.tokens[b, 0, : len(tokens) - 1].tolist() == tokens[1:]
+        np.testing.assert_allclose(found.scores[b, 0], log_probability(table, tokens[1:]), rtol=1e-5)
+    assert len(set(found.lengths[:, 0].tolist())) > 3
+
+
+def test_score_is_the_log_probability_of_the_tokens_over_the_penalty():
+    """With a narrow beam too, where a hypothesis changes its place many times."""
+    tables = markov(4, sentences=10)
+    found = search(tables, [12] * 10, beam_size=3, alpha=1.5, num_best=3)
+    for b, n in itertools.product(range(10), range(3)):
+        tokens = found.tokens[b, n, : int(found.lengths[b, n])].tolist()
+        assert tokens[-1] == END
+        assert not set(tokens[:-1]) & {PAD, START, END}
+        score = log_probability(tables[b], tokens) / penalty(len(tokens), 1.5, "wu")
+        np.testing.assert_allclose(found.scores[b, n], score, rtol=1e-5)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+def test_hypotheses_keep_their_own_cache():
+    """A scorer that depends on the whole past, kept in the cache: each token may be used only once."""
+
+    def step(cache, token, position):
+        cache = cache + jax.nn.one_hot(token, 12)
+        return jnp.where(cache > 0, -30.0, jnp.array([-9, -9, -9, 0.1, 0.2, 0.3, 0.0, 0.2, 0.1, 0.3, 0.2, 0.1])), cache
+
+    found = beam_search(
+        step,
+        jnp.zeros((1, 4, 12)),
+        jnp.array([10]),
+        max_length=10,
+        beam_size=4,
+        length_penalty=0.0,
+        num_best=4,
+        start_id=START,
+        end_id=END,
+        pad_id=PAD,
+    )
+    for n in range(4):
+        assert len(set(found.tokens[0, n].tolist())) == 10
+    assert len({tuple(row) for row in found.tokens[0].tolist()}) == 4
+
+
+def test_a_translation_does_not_depend_on_its_batch():
+    tables, max_lengths = markov(5, sentences=8, spread=2.0), [3, 9, 5, 12, 0, 7, 2, 12]
+    together = search(tables, max_lengths, num_best=2)
+    for b in range(8):
+        alone = search(tables[b : b + 1], max_lengths[b : b + 1], longest=12, num_best=2)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, b=b: x[b : b + 1], together), alone)
+    narrower = search(tables[:1], max_lengths[:1], num_best=2)
+    np.testing.assert_array_equal(together.tokens[:1, :, :3], narrower.tokens)
+    np.testing.assert_array_equal(together.scores[:1], narrower.scores)
+    assert (together.scores[4] == -np.inf).all()
+
+
+def test_longest_hypothesis_is_made_to_end():
+    table = markov(6)
+    table[:, :, END] = -20.0
+    found = search(table, [4], num_best=4)
+    tokens = found.tokens[0, 0].tolist()
+    assert tokens[-1] == END
+    assert set(tokens[:-1]) <= set(WORDS)
+    total = np.log(np.exp(table[0]).sum(-1))  # the table's rows no longer sum to 1
+    score = (log_probability(table[0], tokens) - sum(total[[START, *tokens[:-1]]])) / penalty(4, 0.6, "wu")
+    np.testing.assert_allclose(found.scores[0, 0], score, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start_id", [START, PAD])
+def test_start_and_pad_are_never_generated(start_id):
+    """Even where the model likes them best; Marian models start from the pad id."""
+    table = markov(7)
+    table[:, :, [PAD, start_id]] = -0.01
+    found = search(table, [6], start_id=start_id, num_best=4)
+    for tokens, length in zip(found.tokens[0].tolist(), found.lengths[0].tolist(), strict=True):
+        assert length > 0
+        assert not set(tokens[:length]) & {PAD, start_id}
+
+
+def test_equal_without_jit():
+    found = search(markov(8), [5])
+    with jax.disable_jit():
+        direct = search(markov(8), [5])
+    np.testing.assert_array_equal(direct.tokens, found.tokens)
+    np.testing.assert_allclose(direct.scores, found.scores, rtol=1e-6)
+
+
+def test_scores_of_bfloat16_logits_are_float32():
+    tables = jnp.asarray(markov(9, sentences=20) + 7, jnp.bfloat16) - 7  # exact in both types
+    exact, found = search(tables, [8] * 20), search(tables, [8] * 20, dtype=jnp.bfloat16)
+    assert found.scores.dtype == np.float32
+    np.testing.assert_array_equal(found.tokens, exact.tokens)
+    np.testing.assert_allclose(found.scores, exact.scores, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, 64, 1000, 1037])
+@pytest.mark.parametrize("k", [1, 4, 5])
+def test_top_k(size, k):
+    x = np.random.default_rng(0).normal(size=(3, 2, size)).astype(np.float32)
+    values, indices = jax.jit(partial(top_k, k=k))(x)
+    expected = np.argsort(-x, axis=-1)[..., :k]
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(x, expected, -1))

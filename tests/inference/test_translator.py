@@ -1,0 +1,175 @@
+import dataclasses
+import random
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.checkpoint import Checkpoints, open_run
+from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfig
+from transformer.data.tokenizer import Tokenizer
+from transformer.errors import InputError
+from transformer.inference.translator import Translator, load, translate
+from transformer.model import Transformer
+
+MODEL = ModelConfig(
+    vocabulary_size=300,
+    d_model=32,
+    num_heads=4,
+    d_ff=64,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    max_positions=80,
+    dtype="float32",
+)
+SEARCH = SearchConfig(extra_length=10, batch_tokens=256)
+WORDS = [
+    "a",
+    "the",
+    "two",
+    "old",
+    "small",
+    "red",
+    "man",
+    "dogs",
+    "bird",
+    "house",
+    "tree",
+    "runs",
+    "sees",
+    "under",
+    "over",
+]
+
+
+def sentence(generator, words):
+    return " ".join(generator.choice(WORDS) for _ in range(words))
+
+
+class State(NamedTuple):
+    params: Any
+    batch_stats: Any
+    step: Any
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    generator = random.Random(0)
+    return Tokenizer.train([sentence(generator, 8) for _ in range(200)], 300, TokenizerConfig())
+
+
+def variables_of(config, seed=0):
+    """Random parameters, larger than initialized, so that translations are neither all alike nor all of full length."""
+    tokens, mask = jnp.zeros((1, 1), int), jnp.ones((1, 1), bool)
+    variables = jax.jit(Transformer(config).init)(jax.random.key(seed), tokens, mask, tokens)
+    return jax.tree.map(lambda leaf: leaf * 2 if leaf.ndim > 1 else leaf, dict(variables))
+
+
+@pytest.fixture(scope="module")
+def translator(tokenizer):
+    config = Config(model=MODEL, search=SEARCH, data=dataclasses.replace(Config().data, max_length=MODEL.max_positions))
+    return Translator(config, Transformer(MODEL), variables_of(MODEL), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm_position": "pre", "positions": "halved", "attention_bias": True},
+        {"norm": "batch", "positions": "learned", "shared_embeddings": "none", "final_logits_bias": True},
+        {"norm": "rms", "shared_embeddings": "target", "scale_embeddings": False, "activation": "swish"},
+    ],
+)
+def test_decoding_step_by_step_equals_decoding_at_once(changes):
+    config, generator = dataclasses.replace(MODEL, **changes), np.random.default_rng(0)
+    model, variables = Transformer(config), variables_of(config)
+    source, target = jnp.array(generator.integers(3, 300, (3, 9))), jnp.array(generator.integers(3, 300, (3, 2, 7)))
+    source_mask = jnp.arange(9) < jnp.array([9, 4, 6])[:, None]
+
+    @jax.jit
+    def at_once():
+        memory, _ = model.apply(variables, source, source_mask, method="encode")
+        whole = [model.apply(variables, target[:, k], memory, source_mask, method="decode")[0] for k in range(2)]
+        return jnp.stack(whole, axis=1), model.apply(variables, memory, 2, 10, method="start_decoding")
+
+    @jax.jit
+    def step(cache, token, position):
+        return model.apply(variables, token, position, cache, keys_and_values, source_mask, method="decode_step")
+
+    whole, (cache, keys_and_values) = at_once()
+    for position in range(7):
+        logits, cache = step(cache, target[:, :, position], position)
+        expected = whole[:, :, position]
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_a_translation_does_not_depend_on_its_batch_or_place(translator, beam_size):
+    generator = random.Random(1)
+    sentences = [sentence(generator, generator.randint(1, 10)) for _ in range(30)]
+    search = dataclasses.replace(SEARCH, beam_size=beam_size)
+    together = translator.translate(sentences, search)
+    assert len(set(together)) > 15
+    assert len({len(text) for text in together}) > 10
+    assert translator.translate(sentences[::-1], search) == together[::-1]
+    for number in (0, 7, 29):
+        assert translator.translate([sentences[number]], search) == [together[number]]
+    assert translator.translate(sentences, dataclasses.replace(search, batch_tokens=1)) == together
+
+
+def test_one_line_out_for_each_line_in(translator):
+    sentences = ["", "a man", "   ", "the old bird sees", "", "two dogs"]
+    found = translator.translate(sentences)
+    assert len(found) == 6
+    assert [found[0], found[2], found[4]] == ["", "", ""]
+    assert found[1]
+    assert found[1] == translator.translate(["a man"])[0]
+    assert not any("\n" in text or "\r" in text for text in found)
+    assert translator.translate([]) == []
+    assert translator.translate(["", ""]) == ["", ""]
+
+
+def test_a_sentence_beyond_the_positions_is_named(translator):
+    with pytest.raises(InputError, match=r"Line 2 has \d+ tokens, but the model has positions for 80"):
+        translator.translate(["a man", "man " * 200])
+
+
+def test_a_translation_never_outgrows_the_positions_or_its_source(translator, tokenizer):
+    variables = jax.tree.map(jnp.zeros_like, translator.variables)  # all tokens alike: the first, a character, is taken
+    sentences = ["a man", " ".join(["a"] * 74)]
+    search = dataclasses.replace(SEARCH, beam_size=2, length_penalty=5.0)  # the longer the better
+    found = translate(translator.model, variables, tokenizer, sentences, search)
+    assert len(found[0]) == len(tokenizer.encode_batch(["a man"])[0]) + SEARCH.extra_length
+    assert len(found[1]) == MODEL.max_positions - 1
+
+
+def test_loss_is_that_of_the_logits(translator, tokenizer):
+    sources, targets = ["a man runs", "two dogs"], ["the bird", "a small tree runs"]
+    expected = []
+    for source, target in zip(tokenizer.encode_batch(sources), tokenizer.encode_batch(targets), strict=True):
+        source, target = jnp.array([[*source, 2]]), np.array([*target, 2])
+        logits, _ = jax.jit(translator.model.apply)(
+            translator.variables, source, jnp.ones(source.shape, bool), jnp.array([[1, *target[:-1]]])
+        )
+        expected.extend(-jax.nn.log_softmax(logits[0])[np.arange(len(target)), target])
+    assert translator.loss(sources, targets) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_load_brings_back_what_was_saved(translator, tokenizer, tmp_path):
+    run = open_run(tmp_path / "run", translator.config)
+    tokenizer.save(run / "tokenizer.json")
+    with Checkpoints(run, keep_last=2, fingerprint=tokenizer.fingerprint) as checkpoints:
+        for step, variables in ((1, translator.variables), (2, variables_of(MODEL, seed=1))):
+            state = State(params=variables["params"], batch_stats={}, step=np.array(step))
+            checkpoints.save(step, state, {"validation_loss": float(step)})
+    sentences = ["a man runs", "two dogs under the tree"]
+    loaded = load(run)
+    assert loaded.translate(sentences) == translator.translate(sentences)
+    assert loaded.config == translator.config
+    assert load(run, "last").translate(sentences) != translator.translate(sentences)
+    assert load(run, dtype="bfloat16").model.dtype == jnp.bfloat16
+    average = load(run, "last", average=2).variables["params"]["embedding"]
+    both = [load(run, step).variables["params"]["embedding"] for step in (1, 2)]
+    np.testing.assert_allclose(average, (both[0] + both[1]) / 2, rtol=1e-6)

@@ -1,0 +1,64 @@
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.ops.feed_forward import ACTIVATIONS, feed_forward
+
+REFERENCE = {
+    "relu": lambda x: np.maximum(0, x),
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    "swish": lambda x: x / (1 + np.exp(-x)),
+}
+
+
+def arguments(seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape) for shape in ((2, 3, 5), (5, 7), (7,), (7, 5), (5,))]
+
+
+def test_every_activation_has_a_reference():
+    assert set(ACTIVATIONS) == set(REFERENCE)
+
+
+@pytest.mark.parametrize("activation", REFERENCE)
+def test_feed_forward_is_eq_2(activation, dtype, assert_matches):
+    def reference(x, kernel_in, bias_in, kernel_out, bias_out):
+        return REFERENCE[activation](x @ kernel_in + bias_in) @ kernel_out + bias_out
+
+    assert_matches(partial(feed_forward, activation=activation), reference, arguments(), dtype, activations=1)
+
+
+def test_gelu_is_the_exact_one_not_the_tanh_approximation():
+    x = jnp.linspace(-4, 4, 101)
+    np.testing.assert_allclose(ACTIVATIONS["gelu"](x), REFERENCE["gelu"](np.asarray(x, np.float64)), atol=1e-6)
+
+
+def test_dropout_acts_on_the_activations():
+    x, *parameters = (jnp.asarray(array, jnp.float32) for array in arguments())
+    seen = []
+
+    def drop_half(hidden):
+        seen.append(hidden)
+        return hidden.at[..., :4].set(0)
+
+    dropped = feed_forward(x, *parameters, activation="relu", dropout=drop_half)
+    assert seen[0].shape == (2, 3, 7)
+    assert seen[0].min() == 0  # behind the nonlinearity
+    kernel_in, bias_in, kernel_out, bias_out = parameters
+    kept = feed_forward(x, kernel_in[:, 4:], bias_in[4:], kernel_out[4:], bias_out, "relu")
+    np.testing.assert_allclose(dropped, kept, atol=1e-5)
+
+
+def test_every_position_is_mapped_alike(dtype, assert_close):
+    x, *parameters = (jnp.asarray(array, jnp.float32) for array in arguments())
+    x = x.astype(dtype)
+
+    def apply(x):
+        return feed_forward(x, *parameters, activation="relu")
+
+    mapped = jax.jit(jax.vmap(jax.vmap(lambda token: apply(token[None])[0])))(x)
+    assert_close(mapped, jax.jit(apply)(x), dtype)

@@ -1,0 +1,186 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.ops.normalization import batch_norm, layer_norm, rms_norm
+
+EPSILON = 1e-5
+
+
+def features(*shape, seed=0):
+    return np.random.default_rng(seed).normal(loc=0.5, scale=2.0, size=shape)
+
+
+def layer_norm_reference(x, scale, bias):
+    return scale * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + EPSILON) + bias
+
+
+def rms_norm_reference(x, scale):
+    return scale * x / np.sqrt((x**2).mean(-1, keepdims=True) + EPSILON)
+
+
+def test_layer_norm(dtype, assert_matches):
+    arrays = [features(2, 3, 7), features(7, seed=1), features(7, seed=2)]
+    assert_matches(partial(layer_norm, epsilon=EPSILON), layer_norm_reference, arrays, dtype, activations=1)
+
+
+def test_rms_norm(dtype, assert_matches):
+    arrays = [features(2, 3, 7), features(7, seed=1)]
+    assert_matches(partial(rms_norm, epsilon=EPSILON), rms_norm_reference, arrays, dtype, activations=1)
+
+
+@pytest.mark.parametrize("norm", [layer_norm, lambda x, scale, bias, epsilon: rms_norm(x, scale, epsilon)])
+def test_norms_over_features_map_over_tokens(norm):
+    x, scale, bias = (jnp.asarray(array, jnp.float32) for array in (features(4, 7), features(7), features(7)))
+    mapped = jax.vmap(lambda token: norm(token, scale, bias, EPSILON))(x)
+    np.testing.assert_allclose(mapped, norm(x, scale, bias, EPSILON), atol=1e-6)
+
+
+def test_layer_norm_survives_a_mean_far_from_zero():
+    """E[x^2] - E[x]^2 would lose every digit of the variance here."""
+    x = jnp.asarray(features(5, 64) + 1e4, jnp.float32)
+    ones, zeros = jnp.ones(64), jnp.zeros(64)
+    expected = layer_norm_reference(np.asarray(x, np.float64), 1.0, 0.0)
+    np.testing.assert_allclose(layer_norm(x, ones, zeros, EPSILON), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_a_constant_token_has_finite_value_and_gradient(norm, dtype):
+    function = {
+        "layer": lambda x: layer_norm(x, jnp.ones(8), jnp.zeros(8), EPSILON),
+        "rms": lambda x: rms_norm(x, jnp.ones(8), EPSILON),
+    }[norm]
+    value, pull = jax.vjp(jax.jit(function), jnp.zeros((2, 8), dtype))
+    assert not value.any()
+    assert jnp.isfinite(pull(jnp.ones((2, 8), dtype))[0]).all()
+
+
+# Batch normalization. Rows of different lengths; the last one is padding only.
+MASK = np.arange(5)[None] < np.array([5, 3, 1, 0])[:, None]
+
+
+def batch_norm_reference(x, scale, bias, mask=MASK):
+    tokens = x[mask]
+    return scale * (x - tokens.mean(0)) / np.sqrt(tokens.var(0) + EPSILON) + bias
+
+
+def train(x, scale, bias, mask=MASK, mean=None, variance=None, *, momentum=0.9, axis_name=None):
+    size = x.shape[-1]
+    mean = jnp.zeros(size) if mean is None else mean
+    variance = jnp.ones(size) if variance is None else variance
+    return batch_norm(
+        x,
+        scale,
+        bias,
+        jnp.asarray(mask),
+        mean,
+        variance,
+        epsilon=EPSILON,
+        momentum=momentum,
+        train=True,
+        axis_name=axis_name,
+    )
+
+
+def head_and_tail(result):
+    return result[0], result[1:]
+
+
+def batch_arrays(dtype="float32"):
+    return jnp.asarray(features(4, 5, 6), dtype), jnp.asarray(features(6, seed=1)), jnp.asarray(features(6, seed=2))
+
+
+def test_batch_norm(dtype, assert_matches):
+    """Padding included: it is normalized by the statistics of the tokens, and bears none of their gradient."""
+    arrays = [features(4, 5, 6), features(6, seed=1), features(6, seed=2)]
+    assert_matches(lambda *arrays: train(*arrays)[0], batch_norm_reference, arrays, dtype, activations=1)
+
+
+def test_batch_norm_moves_the_running_statistics_towards_the_biased_ones_of_the_tokens():
+    x, scale, bias = batch_arrays()
+    _, mean, variance = jax.jit(train)(x, scale, bias)
+    tokens = np.asarray(x, np.float64)[MASK]
+    np.testing.assert_allclose(mean, 0.1 * tokens.mean(0), atol=1e-6)
+    np.testing.assert_allclose(variance, 0.9 + 0.1 * tokens.var(0), atol=1e-6)
+
+
+def test_batch_norm_evaluates_with_the_running_statistics(dtype, assert_close):
+    x, scale, bias = batch_arrays(dtype)
+    mean, variance = jnp.arange(6.0), jnp.arange(1.0, 7.0)
+    evaluate = jax.jit(partial(batch_norm, epsilon=EPSILON, momentum=0.9, train=False, axis_name=None))
+    y, *running = evaluate(x, scale, bias, jnp.asarray(MASK), mean, variance)
+    expected = (np.asarray(x, np.float64) - mean) / np.sqrt(np.asarray(variance) + EPSILON) * scale + bias
+    assert_close(y, expected, dtype)
+    np.testing.assert_array_equal(running, [mean, variance])
+
+
+def test_padding_has_no_influence_on_tokens():
+    x, scale, bias = batch_arrays()
+
+    @jax.jit
+    def apply(x):
+        y, pull, running = jax.vjp(lambda x: head_and_tail(train(x, scale, bias)), x, has_aux=True)
+        return y, pull(jnp.where(MASK[:, :, None], jnp.cos(x), 0))[0], running
+
+    clean = apply(x)
+    for content in (1e30, -1e-30):
+        dirty = apply(jnp.where(MASK[:, :, None], x, content))
+        for clean_array, dirty_array in zip(clean[:2], dirty[:2], strict=True):
+            np.testing.assert_array_equal(clean_array[MASK], dirty_array[MASK])
+        np.testing.assert_array_equal(clean[2], dirty[2])
+    np.testing.assert_array_equal(apply(jnp.where(MASK[:, :, None], x, jnp.nan))[0][MASK], clean[0][MASK])
+
+
+def test_a_batch_of_padding_leaves_the_running_statistics_alone():
+    x, scale, bias = batch_arrays()
+    mean, variance = jnp.full(6, 0.3), jnp.full(6, 1.7)
+    nothing = np.zeros_like(MASK)
+
+    @jax.jit
+    def apply(x, scale):
+        y, pull, running = jax.vjp(
+            lambda x, scale: head_and_tail(train(x, scale, bias, nothing, mean, variance)), x, scale, has_aux=True
+        )
+        return y, pull(jnp.ones_like(y)), running
+
+    y, gradients, running = apply(x, scale)
+    np.testing.assert_array_equal(running, [mean, variance])
+    np.testing.assert_allclose(y, (x - 0.3) / np.sqrt(1.7 + EPSILON) * scale + bias, rtol=1e-5, atol=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_batch_norm_survives_a_mean_far_from_zero():
+    x = jnp.asarray(features(4, 5, 6) + 1e4, jnp.float32)
+    expected = batch_norm_reference(np.asarray(x, np.float64), 1.0, 0.0)
+    np.testing.assert_allclose(train(x, jnp.ones(6), jnp.zeros(6))[0], expected, atol=5e-3)
+
+
+def test_batch_norm_split_over_four_devices_equals_unsplit():
+    """Values, running statistics and gradients; the parts hold 5, 3, 1 and 0 tokens."""
+    x, scale, bias = batch_arrays()
+    weight = jnp.asarray(features(4, 5, 6, seed=3), jnp.float32)
+    whole = jax.jit(train)(x, scale, bias)
+
+    def apply(x, mask):
+        return train(x[None], scale, bias, mask[None], axis_name="data")
+
+    y, mean, variance = jax.jit(jax.vmap(apply, axis_name="data"))(x, jnp.asarray(MASK))
+    np.testing.assert_allclose(y[:, 0], whole[0], atol=1e-5)
+    for split, unsplit in ((mean, whole[1]), (variance, whole[2])):
+        np.testing.assert_allclose(split, np.broadcast_to(unsplit, (4, 6)), atol=1e-6)
+
+    def local_gradients(x, mask, weight):
+        def loss(x, scale):
+            return (train(x[None], scale, bias, mask[None], axis_name="data")[0][0] * weight).sum()
+
+        dx, dscale = jax.grad(loss, argnums=(0, 1))(x, scale)
+        return dx, jax.lax.psum(dscale, "data")
+
+    dx, dscale = jax.jit(jax.vmap(local_gradients, axis_name="data"))(x, jnp.asarray(MASK), weight)
+    whole_gradients = jax.jit(jax.grad(lambda x, scale: (train(x, scale, bias)[0] * weight).sum(), argnums=(0, 1)))
+    expected = whole_gradients(x, scale)
+    np.testing.assert_allclose(dx, expected[0], atol=1e-5)
+    np.testing.assert_allclose(dscale[0], expected[1], atol=1e-4)

@@ -1,0 +1,66 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.ops.positions import sinusoidal_positions
+
+LAYOUTS = ("interleaved", "halved", "halved_t2t")
+
+
+def test_interleaved_is_section_3_5():
+    table = sinusoidal_positions(50, 6, "interleaved")
+    assert table.dtype == jnp.float32
+    for position in (0, 1, 7, 49):
+        for i in range(3):
+            angle = position / 10000 ** (2 * i / 6)
+            assert math.isclose(table[position, 2 * i], math.sin(angle), abs_tol=6e-8)
+            assert math.isclose(table[position, 2 * i + 1], math.cos(angle), abs_tol=6e-8)
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        # d_model 4, position 2: wavelengths 2 pi 10000^0 and 2 pi 10000^(1/2), with T2T's exponent 10000^1.
+        ("interleaved", [0.90929743, -0.41614684, 0.01999867, 0.99980001]),
+        ("halved", [0.90929743, 0.01999867, -0.41614684, 0.99980001]),
+        ("halved_t2t", [0.90929743, 0.0002, -0.41614684, 0.99999998]),
+    ],
+)
+def test_layouts_are_pinned(layout, expected):
+    np.testing.assert_allclose(sinusoidal_positions(3, 4, layout)[2], expected, rtol=0, atol=5e-9 + 6e-8)
+
+
+def test_halved_has_the_features_of_interleaved_in_another_order():
+    interleaved, halved = (sinusoidal_positions(20, 10, layout) for layout in ("interleaved", "halved"))
+    np.testing.assert_array_equal(halved[:, :5], interleaved[:, 0::2])
+    np.testing.assert_array_equal(halved[:, 5:], interleaved[:, 1::2])
+
+
+def test_wavelengths_end_where_each_source_says():
+    """The slowest sine: 2 pi 10000^(1 - 2/d) with the exponent 2i/d, exactly 2 pi 10000 with i/(d/2 - 1)."""
+    slowest = [float(np.arcsin(sinusoidal_positions(2, 512, layout)[1, 255])) for layout in ("halved", "halved_t2t")]
+    np.testing.assert_allclose(slowest, [10000 ** (2 / 512 - 1), 1e-4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_far_positions_are_as_exact_as_near_ones(layout):
+    """In float32 the angle itself would be off by 3e-5 at position 1000."""
+    table = sinusoidal_positions(4097, 8, layout)
+    sine = {"interleaved": 2}.get(layout, 1)
+    exponent = 1 / 3 if layout == "halved_t2t" else 1 / 4
+    assert math.isclose(table[4096, sine], math.sin(4096 / 10000**exponent), abs_tol=6e-8)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_traced_position_looks_up_the_constant_table(layout):
+    lookup = jax.jit(lambda position: sinusoidal_positions(16, 8, layout)[position])
+    np.testing.assert_array_equal(lookup(jnp.int32(11)), sinusoidal_positions(16, 8, layout)[11])
+
+
+def test_a_longer_table_begins_with_the_shorter_one():
+    np.testing.assert_array_equal(
+        sinusoidal_positions(40, 8, "interleaved")[:7], sinusoidal_positions(7, 8, "interleaved")
+    )

@@ -1,0 +1,77 @@
+"""The rules of the rooms: who may import whom, what may be imported where, and how large a room may grow."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "transformer"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# From the ground up: a room imports from rooms below it only (and from itself, where it is a folder).
+ROOMS = [
+    "errors",
+    "shapes",
+    "config",
+    "runtime",
+    "ops",
+    "data",
+    "model",
+    "checkpoint",
+    "training",
+    "inference",
+    "experiment",
+    "cli",
+]
+FORBIDDEN = {
+    "data": {"jax", "flax", "optax", "orbax"},
+    "ops": {"flax", "optax", "orbax", "datasets", "tokenizers"},
+    "config": {"jax", "flax", "numpy"},
+}
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> set[str]:
+    """The modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_rooms_below(file: Path) -> None:
+    room = room_of(file)
+    if room == "__init__":  # the public face may name every room
+        return
+    below = {*ROOMS[: ROOMS.index(room)], room}
+    used = {name.split(".")[1] for name in imports(file) if name.startswith("transformer.")}
+    assert used <= below, f"{room} must not import {used - below}"
+    packages = {name.split(".")[0] for name in imports(file)}
+    assert not packages & FORBIDDEN.get(room, set())
+
+
+def test_inference_does_not_know_training() -> None:
+    for file in (PACKAGE / "inference").glob("*.py"):
+        assert not any(name.startswith("transformer.training") for name in imports(file))
+
+
+def test_only_parallel_counts_devices() -> None:
+    counting = {"device_count", "local_device_count", "local_devices"}
+    for file in FILES:
+        named = {node.attr for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Attribute)}
+        assert file.name == "parallel.py" or not named & counting, file
+
+
+def test_no_room_is_a_lumber_room() -> None:
+    for file in FILES:
+        assert file.stem not in {"utils", "helpers", "common", "misc"}
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 500, f"{file} asks to be two rooms"

@@ -1,0 +1,268 @@
+"""The run directory: everything that is needed to resume, evaluate or look into a run, on any machine.
+
+    RUN/config.json         the resolved config
+    RUN/tokenizer.json      the tokenizer
+    RUN/data.json           what was read, and what was dropped
+    RUN/metrics.jsonl       losses and scores along the way
+    RUN/checkpoints/STEP/   arrays: `params` is all that evaluation needs, `rest` what resuming needs besides
+    RUN/scores.json         the final scores
+
+Arrays are saved from the host's memory and restored into it, as NumPy arrays: no device or sharding is recorded, so a
+checkpoint restores on any number of devices. The caller puts them where they are to live.
+"""
+
+import dataclasses
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from transformer.config import Config, from_json, to_json
+from transformer.errors import InputError
+from transformer.shapes import Params
+
+# Orbax reports its routine on absl's logger, and absl sends it to stderr. What goes wrong it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def open_run(run_dir: str | Path, config: Config) -> Path:
+    """Makes the run directory, or checks that an existing one was made for this config.
+
+    Args:
+        run_dir: The directory.
+        config: The resolved config; kept as `config.json`. Its own `run_dir` does not count in the comparison, nor
+            does whether the path of a file is absolute or relative.
+
+    Returns: The directory, as an absolute path.
+
+    Raises: InputError if the directory cannot be made or written to, belongs to another config, or has files in it but
+        no `config.json`.
+    """
+    run_dir = Path(run_dir).resolve()
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The run directory {run_dir} cannot be made: {error.strerror}.") from error
+    if not os.access(run_dir, os.W_OK | os.X_OK):
+        raise InputError(f"The run directory {run_dir} is not writable.")
+    if (run_dir / "config.json").exists():
+        there, here = _fields(read_config(run_dir)), _fields(config)
+        for name, value in here.items():
+            if there[name] != value:
+                raise InputError(
+                    f"The run directory {run_dir} is of another config: {name} is {there[name]!r} there and {value!r} "
+                    "here. Give the same config to resume that run, or another --run-dir."
+                )
+    elif any(run_dir.iterdir()):
+        raise InputError(
+            f"The run directory {run_dir} is neither empty nor that of a run (it has no config.json). Give another "
+            "--run-dir."
+        )
+    else:
+        write_text(run_dir / "config.json", to_json(config))
+    return run_dir
+
+
+def _fields(config: Config) -> dict[str, Any]:
+    """The config as one flat dict, files by their absolute paths, without what may differ within a run."""
+    fields = {}
+    for name, value in dataclasses.asdict(config).items():
+        fields |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
+    del fields["run_dir"]
+    for name in ("data.train", "data.validation", "data.test"):
+        fields[name] = tuple(str(Path(file).resolve()) for file in fields[name])
+    if fields["tokenizer.file"] is not None:
+        fields["tokenizer.file"] = str(Path(fields["tokenizer.file"]).resolve())
+    return fields
+
+
+def read_config(run_dir: str | Path) -> Config:
+    """The config that a run was made with.
+
+    Raises: InputError if the directory is not that of a run, or its `config.json` cannot be understood.
+    """
+    file = Path(run_dir) / "config.json"
+    if not file.is_file():
+        raise InputError(f"{run_dir} is not the directory of a run: it has no config.json.")
+    try:
+        return from_json(file.read_text(encoding="utf-8"))
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be used. {error}") from error
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a file so that whoever reads it, at whatever moment, sees the old or the new one, whole."""
+    temporary = file.with_name(file.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
+
+
+class Checkpoints:
+    """The checkpoints of a run while it trains: saved in the background, the last ones and the best one kept."""
+
+    def __init__(self, run_dir: str | Path, keep_last: int, fingerprint: str) -> None:
+        """Opens them, and clears away what a crash left unfinished.
+
+        Args:
+            run_dir: The run directory.
+            keep_last: How many of the last ones to keep; the one of lowest `validation_loss` is kept besides.
+            fingerprint: The tokenizer's, kept with each checkpoint and checked when it is restored.
+        """
+        self._fingerprint = fingerprint
+        keep = AnyPreservationPolicy([LatestN(keep_last), BestN(get_metric_fn=_loss, reverse=True, n=1)])
+        self._manager = _manager(run_dir, preservation_policy=keep, cleanup_tmp_directories=True)
+
+    def save(self, step: int, state: Any, metrics: Mapping[str, float]) -> None:
+        """Starts to save a checkpoint; waits for the one before. The arrays may be changed or donated afterwards.
+
+        Args:
+            step: Updates made.
+            state: A named tuple of pytrees of unreplicated arrays, with `params` and `batch_stats` among its fields.
+            metrics: Kept with it; the one of the lowest `validation_loss` is the best.
+
+        Raises: RuntimeError if there is a checkpoint of this step or a later one. OSError and others if the save before
+            this one failed.
+        """
+        items = _items(jax.tree.map(np.array, jax.device_get(state)))
+        arguments = ocp.args.Composite(**{name: ocp.args.PyTreeSave(item) for name, item in items.items()})
+        about = {"fingerprint": self._fingerprint}
+        if not self._manager.save(step, args=arguments, metrics=dict(metrics), custom_metadata=about):
+            raise RuntimeError(f"Step {step} cannot be saved: there is a checkpoint of step {self.latest()}.")
+
+    def restore(self, step: int, state: Any) -> Any:
+        """The state that was saved at that step, as NumPy arrays.
+
+        Args:
+            step: One of `steps()`.
+            state: A state of the same structure, of which only the shapes and types are looked at.
+
+        Returns: A state of the type of the argument.
+
+        Raises: InputError if it was saved with another tokenizer, or a shape or type differs from what is expected.
+        """
+        self.wait()
+        _check_fingerprint(self._manager, step, self._fingerprint)
+        items = _items(state)
+        arguments = ocp.args.Composite(**{name: _restore_as(item) for name, item in items.items()})
+        restored = dict(self._manager.restore(step, args=arguments).items())
+        for (path, here), there in zip(
+            jax.tree_util.tree_leaves_with_path(items), jax.tree.leaves(restored), strict=True
+        ):
+            if (there.shape, there.dtype) != (here.shape, here.dtype):  # orbax would cast without a word
+                raise InputError(
+                    f"The checkpoint of step {step} does not fit this config: {jax.tree_util.keystr(path)} is "
+                    f"{there.dtype}{list(there.shape)} there and {here.dtype}{list(here.shape)} here."
+                )
+        return type(state)(**restored["params"], **restored["rest"])
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, ascending, the one that is being saved included."""
+        return list(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        """The last of `steps()`, if there is one."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step of the lowest validation loss, the last of equals, or simply the last if none was measured."""
+        return self._manager.best_step()
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is complete. Raises: what went wrong in saving it."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits as `wait` does, and ends the threads."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load_params(
+    run_dir: str | Path,
+    checkpoint: Literal["best", "last"] | int = "last",
+    average: int = 1,
+    fingerprint: str | None = None,
+) -> Params:
+    """The parameters of a checkpoint, or the mean of several (section 6.1).
+
+    params = sum of the last `average` checkpoints' params / average
+
+    Args:
+        run_dir: The run directory.
+        checkpoint: The one of lowest validation loss, the last one, or the one of a step.
+        average: The mean of this many checkpoints, this one and those before it, is taken.
+        fingerprint: If given, the tokenizer's, which must be the one it was trained with.
+
+    Returns: The variables that `Transformer.apply` takes, `params` and batch statistics, as NumPy arrays.
+
+    Raises: InputError if the run has no checkpoint, not this one, not as many, or one of another tokenizer.
+    """
+    with _manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
+        steps = list(manager.all_steps())
+        if not steps:
+            raise InputError(f"There is no checkpoint in {Path(run_dir) / 'checkpoints'}.")
+        names = {"best": manager.best_step(), "last": manager.latest_step()}
+        step = names[checkpoint] if isinstance(checkpoint, str) else checkpoint
+        there = f"{run_dir} has those of the steps {', '.join(map(str, steps))}."
+        if step not in steps:
+            raise InputError(f"There is no checkpoint of step {step}: {there}")
+        end = steps.index(step) + 1
+        if not 1 <= average <= end:
+            raise InputError(f"Of step {step} and before, {average} checkpoints cannot be averaged: {there}")
+        if fingerprint is not None:
+            _check_fingerprint(manager, step, fingerprint)
+
+        def read(step: int) -> Params:
+            return manager.restore(step, args=ocp.args.Composite(params=_restore_as(None)))["params"]
+
+        params = read(step)
+        total = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
+        for earlier in steps[end - average : end - 1]:
+            total = jax.tree.map(np.add, total, read(earlier))
+        mean = jax.tree.map(lambda leaf, like: np.asarray(leaf / average, like.dtype), total, params)
+        return {"params": mean["params"], **mean["batch_stats"]}
+
+
+def _items(state: Any) -> dict[str, dict[str, Any]]:
+    """What evaluation needs, and what resuming needs besides: apart, so that the one loads without the other."""
+    rest = state._asdict()
+    return {"params": {name: rest.pop(name) for name in ("params", "batch_stats")}, "rest": rest}
+
+
+def _manager(run_dir: str | Path, **options: Any) -> ocp.CheckpointManager:
+    # With best_fn the metrics are written, and best_step() is the best: without it, neither happens, silently.
+    return ocp.CheckpointManager(
+        Path(run_dir).resolve() / "checkpoints",
+        options=ocp.CheckpointManagerOptions(best_fn=_loss, best_mode="min", **options),
+    )
+
+
+def _loss(metrics: Mapping[str, float]) -> float:
+    if "validation_loss" in metrics and math.isfinite(metrics["validation_loss"]):
+        return metrics["validation_loss"]
+    return math.inf  # a run without validation data: none is better than another
+
+
+def _restore_as(item: Any) -> ocp.args.PyTreeRestore:
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.args.PyTreeRestore(item, restore_args=jax.tree.map(lambda _: as_numpy, item))
+
+
+def _check_fingerprint(manager: ocp.CheckpointManager, step: int, fingerprint: str) -> None:
+    if manager.metadata(step).custom_metadata != {"fingerprint": fingerprint}:
+        raise InputError(
+            f"The checkpoint of step {step} in {manager.directory} was trained with another tokenizer than the "
+            "tokenizer.json of its run directory. Restore the file that the run wrote."
+        )

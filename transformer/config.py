@@ -1,0 +1,414 @@
+"""Every default of the project: frozen dataclasses, their checks, and their way to and from JSON.
+
+The command line is made of them (`train.py --help`), each `configs/*.py` is a `dataclasses.replace` of them, and the
+run directory keeps the resolved one as `config.json`.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from transformer.errors import InputError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where sentence pairs come from, and which of them are kept.
+
+    A split is two files (a Moses pair: source first, target second, one sentence a line) or one file (TSV, JSONL or
+    parquet), any of them also as .gz, .xz or .zst; or, with `hub` set, a split name of that Hugging Face dataset.
+    """
+
+    source_language: str = "en"
+    """Language code of the source: the key or column in JSONL, parquet and hub datasets."""
+    target_language: str = "de"
+    """Language code of the target: the key or column in JSONL, parquet and hub datasets."""
+    train: tuple[str, ...] = ()
+    """Training pairs: two files, one file, or (with --data.hub) a split name."""
+    validation: tuple[str, ...] = ()
+    """Validation pairs, in the same forms; scored while training."""
+    test: tuple[str, ...] = ()
+    """Test pairs, in the same forms; scored at the end."""
+    hub: str | None = None
+    """Name of a Hugging Face dataset, for instance `bentrevett/multi30k`; then the splits are its split names."""
+    hub_config: str | None = None
+    """Configuration of that dataset, where it has several (`de-en` of wmt14)."""
+    tsv_columns: tuple[int, int] = (0, 1)
+    """Columns of source and target in a TSV file, counted from 0."""
+    drop_empty: bool = False
+    """Drop and count pairs with an empty side, instead of stopping at the first."""
+    drop_duplicates: bool = False
+    """Drop and count training pairs that were seen before."""
+    max_length: int = 256
+    """Longest source or target kept for training, in tokens with the end id; longer pairs are dropped and counted."""
+    max_length_ratio: float | None = None
+    """Drop and count training pairs whose longer side has more than this many times the tokens of the shorter."""
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            given = getattr(self, name)
+            if self.hub is None:
+                _require(
+                    len(given) <= 2,
+                    f"data.{name} takes two files (source and target, one sentence a line) or one file (TSV, JSONL or "
+                    f"parquet), but {len(given)} were given.",
+                )
+            else:
+                _require(len(given) <= 1, f"data.{name} takes one split name of {self.hub}, but got {len(given)}.")
+        _require(
+            self.tsv_columns[0] != self.tsv_columns[1] and min(self.tsv_columns) >= 0,
+            f"data.tsv_columns must be two different columns counted from 0, but is {self.tsv_columns}.",
+        )
+        _require(self.max_length >= 2, f"data.max_length must be at least 2, but is {self.max_length}.")
+        if self.max_length_ratio is not None:
+            _require(self.max_length_ratio >= 1, f"data.max_length_ratio must be >= 1, but is {self.max_length_ratio}.")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The joint byte-level BPE. Its size is `model.vocabulary_size`."""
+
+    file: str | None = None
+    """An existing `tokenizer.json` to use instead of training one on the training text."""
+    pad_id: int = 0
+    """Id that fills a row behind its end."""
+    start_id: int = 1
+    """Id that the decoder starts from (OPUS-MT models start from their pad id)."""
+    end_id: int = 2
+    """Id behind the last token of every sentence."""
+
+    def __post_init__(self) -> None:
+        for name in ("pad_id", "start_id", "end_id"):
+            _require(getattr(self, name) >= 0, f"tokenizer.{name} must not be negative, but is {getattr(self, name)}.")
+        _require(
+            self.end_id not in (self.pad_id, self.start_id),
+            f"tokenizer.end_id ({self.end_id}) must differ from pad_id and start_id, or no sentence could end.",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture. The defaults are the paper's base model (Table 3)."""
+
+    vocabulary_size: int = 37_000
+    """Number of pieces in the joint vocabulary (section 5.1), special ids included."""
+    d_model: int = 512
+    """Width of the residual stream."""
+    num_heads: int = 8
+    """Attention heads; each has d_model / num_heads features."""
+    d_ff: int = 2048
+    """Width of the feed-forward layer (section 3.3)."""
+    num_encoder_layers: int = 6
+    """Layers of the encoder (section 3.1)."""
+    num_decoder_layers: int = 6
+    """Layers of the decoder (section 3.1)."""
+    activation: Literal["relu", "gelu", "swish"] = "relu"
+    """Nonlinearity of the feed-forward layer (Eq. 2: relu)."""
+    norm: Literal["layer", "rms", "batch"] = "layer"
+    """Normalization in Add & Norm."""
+    norm_position: Literal["post", "pre"] = "post"
+    """`post`: LayerNorm(x + Sublayer(x)), the paper; `pre`: x + Sublayer(LayerNorm(x)), and a final norm."""
+    norm_epsilon: float = 1e-6
+    """Added to the variance inside the normalization."""
+    batch_norm_momentum: float = 0.99
+    """Share of the old running statistics kept at each step, where `norm` is `batch`."""
+    positions: Literal["interleaved", "halved", "halved_t2t", "learned"] = "interleaved"
+    """Sinusoids as in section 3.5 (sin and cos interleaved), in two halves as Hugging Face's MarianMT or as
+    tensor2tensor has them, or learned."""
+    max_positions: int = 1024
+    """Longest sequence the model is made for, in tokens; the size of the learned position table."""
+    attention_bias: bool = False
+    """Biases in the attention's projections (the paper has none)."""
+    shared_embeddings: Literal["all", "target", "none"] = "all"
+    """One matrix for source, target and output (section 3.4); only target with output; or three matrices."""
+    scale_embeddings: bool = True
+    """Multiply embeddings by sqrt(d_model) (section 3.4)."""
+    final_logits_bias: bool = False
+    """A bias on the output logits (Marian has one)."""
+    dropout: float = 0.1
+    """Residual dropout: on every sub-layer's output and on embeddings + positions (section 5.4)."""
+    attention_dropout: float = 0.0
+    """Dropout on the attention weights."""
+    activation_dropout: float = 0.0
+    """Dropout behind the feed-forward layer's nonlinearity."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Compute type; `auto` is bfloat16 where the hardware has it. Parameters are always float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary_size", "d_model", "num_heads", "d_ff", "max_positions"):
+            _require(getattr(self, name) >= 1, f"model.{name} must be at least 1, but is {getattr(self, name)}.")
+        for name in ("num_encoder_layers", "num_decoder_layers"):
+            _require(getattr(self, name) >= 1, f"model.{name} must be at least 1, but is {getattr(self, name)}.")
+        _require(
+            self.d_model % self.num_heads == 0,
+            f"model.d_model must be divisible by model.num_heads, but {self.d_model} is not divisible by "
+            f"{self.num_heads}.",
+        )
+        _require(
+            self.positions == "learned" or self.d_model % 2 == 0,
+            f"Sinusoidal positions need an even model.d_model, but it is {self.d_model}.",
+        )
+        _require(
+            self.positions != "halved_t2t" or self.d_model >= 4,
+            f"model.positions=halved_t2t needs model.d_model of at least 4, but it is {self.d_model}.",
+        )
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            _require(0 <= getattr(self, name) < 1, f"model.{name} must be in [0, 1), but is {getattr(self, name)}.")
+        _require(
+            0 <= self.batch_norm_momentum < 1,
+            f"model.batch_norm_momentum must be in [0, 1), but is {self.batch_norm_momentum}.",
+        )
+        _require(self.norm_epsilon > 0, f"model.norm_epsilon must be positive, but is {self.norm_epsilon}.")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam and its learning rate (section 5.3)."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    """`adam` is the paper's; `adamw` adds decoupled weight decay."""
+    schedule: Literal["paper", "inverse_sqrt", "cosine", "warmup_stable_decay"] = "paper"
+    """`paper` is Eq. 3; the others rise linearly to `peak` in `warmup_steps`, then decay."""
+    warmup_steps: int = 4000
+    """Steps of linear warm-up."""
+    peak: float | None = None
+    """Highest learning rate, for every schedule but `paper`, whose peak follows from d_model and warmup_steps."""
+    scale: float = 1.0
+    """Factor on the `paper` schedule."""
+    final_fraction: float = 0.0
+    """Share of the steps at the end that decay linearly to 0 (`inverse_sqrt`, `warmup_stable_decay`)."""
+    b1: float = 0.9
+    """Adam's decay of the mean gradient."""
+    b2: float = 0.98
+    """Adam's decay of the mean squared gradient."""
+    epsilon: float = 1e-9
+    """Adam's epsilon."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of `adamw`, on matrices only."""
+    clip_norm: float | None = None
+    """Clip the global norm of the gradient to this."""
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_steps >= 1, f"optimizer.warmup_steps must be at least 1, but is {self.warmup_steps}.")
+        _require(
+            (self.peak is None) == (self.schedule == "paper"),
+            "optimizer.schedule=paper computes its own peak (use optimizer.scale to change it); every other schedule "
+            f"needs optimizer.peak. Given: schedule={self.schedule}, peak={self.peak}.",
+        )
+        for name in ("scale", "epsilon", "peak", "clip_norm"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"optimizer.{name} must be positive, but is {value}.")
+        for name in ("b1", "b2", "final_fraction"):
+            _require(0 <= getattr(self, name) < 1, f"optimizer.{name} must be in [0, 1), but is {getattr(self, name)}.")
+        _require(
+            self.weight_decay == 0 or self.name == "adamw",
+            f"optimizer.weight_decay={self.weight_decay} needs optimizer.name=adamw.",
+        )
+        _require(
+            self.schedule != "warmup_stable_decay" or self.final_fraction > 0,
+            "optimizer.schedule=warmup_stable_decay needs optimizer.final_fraction > 0: the share of steps that decay.",
+        )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The training run: how much, how large a batch, what to look at on the way, what to keep."""
+
+    steps: int = 100_000
+    """Optimizer updates in all (section 5.2)."""
+    label_smoothing: float = 0.1
+    """Share of the target distribution spread evenly over the vocabulary (section 5.4)."""
+    batch_tokens: int = 25_000
+    """Padded source tokens, and as many target tokens, a step at the most, over all devices and accumulation steps
+    (section 5.1)."""
+    accumulation_steps: int = 1
+    """Pieces that each device's share of the batch is computed in, to save memory; the update is the same."""
+    num_shapes: int = 12
+    """Padded (source, target) shapes at the most; each is compiled once."""
+    log_every: int = 100
+    """Steps between two lines of `metrics.jsonl`."""
+    validate_every: int = 1000
+    """Steps between two validations (and checkpoints)."""
+    validation_bleu: bool = False
+    """Translate the validation set greedily at each validation and log BLEU."""
+    patience: int | None = None
+    """Stop after this many validations without a lower validation loss."""
+    keep_last: int = 5
+    """Checkpoints kept, besides the best one."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_tokens",
+            "accumulation_steps",
+            "num_shapes",
+            "log_every",
+            "validate_every",
+            "keep_last",
+        ):
+            _require(getattr(self, name) >= 1, f"training.{name} must be at least 1, but is {getattr(self, name)}.")
+        _require(
+            0 <= self.label_smoothing < 1, f"training.label_smoothing must be in [0, 1), but is {self.label_smoothing}."
+        )
+        _require(
+            self.patience is None or self.patience >= 1,
+            f"training.patience must be at least 1, but is {self.patience}.",
+        )
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How a translation is searched for (section 6.1)."""
+
+    beam_size: int = 4
+    """Hypotheses kept a sentence; 1 is greedy."""
+    length_penalty: float = 0.6
+    """Exponent alpha of the length penalty; 0 is none."""
+    length_penalty_form: Literal["wu", "power"] = "wu"
+    """`wu`: ((5 + L) / 6) ** alpha (Wu et al. 2016, the paper's); `power`: L ** alpha."""
+    extra_length: int = 50
+    """A translation may have this many tokens more than its source."""
+    batch_tokens: int = 8192
+    """Padded source tokens times beam size in one batch."""
+
+    def __post_init__(self) -> None:
+        for name in ("beam_size", "extra_length", "batch_tokens"):
+            _require(getattr(self, name) >= 1, f"search.{name} must be at least 1, but is {getattr(self, name)}.")
+        _require(self.length_penalty >= 0, f"search.length_penalty must not be negative, but is {self.length_penalty}.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment, whole. The defaults are the paper's base model."""
+
+    run_dir: str = "runs/transformer"
+    """Directory of everything the run writes; the same command resumes it."""
+    seed: int = 0
+    """Seed of initialization, dropout and batch order."""
+    average: int = 1
+    """The test set is scored on the average of this many last checkpoints (section 6.1: 5 for base, 20 for big)."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache directory, for the next start."""
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"seed must not be negative, but is {self.seed}.")
+        _require(
+            1 <= self.average <= self.training.keep_last,
+            f"average must lie between 1 and training.keep_last ({self.training.keep_last}), but is {self.average}: "
+            "only checkpoints that are kept can be averaged.",
+        )
+        for name in ("pad_id", "start_id", "end_id"):
+            value = getattr(self.tokenizer, name)
+            _require(
+                value < self.model.vocabulary_size,
+                f"tokenizer.{name} ({value}) must be below model.vocabulary_size ({self.model.vocabulary_size}).",
+            )
+        _require(
+            self.data.max_length <= self.model.max_positions,
+            f"data.max_length ({self.data.max_length}) must not exceed model.max_positions "
+            f"({self.model.max_positions}).",
+        )
+
+
+def to_json(config: Any) -> str:
+    """The config as indented JSON, every field named."""
+    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """The config that `to_json` wrote.
+
+    Raises: InputError if the text is not JSON, or a field is unknown, missing its type, or fails its check.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"The config is not valid JSON ({error}).") from error
+    return _from_dict(Config, values, "")
+
+
+def _from_dict(cls: Any, values: Any, where: str) -> Any:
+    _require(isinstance(values, dict), f"The config's {where.removesuffix('.') or 'top level'} must be an object of fields.")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    _require(
+        not unknown,
+        f"The config has no field {where}{unknown[0] if unknown else ''}; it was written by another version of this "
+        "library. Evaluate it with that version.",
+    )
+    fields = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            fields[name] = _from_dict(hint, value, f"{where}{name}.")
+        else:
+            fields[name] = _convert(value, hint)
+            _require(
+                _matches(fields[name], hint),
+                f"The config's field {where}{name} cannot be {value!r}: it must be of type "
+                f"{hint.__name__ if isinstance(hint, type) else str(hint).removeprefix('typing.')}.",
+            )
+    return cls(**fields)
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """What JSON writes differently: tuples as lists, whole floats perhaps as integers."""
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and _matches(float(value), hint):
+        return float(value)
+    return value
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if parts[-1] is Ellipsis:
+            return all(_matches(item, parts[0]) for item in value)
+        return len(value) == len(parts) and all(map(_matches, value, parts))
+    return isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
+
+
+def load_config(path: str) -> Config:
+    """The `config` of a Python file such as `configs/multi30k.py`.
+
+    Raises: InputError if the file is missing, fails when run, or defines no `config` of type `Config`.
+    """
+    file = Path(path)
+    _require(file.is_file(), f"There is no config file {path}. The ones that come with the project are in configs/.")
+    _require(file.suffix == ".py", f"A config file is a Python file that defines `config`, but {path} is not a .py.")
+    spec = importlib.util.spec_from_file_location(f"transformer_config_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"The config file {path} fails when run: {type(error).__name__}: {error}") from error
+    config = getattr(module, "config", None)
+    _require(isinstance(config, Config), f"The config file {path} must define `config`, a transformer.Config.")
+    return typing.cast(Config, config)

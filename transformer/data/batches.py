@@ -1,0 +1,263 @@
+"""Sentence pairs as padded batches of few fixed shapes: batch n is a pure function of (pairs, config, seed, n)."""
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from transformer.config import DataConfig
+from transformer.data.corpus import Pairs, Report
+from transformer.data.tokenizer import Tokenizer
+from transformer.errors import InputError
+from transformer.shapes import Batch
+
+_PREFETCH = 4  # batches made ahead of the consumer
+
+
+class TokenPairs(NamedTuple):
+    """Pairs as ids without start or end: source i is `source_ids[source_offsets[i]:source_offsets[i + 1]]`.
+
+    Flat arrays feed batches much faster than a list of lists, and hold millions of pairs in little memory.
+    """
+
+    source_ids: np.ndarray
+    source_offsets: np.ndarray
+    target_ids: np.ndarray
+    target_offsets: np.ndarray
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self.source_offsets) - 1
+
+    @property
+    def source_lengths(self) -> np.ndarray:
+        """Tokens of each source, with the end id."""
+        return np.diff(self.source_offsets) + 1
+
+    @property
+    def target_lengths(self) -> np.ndarray:
+        """Tokens of each target, with the end id."""
+        return np.diff(self.target_offsets) + 1
+
+
+def tokenize(
+    pairs: Pairs,
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    report: Report,
+    *,
+    filter: bool,
+    max_length: int | None = None,
+) -> TokenPairs:
+    """The ids of all pairs.
+
+    Args:
+        pairs: Sentences.
+        tokenizer: What cuts them.
+        config: Has the limits of training pairs: `max_length` and `max_length_ratio`.
+        report: Counts what is dropped here.
+        filter: True for training: pairs beyond those limits are dropped. Otherwise none is.
+        max_length: Without filter, the most tokens (with the end id) a side may have: the model's positions.
+
+    Raises: InputError if every pair is dropped or, without filter, if a side has more than max_length tokens.
+    """
+    tokens = TokenPairs(*tokenizer.encode_flat(pairs.sources), *tokenizer.encode_flat(pairs.targets))
+    longer = np.maximum(tokens.source_lengths, tokens.target_lengths)
+    shorter = np.minimum(tokens.source_lengths, tokens.target_lengths)
+    if not filter:
+        if max_length is not None and (longer > max_length).any():
+            first = int(np.argmax(longer > max_length))
+            raise InputError(
+                f"Pair {first + 1} of {', '.join(report.files)} has {longer[first]} tokens, but the model has "
+                f"positions for {max_length}: split that sentence, or train with a larger model.max_positions."
+            )
+        return tokens
+    keep = longer <= config.max_length
+    report.drop("too long", int((~keep).sum()))
+    if config.max_length_ratio is not None:
+        balanced = longer <= config.max_length_ratio * shorter
+        report.drop("length ratio", int((keep & ~balanced).sum()))
+        keep &= balanced
+    if not keep.any():
+        raise InputError(f"No pair is left to train on. {report}")
+    return TokenPairs(
+        *_select(tokens.source_ids, tokens.source_offsets, keep),
+        *_select(tokens.target_ids, tokens.target_offsets, keep),
+    )
+
+
+def _select(ids: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.diff(offsets)
+    return ids[np.repeat(keep, lengths)], np.concatenate([offsets[:1], np.cumsum(lengths[keep])])
+
+
+def choose_shapes(source_lengths: np.ndarray, target_lengths: np.ndarray, num_shapes: int) -> list[tuple[int, int]]:
+    """At most num_shapes shapes (S, T), each covering the ones before it, with the least padding over all pairs.
+
+    Pairs are sorted into buckets by their longer side. The shape of a bucket covers every shorter pair too, so that
+    pairs that fill no batch there can move up. Dynamic programming finds the bounds with the least sum of S + T over
+    pairs: 9.6 % padding on Multi30k with 12 shapes. Shapes that are free to cross, found by descent, have 9.4 %;
+    lengths rounded up to multiples of 4 or 8, 14 and 23 %.
+
+    Args:
+        source_lengths, target_lengths: Tokens of each pair, with the end id.
+        num_shapes: Shapes at the most; each is compiled once.
+    """
+    lengths, place, counts = np.unique(
+        np.maximum(source_lengths, target_lengths), return_inverse=True, return_counts=True
+    )
+    widths = np.zeros((2, len(lengths)), np.int64)
+    np.maximum.at(widths[0], place, source_lengths)
+    np.maximum.at(widths[1], place, target_lengths)
+    widths = np.maximum.accumulate(widths, axis=1)  # the shape that covers all pairs up to each length
+    below = np.cumsum(counts)
+    one_bucket = widths.sum(0) * (below - below[:, None])  # [i, j]: pairs longer than lengths[i], in the shape of j
+    one_bucket = np.where(one_bucket < 0, np.iinfo(np.int64).max // 2, one_bucket)
+    best, cuts = widths.sum(0) * below, []
+    for _ in range(min(num_shapes, len(lengths)) - 1):
+        padded = best[:, None] + one_bucket
+        cuts.append(padded.argmin(axis=0))
+        best = padded.min(axis=0)
+    ends = [len(lengths) - 1]
+    for cut in reversed(cuts):
+        ends.append(cut[ends[-1]])
+    return [(int(widths[0, i]), int(widths[1, i])) for i in sorted({int(end) for end in ends})]
+
+
+class _Bucket(NamedTuple):
+    """Pairs of similar length, and the one shape of their batches."""
+
+    S: int
+    T: int
+    rows: int
+    members: np.ndarray
+    num_kept: int  # of the members and of what moves up from the buckets below; the others move up
+
+
+class Batches:
+    """An endless sequence of batches: `batches[n]`, n counted over all epochs, every pair once an epoch.
+
+    Each epoch is shuffled anew, both which pairs meet in a batch and the order of batches, from (seed, epoch) alone.
+    """
+
+    def __init__(
+        self,
+        pairs: TokenPairs,
+        *,
+        tokens: int,
+        num_shapes: int,
+        row_multiple: int,
+        seed: int,
+        pad_id: int,
+        start_id: int,
+        end_id: int,
+        shuffle: bool = True,
+    ) -> None:
+        """Chooses the shapes and lays out an epoch.
+
+        Args:
+            pairs: At least one pair.
+            tokens: Padded source tokens, and as many target tokens, of a batch at the most.
+            num_shapes: Shapes at the most.
+            row_multiple: Rows of every batch are a multiple of this: devices times accumulation steps.
+            seed: Of the shuffling.
+            pad_id, start_id, end_id: Special ids.
+            shuffle: False keeps the order of pairs and shapes, the same in each epoch.
+
+        Raises: InputError if row_multiple rows of the longest pair do not fit into tokens.
+        """
+        self._pairs, self._seed, self._shuffle = pairs, seed, shuffle
+        self._pad_id, self._start_id, self._end_id = pad_id, start_id, end_id
+        shapes = choose_shapes(pairs.source_lengths, pairs.target_lengths, num_shapes)
+        longest = max(shapes[-1])
+        if row_multiple * longest > tokens:
+            raise InputError(
+                f"A batch of {tokens} tokens is too small: {row_multiple} rows (devices times accumulation steps) of "
+                f"the longest pair need {row_multiple * longest}. Raise training.batch_tokens, or lower "
+                "data.max_length or training.accumulation_steps."
+            )
+        longer = np.maximum(pairs.source_lengths, pairs.target_lengths)
+        place = np.searchsorted([max(shape) for shape in shapes], longer)
+        self._buckets: list[_Bucket] = []
+        moved = 0
+        for index, (S, T) in enumerate(shapes):
+            members = np.flatnonzero(place == index)
+            count = len(members) + moved
+            rows = tokens // max(S, T) // row_multiple * row_multiple
+            # Pairs that do not fill a batch move up, unless they would take more room there than a whole batch does
+            # here. Those that stay are spread evenly.
+            left = count % rows
+            moved = left if index + 1 < len(shapes) and left * sum(shapes[index + 1]) < rows * (S + T) else 0
+            kept = count - moved
+            if kept:
+                num_batches = -(-kept // rows)
+                rows = -(-kept // (num_batches * row_multiple)) * row_multiple
+            self._buckets.append(_Bucket(S, T, rows, members, kept))
+        self._epoch = lru_cache(maxsize=2)(self._lay_out)
+
+        used = [bucket for bucket in self._buckets if bucket.num_kept]
+        self.shapes = [(bucket.S, bucket.T, bucket.rows) for bucket in used]
+        """The shapes: S, T and rows."""
+        self.per_epoch = sum(-(-bucket.num_kept // bucket.rows) for bucket in used)
+        """Batches an epoch."""
+        padded = sum((bucket.S + bucket.T) * bucket.rows * -(-bucket.num_kept // bucket.rows) for bucket in used)
+        self.padding = 1 - int(pairs.source_lengths.sum() + pairs.target_lengths.sum()) / padded
+        """Share of all source and target positions that hold no token, empty rows included."""
+
+    def _lay_out(self, epoch: int) -> list[tuple[_Bucket, np.ndarray]]:
+        """The batches of an epoch: the bucket that gives the shape, and the pairs."""
+        generator = np.random.default_rng([self._seed, epoch])
+        batches, moved = [], np.zeros(0, np.int64)
+        for bucket in self._buckets:
+            pool = np.concatenate([moved, bucket.members])
+            if self._shuffle:
+                pool = generator.permutation(pool)
+            kept, moved = pool[: bucket.num_kept], pool[bucket.num_kept :]
+            batches += [(bucket, kept[start : start + bucket.rows]) for start in range(0, len(kept), bucket.rows)]
+        if self._shuffle:
+            batches = [batches[place] for place in generator.permutation(len(batches))]
+        return batches
+
+    def __getitem__(self, n: int) -> Batch:
+        epoch, place = divmod(n, self.per_epoch)
+        (S, T, rows, _, _), chosen = self._epoch(epoch)[place]
+        pairs = self._pairs
+        source, source_mask = self._rows(pairs.source_ids, pairs.source_offsets, chosen, rows, S)
+        target_output, target_mask = self._rows(pairs.target_ids, pairs.target_offsets, chosen, rows, T)
+        shifted = np.concatenate([np.full((rows, 1), self._start_id, np.int32), target_output[:, :-1]], axis=1)
+        target_input = np.where(target_mask, shifted, np.int32(self._pad_id))
+        return Batch(source, source_mask, target_input, target_output, target_mask, np.arange(rows, dtype=np.int32))
+
+    def _rows(
+        self, ids: np.ndarray, offsets: np.ndarray, chosen: np.ndarray, rows: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The chosen sentences, each with the end id, padded to [rows, width]; and the mask of their tokens."""
+        starts = offsets[chosen, None]
+        lengths = offsets[chosen + 1, None] - starts
+        columns = np.arange(width)
+        is_id = columns < lengths
+        padded = np.full((rows, width), self._pad_id, np.int32)
+        padded[: len(chosen)][is_id] = ids[(starts + columns)[is_id]]
+        padded[np.arange(len(chosen)), lengths[:, 0]] = self._end_id
+        mask = np.zeros((rows, width), bool)
+        mask[: len(chosen)] = columns <= lengths
+        return padded, mask
+
+
+def iterate(batches: Batches, start: int, stop: int) -> Generator[Batch, None, None]:
+    """`batches[start]` to `batches[stop - 1]`, made ahead of time in another thread.
+
+    One thread is enough: a batch of 4,096 tokens takes it 0.1 ms, one of 25,000 about 2. (grain could do the same,
+    but imports jax, which this room stays free of, and takes a second for it.)
+    """
+    with ThreadPoolExecutor(1, "batches") as executor:
+        waiting = deque()
+        for n in range(start, stop):
+            waiting.append(executor.submit(batches.__getitem__, n))
+            if len(waiting) > _PREFETCH:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,9 @@
+"""The one exception that a person is meant to read."""
+
+
+class InputError(ValueError):
+    """The input, the configuration or the environment is not usable.
+
+    Its message is one or two plain sentences: what was required, what was given, what to do about it. The command
+    line prints it without a traceback and exits with status 2; in a notebook it is an ordinary `ValueError`.
+    """

@@ -1,0 +1,143 @@
+"""Numbers that others can compare with: BLEU and chrF by sacreBLEU with signature and interval, loss and perplexity."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+from jax import Array
+from rich.table import Table
+
+from transformer.errors import InputError
+from transformer.model import Transformer
+from transformer.ops.loss import cross_entropy
+from transformer.shapes import Batch, Params
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value for a corpus, from 0 to 100.
+
+    Attributes:
+        score: the value.
+        signature: sacreBLEU's: how it was computed, to be quoted with it.
+        interval: lower and upper end of the 95 % bootstrap confidence interval.
+    """
+
+    score: float
+    signature: str
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a translated test set was worth.
+
+    Attributes:
+        bleu: cased BLEU of detokenized text, tokenized as `13a`.
+        chrf: character F-score (chrF2).
+        loss: nats per target token given the source and the tokens before it, the end token counted, without label
+            smoothing; None where it was not computed.
+    """
+
+    bleu: Score
+    chrf: Score
+    loss: float | None = None
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(loss), per token of this model's own vocabulary: comparable between models that share it only."""
+        return None if self.loss is None else math.exp(self.loss)
+
+    def to_json(self) -> str:
+        """`scores.json`: bleu.score, bleu.signature, bleu.interval, the same of chrf, loss and perplexity."""
+        values = dataclasses.asdict(self) | {"perplexity": self.perplexity}
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+    def to_table(self) -> Table:
+        """The same for people."""
+        table = Table("metric", "score", "95 % interval", "signature")
+        for name, score in (("BLEU", self.bleu), ("chrF2", self.chrf)):
+            lower, upper = score.interval
+            table.add_row(name, f"{score.score:.2f}", f"{lower:.2f} to {upper:.2f}", score.signature)
+        if self.loss is not None:
+            table.add_row("loss", f"{self.loss:.4f}", "", "nats per target token")
+            table.add_row("perplexity", f"{self.perplexity:.2f}", "", "exp(loss)")
+        return table
+
+
+def score_translations(
+    hypotheses: Sequence[str], references: Sequence[str], *, loss: float | None = None, bootstrap: int = 1000
+) -> Scores:
+    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of whole sentences, by sacreBLEU (Post 2018).
+
+    Both are computed on the text as it is: detokenized, cased. The interval is that of sacreBLEU's `--confidence`: the
+    mean of the resampled corpora's scores, plus and minus half the width of their middle 95 %. Its seed is fixed
+    (12345, or else the environment's SACREBLEU_SEED) and stands in the signature.
+
+    Args:
+        hypotheses: a translation for each reference.
+        references: the raw reference translations.
+        loss: of the same references, to be kept with the scores.
+        bootstrap: corpora resampled for the interval, at least 2.
+
+    Raises:
+        InputError: there are no sentences, or not as many hypotheses as references.
+    """
+    from sacrebleu.metrics.bleu import BLEU  # here, because a training job needs it at its end at the earliest
+    from sacrebleu.metrics.chrf import CHRF
+
+    if len(hypotheses) != len(references):
+        raise InputError(
+            f"Scoring needs one reference for each translation, but there are {len(hypotheses)} translations and "
+            f"{len(references)} references."
+        )
+    if not references:
+        raise InputError("There is nothing to score: the references are empty.")
+
+    def score(metric: BLEU | CHRF) -> Score:
+        result = metric.corpus_score(hypotheses, [references], n_bootstrap=bootstrap)
+        mean, half_width = float(result._mean), float(result._ci)  # sacreBLEU has no public name for them
+        return Score(float(result.score), str(metric.get_signature()), (mean - half_width, mean + half_width))
+
+    return Scores(score(BLEU()), score(CHRF()), loss)
+
+
+def corpus_loss(model: Transformer, variables: Params, batches: Iterable[Batch]) -> float:
+    """The mean negative log-likelihood of a corpus, in nats per target token.
+
+    -1/N sum_n log p(y_n | y_1 .. y_{n-1}, x)
+
+    Args:
+        model: the architecture.
+        variables: its parameters, and its statistics where it has any.
+        batches: the corpus, once; few shapes, since each is compiled.
+
+    Raises:
+        InputError: the batches hold no target token.
+    """
+    sums = jax.device_get([_batch_loss(variables, batch, model=model) for batch in batches])
+    total, count = sum(float(loss) for loss, _ in sums), sum(float(tokens) for _, tokens in sums)
+    if count == 0:
+        raise InputError("There is nothing to compute the loss of: the corpus has no target tokens.")
+    return total / count
+
+
+@partial(jax.jit, static_argnames="model")
+def _batch_loss(variables: Params, batch: Batch, *, model: Transformer) -> tuple[Array, Array]:
+    """The sum of a batch's losses, and its number of target tokens."""
+    outputs: Any = model.apply(
+        variables,
+        batch.source,
+        batch.source_mask,
+        batch.target_input,
+        batch.target_mask,
+        method=lambda module, *args: (module.hidden(*args), module.output_table(), module.output_bias()),
+    )
+    hidden, table, bias = outputs
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    return cross_entropy(rows, table, bias, batch.target_output.reshape(-1), batch.target_mask.reshape(-1))

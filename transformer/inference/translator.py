@@ -1,0 +1,203 @@
+"""Text in, text out: a run's model and tokenizer around the search."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from transformer.checkpoint import load_params, read_config
+from transformer.config import Config, SearchConfig
+from transformer.data.batches import Batches, tokenize
+from transformer.data.corpus import Pairs, Report
+from transformer.data.tokenizer import Tokenizer
+from transformer.errors import InputError
+from transformer.inference.evaluate import corpus_loss
+from transformer.inference.search import Hypotheses, beam_search
+from transformer.model import Transformer
+from transformer.runtime import resolve_dtype
+from transformer.shapes import Params
+
+_LOSS_SHAPES = 4  # for one pass over a corpus, compiling another shape costs more than the padding it would spare
+
+
+@dataclass(frozen=True)
+class Translator:
+    """A trained model, ready to translate.
+
+    Attributes:
+        config: the run's.
+        model: the architecture, with the compute type in use.
+        variables: parameters, and statistics where the model has any: what `model.apply` takes first.
+        tokenizer: the run's.
+    """
+
+    config: Config
+    model: Transformer
+    variables: Params
+    tokenizer: Tokenizer
+
+    def translate(self, sentences: Sequence[str], search: SearchConfig | None = None) -> list[str]:
+        """A translation of each sentence; see the function `translate`. The search is the run's unless given."""
+        search = self.config.search if search is None else search
+        return translate(self.model, self.variables, self.tokenizer, sentences, search)
+
+    def loss(self, sources: Sequence[str], targets: Sequence[str]) -> float:
+        """The model's mean negative log-likelihood of the given translations, in nats per target token.
+
+        Raises:
+            InputError: there are no pairs, or a side has more tokens than the model has positions.
+        """
+        pairs = Pairs(list(sources), list(targets))
+        longest = self.model.config.max_positions
+        report = Report(files=("the given text",), read=len(pairs.sources))
+        tokens = tokenize(pairs, self.tokenizer, self.config.data, report, filter=False, max_length=longest)
+        batches = Batches(
+            tokens,
+            tokens=max(self.config.training.batch_tokens, longest),
+            num_shapes=_LOSS_SHAPES,
+            row_multiple=1,
+            seed=0,
+            pad_id=self.tokenizer.pad_id,
+            start_id=self.tokenizer.start_id,
+            end_id=self.tokenizer.end_id,
+            shuffle=False,
+        )
+        return corpus_loss(self.model, self.variables, (batches[n] for n in range(batches.per_epoch)))
+
+
+def load(
+    run_dir: str | Path,
+    checkpoint: Literal["best", "last"] | int = "best",
+    average: int = 1,
+    dtype: Literal["auto", "bfloat16", "float32"] | None = None,
+) -> Translator:
+    """The translator of a run, on whatever machine it was trained.
+
+    Args:
+        run_dir: the run directory.
+        checkpoint: the one of lowest validation loss, the last one, or the one of a step.
+        average: take the mean of this many checkpoints, this one and those before it (section 6.1).
+        dtype: compute type instead of the run's.
+
+    Raises:
+        InputError: the directory is not that of a run, or has not the checkpoints or the tokenizer asked for.
+    """
+    config = read_config(run_dir)
+    tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
+    variables = load_params(run_dir, checkpoint, average, tokenizer.fingerprint)
+    compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
+    model = Transformer(config.model, dtype=jnp.dtype(compute_type))
+    return Translator(config, model, jax.device_put(variables), tokenizer)
+
+
+def translate(
+    model: Transformer, variables: Params, tokenizer: Tokenizer, sentences: Sequence[str], search: SearchConfig
+) -> list[str]:
+    """Translates sentences, each by itself: neither its neighbours nor its place change a translation.
+
+    A translation has at most `search.extra_length` tokens more than its source, and no more than the model has
+    positions. An empty sentence has an empty translation, and every translation is one line.
+
+    Args:
+        model: the architecture.
+        variables: what `model.apply` takes first.
+        tokenizer: cuts the sentences, joins the translations, and knows the special ids.
+        sentences: raw text.
+        search: beam, length penalty, and how many sentences are translated at a time.
+
+    Returns:
+        As many translations, in the same order.
+
+    Raises:
+        InputError: a sentence has more tokens than the model has positions; its line is named.
+    """
+    sources = tokenizer.encode_batch(sentences)
+    lengths = np.array([len(ids) + 1 for ids in sources], int)  # with the end id
+    longest = model.config.max_positions
+    if (lengths > longest).any():
+        line = int(np.argmax(lengths > longest))
+        raise InputError(
+            f"Line {line + 1} has {lengths[line]} tokens, but the model has positions for {longest}: split that line."
+        )
+    widths = np.array([min(_width(length), longest) for length in lengths.tolist()], int)
+    widths[[not sentence.strip() for sentence in sentences]] = 0
+
+    variables = jax.device_put(variables)
+    found: list[tuple[np.ndarray, Hypotheses]] = []
+    for width in sorted({*widths.tolist()} - {0}, reverse=True):  # the largest first: memory that lacks, lacks at once
+        of_width = np.flatnonzero(widths == width)
+        of_width = of_width[np.argsort(lengths[of_width], kind="stable")]
+        rows = max(1, search.batch_tokens // (width * search.beam_size))
+        rows = min(rows, 1 << (len(of_width) - 1).bit_length())  # one sentence need not carry a batch of empty rows
+        for start in range(0, len(of_width), rows):
+            chosen = of_width[start : start + rows]
+            source, mask, max_lengths = np.full((rows, width), tokenizer.pad_id), np.zeros((rows, width), bool), []
+            for row, sentence in enumerate(chosen):
+                source[row, : lengths[sentence]] = [*sources[sentence], tokenizer.end_id]
+                mask[row, : lengths[sentence]] = True
+                max_lengths.append(min(lengths[sentence] + search.extra_length, longest))
+            hypotheses = _translate_batch(
+                variables,
+                source,
+                mask,
+                np.array(max_lengths + [0] * (rows - len(chosen))),
+                model=model,
+                search=search,
+                max_length=min(width + search.extra_length, longest),
+                special_ids=(tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id),
+            )
+            found.append((chosen, hypotheses))
+
+    translations = [""] * len(sentences)
+    for chosen, hypotheses in found:
+        tokens = np.asarray(hypotheses.tokens[:, 0])[: len(chosen)]
+        for sentence, text in zip(chosen, tokenizer.decode_batch(tokens.tolist()), strict=True):
+            translations[sentence] = text.replace("\r", " ").replace("\n", " ")
+    return translations
+
+
+def _width(length: int) -> int:
+    """The length rounded up to 16, 24, 32, 48, 64, 96, 128, 192 ...: few widths, so few compilations."""
+    power = 16
+    while power < length:
+        power *= 2
+    return power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power
+
+
+@partial(jax.jit, static_argnames=("model", "search", "max_length", "special_ids"))
+def _translate_batch(
+    variables: Params,
+    source: Array,
+    source_mask: Array,
+    max_lengths: Array,
+    *,
+    model: Transformer,
+    search: SearchConfig,
+    max_length: int,
+    special_ids: tuple[int, int, int],
+) -> Hypotheses:
+    memory, _ = model.apply(variables, source, source_mask, method="encode")
+    cache, memory = model.apply(variables, memory, search.beam_size, max_length, method="start_decoding")
+
+    def step(cache: Any, token: Array, position: Array) -> Any:
+        return model.apply(variables, token, position, cache, memory, source_mask, method="decode_step")
+
+    pad_id, start_id, end_id = special_ids
+    return beam_search(
+        step,
+        cache,
+        max_lengths,
+        max_length=max_length,
+        start_id=start_id,
+        end_id=end_id,
+        pad_id=pad_id,
+        beam_size=search.beam_size,
+        length_penalty=search.length_penalty,
+        length_penalty_form=search.length_penalty_form,
+    )

@@ -1,0 +1,457 @@
+"""The encoder-decoder Transformer (section 3, Figure 1): linen shells that own parameters. Every formula is in `ops`.
+
+Three ways in: `encode`, `decode` and `__call__` (both at once) work on whole sequences and can be called alone;
+`hidden` is `__call__` without the output layer, for the loss; `start_decoding` and `decode_step` produce one token at a
+time, with the cache as argument and result.
+
+`dropout` is an argument of each call: a `DropoutKey` when training, None when evaluating. Under batch norm it also
+decides between the batch's statistics and the running ones.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from transformer.config import ModelConfig
+from transformer.ops.attention import merge_heads, scaled_dot_product_attention, split_heads
+from transformer.ops.dropout import DropoutKey, dropout
+from transformer.ops.feed_forward import feed_forward
+from transformer.ops.linear import linear, product_transposed
+from transformer.ops.masks import causal_mask, padding_mask
+from transformer.ops.normalization import batch_norm, layer_norm, rms_norm
+from transformer.ops.positions import sinusoidal_positions
+
+Cache = Any  # the decoder's keys and values so far; every leaf is [B, K, ...] for B sentences and K hypotheses
+Weights = dict[str, Float[Array, "B H Q K"]]  # attention weights by the name of their layer and kind
+
+glorot = nn.initializers.xavier_uniform()
+
+
+def _site(path: tuple[str, ...]) -> int:
+    """A number for a place in the model, the same in every process: 31 bits of its path's CRC."""
+    return zlib.crc32("/".join(path).encode()) >> 1
+
+
+class Dropout(nn.Module):
+    """Dropout of one site of the model; the module's path names the site."""
+
+    rate: float
+
+    def __call__(self, x: Array, key: DropoutKey | None) -> Array:
+        return x if key is None else dropout(x, self.rate, key, _site(self.path))
+
+    def bind_key(self, key: DropoutKey | None) -> Callable[[Array], Array] | None:
+        """This site's dropout as a function of the activations alone; None where there is none."""
+        return None if key is None or not self.rate else partial(self, key=key)
+
+
+class Norm(nn.Module):
+    """Layer, RMS or batch normalization, as configured."""
+
+    config: ModelConfig
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None, training: bool) -> Array:
+        config, width = self.config, x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, width)
+        if config.norm == "rms":
+            return rms_norm(x, scale, config.norm_epsilon)
+        bias = self.param("bias", nn.initializers.zeros, width)
+        if config.norm == "layer":
+            return layer_norm(x, scale, bias, config.norm_epsilon)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, width)
+        variance = self.variable("batch_stats", "variance", jnp.ones, width)
+        y, new_mean, new_variance = batch_norm(
+            x,
+            scale,
+            bias,
+            jnp.ones(x.shape[:2], bool) if mask is None else mask,
+            mean.value,
+            variance.value,
+            epsilon=config.norm_epsilon,
+            momentum=config.batch_norm_momentum,
+            train=training,
+            axis_name=self.axis_name,
+        )
+        if training and not self.is_initializing():
+            mean.value, variance.value = new_mean, new_variance
+        return y
+
+
+class Linear(nn.Module):
+    """The parameters of x W + b."""
+
+    features: int
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", glorot, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        return linear(x, kernel, bias)
+
+
+class MultiHeadAttention(nn.Module):
+    """MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O (section 3.2.2); one projection serves all heads."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        config = self.config
+        self.query = Linear(config.d_model, config.attention_bias)
+        self.key = Linear(config.d_model, config.attention_bias)
+        self.value = Linear(config.d_model, config.attention_bias)
+        self.output = Linear(config.d_model, config.attention_bias)
+        self.dropout = Dropout(config.attention_dropout)
+
+    def keys_and_values(self, x: Array) -> tuple[Array, Array]:
+        """[B, T, D] -> keys and values, each [B, H, T, E]."""
+        return split_heads(self.key(x), self.config.num_heads), split_heads(self.value(x), self.config.num_heads)
+
+    def attend(
+        self,
+        x: Array,
+        keys: Array,
+        values: Array,
+        mask: Array,
+        dropout: DropoutKey | None = None,
+        return_weights: bool = False,
+    ) -> tuple[Array, Array | None]:
+        queries = split_heads(self.query(x), self.config.num_heads)
+        heads, weights = scaled_dot_product_attention(
+            queries, keys, values, mask, dropout=self.dropout.bind_key(dropout), return_weights=return_weights
+        )
+        return self.output(merge_heads(heads)), weights
+
+    def __call__(
+        self, x: Array, memory: Array, mask: Array, dropout: DropoutKey | None = None, return_weights: bool = False
+    ) -> tuple[Array, Array | None]:
+        return self.attend(x, *self.keys_and_values(memory), mask, dropout, return_weights)
+
+
+class FeedForward(nn.Module):
+    """FFN(x) = activation(x W_1 + b_1) W_2 + b_2 (section 3.3, Eq. 2)."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        config, zeros = self.config, nn.initializers.zeros
+        self.kernel_in = self.param("kernel_in", glorot, (config.d_model, config.d_ff))
+        self.bias_in = self.param("bias_in", zeros, (config.d_ff,))
+        self.kernel_out = self.param("kernel_out", glorot, (config.d_ff, config.d_model))
+        self.bias_out = self.param("bias_out", zeros, (config.d_model,))
+        self.dropout = Dropout(config.activation_dropout)
+
+    def __call__(self, x: Array, dropout: DropoutKey | None = None) -> Array:
+        return feed_forward(
+            x,
+            self.kernel_in,
+            self.bias_in,
+            self.kernel_out,
+            self.bias_out,
+            self.config.activation,
+            dropout=self.dropout.bind_key(dropout),
+        )
+
+
+class AddAndNorm(nn.Module):
+    """LayerNorm(x + Sublayer(x)) (section 3.1), or with pre-norm x + Sublayer(LayerNorm(x))."""
+
+    config: ModelConfig
+    axis_name: str | None
+
+    def setup(self) -> None:
+        self.norm = Norm(self.config, self.axis_name)
+        self.dropout = Dropout(self.config.dropout)
+
+    def __call__(
+        self,
+        x: Array,
+        sublayer: Callable[[Array], tuple[Array, Any]],
+        mask: Array | None = None,
+        dropout: DropoutKey | None = None,
+    ) -> tuple[Array, Any]:
+        """The sub-layer also returns something that is passed on as it is: attention weights, or a cache."""
+        training = dropout is not None
+        if self.config.norm_position == "pre":
+            y, extra = sublayer(self.norm(x, mask, training))
+            return x + self.dropout(y, dropout), extra
+        y, extra = sublayer(x)
+        return self.norm(x + self.dropout(y, dropout), mask, training), extra
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each in Add & Norm (Figure 1, left)."""
+
+    config: ModelConfig
+    axis_name: str | None
+
+    def setup(self) -> None:
+        self.attention = MultiHeadAttention(self.config)
+        self.feed_forward = FeedForward(self.config)
+        self.attention_norm = AddAndNorm(self.config, self.axis_name)
+        self.feed_forward_norm = AddAndNorm(self.config, self.axis_name)
+
+    def __call__(
+        self, x: Array, mask: Array, dropout: DropoutKey | None, return_weights: bool
+    ) -> tuple[Array, Array | None]:
+        x, weights = self.attention_norm(
+            x, lambda y: self.attention(y, y, padding_mask(mask), dropout, return_weights), mask, dropout
+        )
+        x, _ = self.feed_forward_norm(x, lambda y: (self.feed_forward(y, dropout), None), mask, dropout)
+        return x, weights
+
+
+class DecoderLayer(nn.Module):
+    """Masked self-attention, attention to the encoder and feed-forward, each in Add & Norm (Figure 1, right)."""
+
+    config: ModelConfig
+    axis_name: str | None
+
+    def setup(self) -> None:
+        self.self_attention = MultiHeadAttention(self.config)
+        self.cross_attention = MultiHeadAttention(self.config)
+        self.feed_forward = FeedForward(self.config)
+        self.self_attention_norm = AddAndNorm(self.config, self.axis_name)
+        self.cross_attention_norm = AddAndNorm(self.config, self.axis_name)
+        self.feed_forward_norm = AddAndNorm(self.config, self.axis_name)
+
+    def __call__(
+        self,
+        x: Array,
+        memory: Array,
+        mask: Array | None,
+        self_mask: Array,
+        memory_mask: Array,
+        dropout: DropoutKey | None,
+        return_weights: bool,
+    ) -> tuple[Array, tuple[Array | None, Array | None]]:
+        x, self_weights = self.self_attention_norm(
+            x, lambda y: self.self_attention(y, y, self_mask, dropout, return_weights), mask, dropout
+        )
+        x, cross_weights = self.cross_attention_norm(
+            x, lambda y: self.cross_attention(y, memory, memory_mask, dropout, return_weights), mask, dropout
+        )
+        x, _ = self.feed_forward_norm(x, lambda y: (self.feed_forward(y, dropout), None), mask, dropout)
+        return x, (self_weights, cross_weights)
+
+    def step(self, x: Array, position: Array, cache: Cache, memory: tuple, memory_mask: Array) -> tuple[Array, Cache]:
+        """One token of each hypothesis, [B, K, D]; the cache holds the keys and values before it, [B, K, H, T, E]."""
+
+        def attend_to_past(y: Array) -> tuple[Array, Cache]:
+            batch, hypotheses, width = y.shape
+            flat = y.reshape(batch * hypotheses, 1, width)
+            past = []
+            for old, new in zip(cache, self.self_attention.keys_and_values(flat), strict=True):
+                new = new.reshape(batch, hypotheses, *new.shape[1:])
+                past.append(lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=3))
+            keys, values = (kept.reshape(batch * hypotheses, *kept.shape[2:]) for kept in past)
+            visible = jnp.arange(keys.shape[2])[None, None, None, :] <= position
+            attended, _ = self.self_attention.attend(flat, keys, values, visible)
+            return attended.reshape(y.shape), tuple(past)
+
+        x, cache = self.self_attention_norm(x, attend_to_past)
+        x, _ = self.cross_attention_norm(x, lambda y: self.cross_attention.attend(y, *memory, memory_mask))
+        x, _ = self.feed_forward_norm(x, lambda y: (self.feed_forward(y), None))
+        return x, cache
+
+
+class Transformer(nn.Module):
+    """The whole model.
+
+    Attributes:
+        config: the architecture.
+        dtype: type of the computation, float32 or bfloat16; parameters are float32.
+        axis_name: name of the mapped device axis over which batch norm sums its statistics, if any.
+    """
+
+    config: ModelConfig
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        config = self.config
+        shape = (config.vocabulary_size, config.d_model)
+        normal = nn.initializers.normal(config.d_model**-0.5)
+        if config.shared_embeddings == "all":
+            self.embedding = self.param("embedding", normal, shape)
+        else:
+            self.source_embedding = self.param("source_embedding", normal, shape)
+            self.target_embedding = self.param("target_embedding", normal, shape)
+            if config.shared_embeddings == "none":
+                self.output_embedding = self.param("output_embedding", normal, shape)
+        if config.final_logits_bias:
+            self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (config.vocabulary_size,))
+        if config.positions == "learned":
+            self.position_table = self.param("positions", normal, (config.max_positions, config.d_model))
+        self.encoder = [EncoderLayer(config, self.axis_name) for _ in range(config.num_encoder_layers)]
+        self.decoder = [DecoderLayer(config, self.axis_name) for _ in range(config.num_decoder_layers)]
+        self.source_dropout = Dropout(config.dropout)
+        self.target_dropout = Dropout(config.dropout)
+        if config.norm_position == "pre":
+            self.encoder_norm = Norm(config, self.axis_name)
+            self.decoder_norm = Norm(config, self.axis_name)
+
+    def __call__(
+        self,
+        source: Int[Array, "B S"],
+        source_mask: Bool[Array, "B S"],
+        target: Int[Array, "B T"],
+        target_mask: Bool[Array, "B T"] | None = None,
+        dropout: DropoutKey | None = None,
+        return_weights: bool = False,
+    ) -> tuple[Float[Array, "B T V"], Weights]:
+        """Logits of the token behind each position of `target`, which starts with the start id.
+
+        Args:
+            source: token ids, the end id last.
+            source_mask: True for tokens, False for padding.
+            target: token ids behind the start id.
+            target_mask: True for tokens, False for padding; only batch norm needs it, since no position attends to a
+                later one.
+            dropout: None when evaluating.
+            return_weights: whether to return the attention weights.
+
+        Returns:
+            Float32 logits, and a dict of attention weights [B, H, Q, K], empty unless asked for: `encoder/0`,
+            `decoder/0`, `cross/0` and so on, one entry a layer and kind.
+        """
+        memory, encoder_weights = self.encode(source, source_mask, dropout, return_weights)
+        logits, decoder_weights = self.decode(target, memory, source_mask, target_mask, dropout, return_weights)
+        return logits, encoder_weights | decoder_weights
+
+    def hidden(
+        self,
+        source: Int[Array, "B S"],
+        source_mask: Bool[Array, "B S"],
+        target: Int[Array, "B T"],
+        target_mask: Bool[Array, "B T"] | None = None,
+        dropout: DropoutKey | None = None,
+    ) -> Float[Array, "B T D"]:
+        """What `__call__` computes, before the output layer: `ops.loss.cross_entropy` takes it from there."""
+        memory, _ = self.encode(source, source_mask, dropout)
+        return self._decode(target, memory, source_mask, target_mask, dropout, False)[0]
+
+    def encode(
+        self,
+        source: Int[Array, "B S"],
+        source_mask: Bool[Array, "B S"],
+        dropout: DropoutKey | None = None,
+        return_weights: bool = False,
+    ) -> tuple[Float[Array, "B S D"], Weights]:
+        """The encoder's output, which the decoder attends to, and its attention weights (if asked for)."""
+        x = self._embed(source, self.source_table(), jnp.arange(source.shape[1]))
+        x = self.source_dropout(x, dropout)
+        weights = {}
+        for number, layer in enumerate(self.encoder):
+            x, weights[f"encoder/{number}"] = layer(x, source_mask, dropout, return_weights)
+        if self.config.norm_position == "pre":
+            x = self.encoder_norm(x, source_mask, dropout is not None)
+        return x, weights if return_weights else {}
+
+    def decode(
+        self,
+        target: Int[Array, "B T"],
+        memory: Float[Array, "B S D"],
+        source_mask: Bool[Array, "B S"],
+        target_mask: Bool[Array, "B T"] | None = None,
+        dropout: DropoutKey | None = None,
+        return_weights: bool = False,
+    ) -> tuple[Float[Array, "B T V"], Weights]:
+        """Logits and attention weights, as `__call__` returns them, from the encoder's output."""
+        x, weights = self._decode(target, memory, source_mask, target_mask, dropout, return_weights)
+        return self.logits(x), weights
+
+    def start_decoding(
+        self, memory: Float[Array, "B S D"], num_hypotheses: int, max_length: int
+    ) -> tuple[Cache, list[tuple[Array, Array]]]:
+        """An empty cache for `max_length` tokens, and the keys and values of the encoder's output for each layer."""
+        config = self.config
+        size = config.d_model // config.num_heads
+        empty = jnp.zeros((memory.shape[0], num_hypotheses, config.num_heads, max_length, size), self.dtype)
+        cache = [(empty, empty) for _ in self.decoder]
+        return cache, [layer.cross_attention.keys_and_values(memory) for layer in self.decoder]
+
+    def decode_step(
+        self,
+        token: Int[Array, "B K"],
+        position: Int[Array, ""],
+        cache: Cache,
+        memory: list[tuple[Array, Array]],
+        source_mask: Bool[Array, "B S"],
+    ) -> tuple[Float[Array, "B K V"], Cache]:
+        """Logits of the token behind `token`, for K hypotheses a sentence, and the cache with `token` in it.
+
+        Args:
+            token: the newest token of each hypothesis, at `position` (the start id at 0).
+            position: how many tokens stand before it.
+            cache: as `start_decoding` or the last step returned it.
+            memory: the encoder's keys and values, from `start_decoding`.
+            source_mask: True for the source's tokens.
+        """
+        x = self._embed(token, self.target_table(), position)
+        new_cache = []
+        for layer, layer_cache, layer_memory in zip(self.decoder, cache, memory, strict=True):
+            x, layer_cache = layer.step(x, position, layer_cache, layer_memory, padding_mask(source_mask))
+            new_cache.append(layer_cache)
+        if self.config.norm_position == "pre":
+            x = self.decoder_norm(x, None, False)
+        return self.logits(x), new_cache
+
+    def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """The output layer (section 3.4), in float32."""
+        rows = x.reshape(-1, x.shape[-1])
+        logits = product_transposed(rows, self.output_table().astype(x.dtype)) + self.output_bias()
+        return logits.reshape(*x.shape[:-1], -1)
+
+    def source_table(self) -> Array:
+        return self.embedding if self.config.shared_embeddings == "all" else self.source_embedding
+
+    def target_table(self) -> Array:
+        return self.embedding if self.config.shared_embeddings == "all" else self.target_embedding
+
+    def output_table(self) -> Array:
+        """The output embedding [V, D], for the loss."""
+        return self.output_embedding if self.config.shared_embeddings == "none" else self.target_table()
+
+    def output_bias(self) -> Array:
+        """The bias of the logits [V], for the loss; zeros where the model has none."""
+        return self.logits_bias if self.config.final_logits_bias else jnp.zeros(self.config.vocabulary_size)
+
+    def _embed(self, tokens: Array, table: Array, positions: Array) -> Array:
+        config = self.config
+        if config.positions == "learned":
+            position_table = self.position_table
+        else:
+            position_table = sinusoidal_positions(config.max_positions, config.d_model, config.positions)
+        scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
+        return (table[tokens] * scale + position_table[positions]).astype(self.dtype)
+
+    def _decode(
+        self,
+        target: Array,
+        memory: Array,
+        source_mask: Array,
+        target_mask: Array | None,
+        dropout: DropoutKey | None,
+        return_weights: bool,
+    ) -> tuple[Array, Weights]:
+        x = self._embed(target, self.target_table(), jnp.arange(target.shape[1]))
+        x = self.target_dropout(x, dropout)
+        self_mask, memory_mask = causal_mask(target.shape[1]), padding_mask(source_mask)
+        weights = {}
+        for number, layer in enumerate(self.decoder):
+            x, (weights[f"decoder/{number}"], weights[f"cross/{number}"]) = layer(
+                x, memory, target_mask, self_mask, memory_mask, dropout, return_weights
+            )
+        if self.config.norm_position == "pre":
+            x = self.decoder_norm(x, target_mask, dropout is not None)
+        return x, weights if return_weights else {}

@@ -1,0 +1,108 @@
+"""Matrix products with float32 accumulation, and gradients that are fast on every backend.
+
+The gradients are written out for two reasons. Accuracy: a kernel's gradient is a float32 sum even where activations are
+bfloat16. Speed on a CPU: XLA has a fast bfloat16 product only for row-major operands and a float32 result, and
+automatic differentiation gives it neither.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float
+
+
+def linear(
+    x: Float[Array, "*batch D"], kernel: Float[Array, "D F"], bias: Float[Array, " F"] | None = None
+) -> Float[Array, "*batch F"]:
+    """x W + b, the projections of sections 3.2.2 and 3.3.
+
+    Args:
+        x: activations; their type is the type of the computation and of the result.
+        kernel: W; its gradient has its own type, whatever the type of x.
+        bias: b, or None for none.
+    """
+    y = _product(x.reshape(-1, x.shape[-1]), kernel)
+    if bias is not None:
+        y = _add_bias(y, bias)
+    return y.reshape(*x.shape[:-1], kernel.shape[1])
+
+
+@jax.custom_vjp
+def product_transposed(a: Float[Array, "*batch M E"], b: Float[Array, "*batch N E"]) -> Float[Array, "*batch M N"]:
+    """a b^T, in float32 whatever the type of a and b: the scores Q K^T of Eq. 1, the logits of section 3.4."""
+    return dot(a, b, (a.ndim - 1, b.ndim - 1), batch=a.ndim - 2)
+
+
+def _product_transposed_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product_transposed(a, b), (a, b)
+
+
+def _product_transposed_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    a, b = saved
+    g, batch = g.astype(a.dtype), a.ndim - 2
+    return dot(g, b, (batch + 1, batch), batch).astype(a.dtype), dot(g, a, (batch, batch), batch).astype(b.dtype)
+
+
+product_transposed.defvjp(_product_transposed_forward, _product_transposed_backward)
+
+
+def dot(a: Array, b: Array, contract: tuple[int, int], batch: int = 0) -> Array:
+    """The product of `a` and `b` over one axis of each, behind `batch` leading axes, accumulated in float32."""
+    axes = tuple(range(batch))
+    product = lax.dot_general(
+        a, b, (((contract[0],), (contract[1],)), (axes, axes)), preferred_element_type=jnp.float32
+    )
+    # On a CPU a bfloat16 product with a float32 result exists for a row-major result only. The barrier keeps XLA from
+    # handing the layout of a later transpose back to the product, which would fail at run time ("UNIMPLEMENTED:
+    # Unsupported element type for DotThunk").
+    return lax.optimization_barrier(product) if a.dtype == jnp.bfloat16 else product
+
+
+def transpose(x: Array) -> Array:
+    """x^T of a matrix; on a CPU written out in memory, so that XLA cannot fold it into a product off the fast path."""
+    return lax.platform_dependent(x, cpu=_transpose_in_halves, default=jnp.transpose)
+
+
+def _transpose_in_halves(x: Array) -> Array:
+    rows, columns = x.shape
+    return x.T if rows % 2 else x.reshape(2, rows // 2, columns).transpose(2, 0, 1).reshape(columns, rows)
+
+
+def sum_rows(x: Array) -> Array:
+    """The float32 sum of a matrix's rows, as a product with ones: XLA's reduction over rows is slow on a CPU."""
+    return dot(jnp.ones((1, x.shape[0]), x.dtype), x, (1, 0))[0]
+
+
+@jax.custom_vjp
+def _product(x: Array, kernel: Array) -> Array:
+    return dot(x, kernel.astype(x.dtype), (1, 0)).astype(x.dtype)
+
+
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    dx = dot(g, kernel.astype(x.dtype), (1, 1)).astype(x.dtype)
+    dkernel = dot(transpose(x), g, (1, 0)).astype(kernel.dtype)
+    return dx, dkernel
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def _add_bias(y: Array, bias: Array) -> Array:
+    return y + bias.astype(y.dtype)
+
+
+def _add_bias_forward(y: Array, bias: Array) -> tuple[Array, Array]:
+    return _add_bias(y, bias), bias
+
+
+def _add_bias_backward(bias: Array, g: Array) -> tuple[Array, Array]:
+    return g, sum_rows(g).astype(bias.dtype)
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)

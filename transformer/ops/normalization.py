@@ -1,0 +1,108 @@
+"""Layer, RMS and batch normalization; statistics in float32 whatever the type of the input."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+
+def layer_norm(
+    x: Float[Array, "... D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
+) -> Float[Array, "... D"]:
+    """Normalizes each token over its features (section 3.1; Ba et al. 2016, arXiv 1607.06450, Eq. 4).
+
+    y = scale * (x - mean(x)) / sqrt(var(x) + epsilon) + bias
+
+    Args:
+        x: Features of each token.
+        scale: Gain of each feature.
+        bias: Offset of each feature.
+        epsilon: Added to the (biased) variance.
+
+    Returns:
+        The normalized features, in the type of `x`.
+    """
+    x32 = x.astype(jnp.float32)
+    centred = x32 - x32.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(x.dtype)
+
+
+def rms_norm(x: Float[Array, "... D"], scale: Float[Array, " D"], epsilon: float) -> Float[Array, "... D"]:
+    """Scales each token to unit root mean square over its features (Zhang & Sennrich 2019, arXiv 1910.07467, Eq. 4).
+
+    y = scale * x / sqrt(mean(x^2) + epsilon)
+
+    Deviates: the paper normalizes with `layer_norm`.
+
+    Args:
+        x: Features of each token.
+        scale: Gain of each feature.
+        epsilon: Added to the mean square.
+
+    Returns:
+        The normalized features, in the type of `x`.
+    """
+    x32 = x.astype(jnp.float32)
+    mean_square = jnp.square(x32).mean(-1, keepdims=True)
+    return (x32 * jax.lax.rsqrt(mean_square + epsilon) * scale).astype(x.dtype)
+
+
+def batch_norm(
+    x: Float[Array, "B T D"],
+    scale: Float[Array, " D"],
+    bias: Float[Array, " D"],
+    mask: Bool[Array, "B T"],
+    running_mean: Float[Array, " D"],
+    running_variance: Float[Array, " D"],
+    *,
+    epsilon: float,
+    momentum: float,
+    train: bool,
+    axis_name: str | None,
+) -> tuple[Float[Array, "B T D"], Float[Array, " D"], Float[Array, " D"]]:
+    """Normalizes each feature over the tokens of the batch (Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 1).
+
+    y = scale * (x - mean) / sqrt(variance + epsilon) + bias,  running = momentum * running + (1 - momentum) * batch's
+
+    Padding takes no part in the statistics. The variance is the biased one (divided by the number of tokens), both
+    for normalizing and in the running average, so that evaluation normalizes with what training has averaged. A batch
+    without any token is normalized by the running statistics and leaves them as they are.
+
+    Deviates: the paper normalizes with `layer_norm`.
+
+    Args:
+        x: Features of each token.
+        scale: Gain of each feature.
+        bias: Offset of each feature.
+        mask: True where there is a token, False where there is padding.
+        running_mean: Average of the means of earlier batches.
+        running_variance: Average of their variances.
+        epsilon: Added to the variance.
+        momentum: Share of the old running statistics in the new ones, in [0, 1].
+        train: Normalize by the statistics of this batch and update the running ones; else use the running ones.
+        axis_name: Mapped axis over whose devices the batch is spread; None if it is all here.
+
+    Returns:
+        The normalized features in the type of `x`, and the new running mean and variance.
+    """
+    x32 = x.astype(jnp.float32)
+    mean, variance = running_mean, running_variance
+    if train:
+        tokens = mask[:, :, None]
+        count = _total(mask.sum(dtype=jnp.float32), axis_name)
+        safe_count = jnp.maximum(count, 1)
+        batch_mean = _total(jnp.where(tokens, x32, 0).sum((0, 1)), axis_name) / safe_count
+        deviation = jnp.where(tokens, x32 - batch_mean, 0)
+        batch_variance = _total(jnp.square(deviation).sum((0, 1)), axis_name) / safe_count
+        mean = jnp.where(count > 0, batch_mean, running_mean)
+        variance = jnp.where(count > 0, batch_variance, running_variance)
+        # Written as a step towards the batch's statistics, so that without tokens nothing changes, not even rounding.
+        running_mean = running_mean + (1 - momentum) * (mean - running_mean)
+        running_variance = running_variance + (1 - momentum) * (variance - running_variance)
+    y = (x32 - mean) * jax.lax.rsqrt(variance + epsilon) * scale + bias
+    return y.astype(x.dtype), running_mean, running_variance
+
+
+def _total(value: Array, axis_name: str | None) -> Array:
+    return value if axis_name is None else jax.lax.psum(value, axis_name)

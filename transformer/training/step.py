@@ -1,0 +1,123 @@
+"""One step of training and one of evaluation: pure functions of arrays, collectives by axis name.
+
+They see one device's share of the batch. What is summed over devices goes through `psum` over `axis_name`; with
+`axis_name=None` there is one device and nothing to sum.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from transformer.model import Transformer
+from transformer.ops.dropout import DropoutKey, dropout_key
+from transformer.ops.loss import cross_entropy
+from transformer.shapes import Batch, Params
+
+Metrics = dict[str, Array]  # float32 sums over the batch, never means
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes. Arrays only: model and optimizer are closed over."""
+
+    step: Array
+    params: Params
+    batch_stats: Params  # running statistics of batch norm; empty under any other norm
+    optimizer_state: optax.OptState
+
+
+def create_state(model: Transformer, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step: parameters drawn from `seed`, zero moments."""
+    tokens, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
+    variables = dict(jax.jit(model.init)(jax.random.key(seed), tokens, mask, tokens, mask))
+    params = variables.pop("params")
+    return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
+
+
+def batch_loss(
+    model: Transformer,
+    params: Params,
+    batch_stats: Params,
+    batch: Batch,
+    *,
+    label_smoothing: float = 0.0,
+    dropout: DropoutKey | None = None,
+) -> tuple[Array, tuple[Array, Params]]:
+    """The summed loss of a batch in nats; and beside it the number of target tokens, and new running statistics."""
+    (hidden, table, bias), updated = model.apply(
+        {"params": params, **batch_stats},
+        batch.source,
+        batch.source_mask,
+        batch.target_input,
+        batch.target_mask,
+        dropout,
+        method=lambda module, *args: (module.hidden(*args), module.output_table(), module.output_bias()),
+        mutable=list(batch_stats),
+    )
+    loss, count = cross_entropy(
+        hidden.reshape(-1, hidden.shape[-1]),
+        table,
+        bias,
+        batch.target_output.reshape(-1),
+        batch.target_mask.reshape(-1),
+        label_smoothing=label_smoothing,
+    )
+    return loss, (count, dict(updated))
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: Transformer,
+    optimizer: optax.GradientTransformation,
+    label_smoothing: float,
+    seed: int,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One optimizer update from a batch whose arrays lead with the axis of accumulation steps: [accumulation, B, ...].
+
+    Loss and gradient are summed over the target tokens of every accumulation step and device, and divided once, by
+    their number: the update does not depend on how the batch is split. (Batch norm's statistics do: they are those of
+    one accumulation step, over all devices.)
+    """
+
+    def accumulate(sums: tuple, piece: Batch) -> tuple[tuple, None]:
+        gradient, loss, count, batch_stats = sums
+        key = dropout_key(seed, state.step, piece.row)
+        (piece_loss, (piece_count, batch_stats)), piece_gradient = jax.value_and_grad(
+            lambda params: batch_loss(model, params, batch_stats, piece, label_smoothing=label_smoothing, dropout=key),
+            has_aux=True,
+        )(state.params)
+        gradient = piece_gradient if gradient is None else jax.tree.map(jnp.add, gradient, piece_gradient)
+        return (gradient, loss + piece_loss, count + piece_count, batch_stats), None
+
+    sums = (None, jnp.zeros(()), jnp.zeros(()), state.batch_stats)
+    (gradient, loss, count, batch_stats), _ = accumulate(sums, jax.tree.map(lambda x: x[0], batch))
+    if batch.row.shape[0] > 1:
+        rest = jax.tree.map(lambda x: x[1:], batch)
+        (gradient, loss, count, batch_stats), _ = lax.scan(accumulate, (gradient, loss, count, batch_stats), rest)
+    source_tokens = batch.source_mask.sum(dtype=jnp.float32)
+    if axis_name is not None:
+        gradient, loss, count, source_tokens = lax.psum((gradient, loss, count, source_tokens), axis_name)
+    gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), gradient)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        "loss_sum": loss,
+        "target_tokens": count,
+        "source_tokens": source_tokens,
+        "gradient_norm": optax.tree.norm(gradient),
+    }
+    return TrainState(state.step + 1, params, batch_stats, optimizer_state), metrics
+
+
+def eval_step(
+    params: Params, batch_stats: Params, batch: Batch, *, model: Transformer, axis_name: str | None = None
+) -> Metrics:
+    """Sums of the unsmoothed loss in nats and of the target tokens, without dropout."""
+    loss, (count, _) = batch_loss(model, params, batch_stats, batch)
+    sums: Any = {"loss_sum": loss, "target_tokens": count}
+    return sums if axis_name is None else lax.psum(sums, axis_name)

@@ -5,6 +5,8 @@ import dataclasses
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -12,6 +14,9 @@ from tyro.conf import Positional
 from transformer.config import Config, SearchConfig, load_config
 from transformer.errors import InputError
 from transformer.runtime import keep_freed_memory, use_compilation_cache
+
+if TYPE_CHECKING:
+    from transformer.inference.translator import Translator
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,99 +70,86 @@ def parse_train(arguments: list[str]) -> Config:
     )
 
 
+@dataclass(frozen=True)
+class DecodingOptions:
+    """Which run translates, and how. What is not given is as the run's config says."""
+
+    run: Positional[str]
+    """The run directory."""
+    checkpoint: Literal["last", "best"] | int = "last"
+    """The last checkpoint, the one of lowest validation loss, or the one of a step."""
+    average: int | None = None
+    """Take the mean of this many checkpoints, this one and those before it."""
+    beam_size: int | None = None
+    """Hypotheses kept a sentence; 1 is greedy."""
+    length_penalty: float | None = None
+    """Exponent alpha of the length penalty; 0 is none."""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(DecodingOptions):
+    """Score a run: BLEU and chrF with sacreBLEU's signatures, loss and perplexity."""
+
+    source: str | None = None
+    """Source sentences, one a line, instead of the run's test set; needs --reference."""
+    reference: str | None = None
+    """Their reference translations, one a line."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
 def evaluate(arguments: list[str]) -> None:
     """Score a run on its test set, or on other files."""
-    tyro.cli(_evaluate, args=arguments, prog="transformer evaluate")
-
-
-def _evaluate(
-    run: Positional[str],
-    source: str | None = None,
-    reference: str | None = None,
-    checkpoint: str = "last",
-    average: int | None = None,
-    beam_size: int | None = None,
-    length_penalty: float | None = None,
-    json: bool = False,
-) -> None:
-    """Score a run: BLEU and chrF with sacreBLEU's signatures, loss and perplexity.
-
-    Args:
-        run: The run directory.
-        source: Source sentences, one a line, instead of the run's test set; needs --reference.
-        reference: Their reference translations, one a line.
-        checkpoint: `last`, `best` (lowest validation loss), or a step.
-        average: Score the mean of this many checkpoints; by default as the run's config says.
-        beam_size: Hypotheses kept a sentence; 1 is greedy. By default as the run's config says.
-        length_penalty: Exponent of the length penalty. By default as the run's config says.
-        json: Print JSON instead of a table.
-    """
-    if (source is None) != (reference is None):
-        raise InputError("--source and --reference go together: the n-th lines of both are a pair.")
+    options = tyro.cli(EvaluationOptions, args=arguments, prog="transformer evaluate")
+    if (options.source is None) != (options.reference is None):
+        raise InputError("--source and --reference go together: line n of the one must translate line n of the other.")
+    translator = load_translator(options)
     from rich.console import Console
 
     from transformer.data.corpus import read_files, read_pairs
-    from transformer.experiment import evaluate
+    from transformer.experiment import score
 
-    translator = _load(run, checkpoint, average)
-    data = translator.config.data
-    if source is not None and reference is not None:
-        pairs, _ = read_files((source, reference), data)
+    config = translator.config
+    if options.source is not None and options.reference is not None:
+        pairs, _ = read_files((options.source, options.reference), config.data)
     else:
-        pairs, _ = read_pairs(data, "test")
-    scores, _ = evaluate(translator, pairs, _search(translator.config.search, beam_size, length_penalty))
-    if json:
+        pairs, _ = read_pairs(config.data, "test")
+    scores, _ = score(translator, pairs, configure_search(config.search, options))
+    if options.json:
         print(scores.to_json(), end="")
     else:
         Console().print(scores.to_table())
 
 
 def translate(arguments: list[str]) -> None:
-    """Translate standard input."""
-    tyro.cli(_translate, args=arguments, prog="transformer translate")
-
-
-def _translate(
-    run: Positional[str],
-    checkpoint: str = "last",
-    average: int | None = None,
-    beam_size: int | None = None,
-    length_penalty: float | None = None,
-) -> None:
-    """Translate standard input to standard output: one line out for each line in.
-
-    Args:
-        run: The run directory.
-        checkpoint: `last`, `best` (lowest validation loss), or a step.
-        average: Use the mean of this many checkpoints; by default as the run's config says.
-        beam_size: Hypotheses kept a sentence; 1 is greedy. By default as the run's config says.
-        length_penalty: Exponent of the length penalty. By default as the run's config says.
-    """
+    """Translate standard input to standard output: one line out for each line in."""
+    options = tyro.cli(
+        DecodingOptions,
+        args=arguments,
+        prog="transformer translate",
+        description="Translate standard input to standard output, one line out for each line in.",
+    )
+    translator = load_translator(options)
     from transformer.data.corpus import decode_lines
 
-    translator = _load(run, checkpoint, average)
     sentences = decode_lines(sys.stdin.buffer.read(), "standard input")
-    search = _search(translator.config.search, beam_size, length_penalty)
-    lines = translator.translate(sentences, search)
-    sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
-    sys.stdout.flush()
+    for line in translator.translate(sentences, configure_search(translator.config.search, options)):
+        sys.stdout.buffer.write(line.encode() + b"\n")
+    sys.stdout.buffer.flush()
 
 
-def _load(run: str, checkpoint: str, average: int | None) -> "Translator":
-    """The translator of a run; the compilation cache is used if the run used it."""
+def load_translator(options: DecodingOptions) -> "Translator":
+    """The run's translator, with the compilation cache in use if the run used it."""
     from transformer.checkpoint import read_config
-
-    config = read_config(run)
-    if config.compilation_cache:
-        use_compilation_cache()
-    if checkpoint not in ("last", "best") and not checkpoint.isdecimal():
-        raise InputError(f"--checkpoint must be last, best or a step, but is {checkpoint}.")
     from transformer.inference.translator import load
 
-    which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
-    return load(run, which, config.average if average is None else average)
+    config = read_config(options.run)
+    if config.compilation_cache:
+        use_compilation_cache()
+    return load(options.run, options.checkpoint, config.average if options.average is None else options.average)
 
 
-def _search(search: SearchConfig, beam_size: int | None, length_penalty: float | None) -> SearchConfig:
-    given = {"beam_size": beam_size, "length_penalty": length_penalty}
+def configure_search(search: SearchConfig, options: DecodingOptions) -> SearchConfig:
+    """The run's search with what the options change."""
+    given = {"beam_size": options.beam_size, "length_penalty": options.length_penalty}
     return dataclasses.replace(search, **{name: value for name, value in given.items() if value is not None})

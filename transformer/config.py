@@ -344,7 +344,9 @@ def from_json(text: str) -> Config:
 
 
 def _from_dict(cls: Any, values: Any, where: str) -> Any:
-    _require(isinstance(values, dict), f"The config's {where.removesuffix('.') or 'top level'} must be an object of fields.")
+    _require(
+        isinstance(values, dict), f"The config's {where.removesuffix('.') or 'top level'} must be an object of fields."
+    )
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     _require(

@@ -68,14 +68,14 @@ def run(config: Config) -> None:
         loop.train(config, train_batches, validation, checkpoints, dtype=dtype, evaluate=bleu)
     if "test" in pairs:
         translator = load(run_dir, "last", config.average)
-        scores, hypotheses = evaluate(translator, pairs["test"], config.search)
+        scores, hypotheses = score(translator, pairs["test"], config.search)
         write_text(run_dir / "scores.json", scores.to_json())
         write_text(run_dir / "hypotheses.txt", "".join(f"{line}\n" for line in hypotheses))
         Console().print(scores.to_table())
     print(f"Everything is in {run_dir}.")
 
 
-def evaluate(translator: Translator, pairs: Pairs, search: SearchConfig) -> tuple[Scores, list[str]]:
+def score(translator: Translator, pairs: Pairs, search: SearchConfig) -> tuple[Scores, list[str]]:
     """Scores of a test set, and the translations they are of."""
     hypotheses = translator.translate(pairs.sources, search)
     loss = translator.loss(*pairs)

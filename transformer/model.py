@@ -1,8 +1,8 @@
 """The encoder-decoder Transformer (section 3, Figure 1): linen shells that own parameters. Every formula is in `ops`.
 
 Three ways in: `encode`, `decode` and `__call__` (both at once) work on whole sequences and can be called alone;
-`hidden` is `__call__` without the output layer, for the loss; `start_decoding` and `decode_step` produce one token at a
-time, with the cache as argument and result.
+`hidden` is `__call__` without the output layer, and `loss` goes on from it; `start_decoding` and `decode_step` produce
+one token at a time, with the cache as argument and result.
 
 `dropout` is an argument of each call: a `DropoutKey` when training, None when evaluating. Under batch norm it also
 decides between the batch's statistics and the running ones.
@@ -24,9 +24,11 @@ from transformer.ops.attention import merge_heads, scaled_dot_product_attention,
 from transformer.ops.dropout import DropoutKey, dropout
 from transformer.ops.feed_forward import feed_forward
 from transformer.ops.linear import linear, product_transposed
+from transformer.ops.loss import cross_entropy
 from transformer.ops.masks import causal_mask, padding_mask
 from transformer.ops.normalization import batch_norm, layer_norm, rms_norm
 from transformer.ops.positions import sinusoidal_positions
+from transformer.shapes import Batch
 
 Cache = Any  # the decoder's keys and values so far; every leaf is [B, K, ...] for B sentences and K hypotheses
 Weights = dict[str, Float[Array, "B H Q K"]]  # attention weights by the name of their layer and kind
@@ -243,7 +245,9 @@ class DecoderLayer(nn.Module):
         x, _ = self.feed_forward_norm(x, lambda y: (self.feed_forward(y, dropout), None), mask, dropout)
         return x, (self_weights, cross_weights)
 
-    def step(self, x: Array, position: Array, cache: Cache, memory: tuple, memory_mask: Array) -> tuple[Array, Cache]:
+    def step(
+        self, x: Array, position: Array, cache: Cache, memory: tuple[Array, Array], memory_mask: Array
+    ) -> tuple[Array, Cache]:
         """One token of each hypothesis, [B, K, D]; the cache holds the keys and values before it, [B, K, H, T, E]."""
 
         def attend_to_past(y: Array) -> tuple[Array, Cache]:
@@ -336,9 +340,27 @@ class Transformer(nn.Module):
         target_mask: Bool[Array, "B T"] | None = None,
         dropout: DropoutKey | None = None,
     ) -> Float[Array, "B T D"]:
-        """What `__call__` computes, before the output layer: `ops.loss.cross_entropy` takes it from there."""
+        """What `__call__` computes, before the output layer."""
         memory, _ = self.encode(source, source_mask, dropout)
         return self._decode(target, memory, source_mask, target_mask, dropout, False)[0]
+
+    def loss(
+        self, batch: Batch, *, label_smoothing: float = 0.0, dropout: DropoutKey | None = None
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The summed cross-entropy of a batch in nats (section 5.4), and the number of its target tokens.
+
+        The output layer and the loss are one function, `ops.loss.cross_entropy`: the logits of a whole batch never
+        exist at once.
+        """
+        hidden = self.hidden(batch.source, batch.source_mask, batch.target_input, batch.target_mask, dropout)
+        return cross_entropy(
+            hidden.reshape(-1, hidden.shape[-1]),
+            self.output_table(),
+            self.output_bias(),
+            batch.target_output.reshape(-1),
+            batch.target_mask.reshape(-1),
+            label_smoothing=label_smoothing,
+        )
 
     def encode(
         self,
@@ -348,7 +370,7 @@ class Transformer(nn.Module):
         return_weights: bool = False,
     ) -> tuple[Float[Array, "B S D"], Weights]:
         """The encoder's output, which the decoder attends to, and its attention weights (if asked for)."""
-        x = self._embed(source, self.source_table(), jnp.arange(source.shape[1]))
+        x = self._embed(source, self.source_table())
         x = self.source_dropout(x, dropout)
         weights = {}
         for number, layer in enumerate(self.encoder):
@@ -397,7 +419,8 @@ class Transformer(nn.Module):
             memory: the encoder's keys and values, from `start_decoding`.
             source_mask: True for the source's tokens.
         """
-        x = self._embed(token, self.target_table(), position)
+        keys, _ = cache[0]
+        x = self._embed(token, self.target_table(), position, length=keys.shape[3])
         new_cache = []
         for layer, layer_cache, layer_memory in zip(self.decoder, cache, memory, strict=True):
             x, layer_cache = layer.step(x, position, layer_cache, layer_memory, padding_mask(source_mask))
@@ -419,21 +442,23 @@ class Transformer(nn.Module):
         return self.embedding if self.config.shared_embeddings == "all" else self.target_embedding
 
     def output_table(self) -> Array:
-        """The output embedding [V, D], for the loss."""
+        """The output embedding [V, D]."""
         return self.output_embedding if self.config.shared_embeddings == "none" else self.target_table()
 
     def output_bias(self) -> Array:
-        """The bias of the logits [V], for the loss; zeros where the model has none."""
+        """The bias of the logits [V]; zeros where the model has none."""
         return self.logits_bias if self.config.final_logits_bias else jnp.zeros(self.config.vocabulary_size)
 
-    def _embed(self, tokens: Array, table: Array, positions: Array) -> Array:
+    def _embed(self, tokens: Array, table: Array, position: Array | None = None, length: int | None = None) -> Array:
+        """Embeddings plus positions: of a whole sequence, or of single tokens at one position below `length`."""
         config = self.config
+        length = tokens.shape[1] if length is None else length
         if config.positions == "learned":
-            position_table = self.position_table
+            positions = self.position_table[:length]
         else:
-            position_table = sinusoidal_positions(config.max_positions, config.d_model, config.positions)
+            positions = sinusoidal_positions(length, config.d_model, config.positions)
         scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
-        return (table[tokens] * scale + position_table[positions]).astype(self.dtype)
+        return (table[tokens] * scale + (positions if position is None else positions[position])).astype(self.dtype)
 
     def _decode(
         self,
@@ -444,7 +469,7 @@ class Transformer(nn.Module):
         dropout: DropoutKey | None,
         return_weights: bool,
     ) -> tuple[Array, Weights]:
-        x = self._embed(target, self.target_table(), jnp.arange(target.shape[1]))
+        x = self._embed(target, self.target_table())
         x = self.target_dropout(x, dropout)
         self_mask, memory_mask = causal_mask(target.shape[1]), padding_mask(source_mask)
         weights = {}

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from transformer.errors import InputError
 from transformer.model import Transformer
-from transformer.ops.loss import cross_entropy
 from transformer.shapes import Batch, Params
 
 
@@ -130,14 +129,5 @@ def corpus_loss(model: Transformer, variables: Params, batches: Iterable[Batch])
 @partial(jax.jit, static_argnames="model")
 def _batch_loss(variables: Params, batch: Batch, *, model: Transformer) -> tuple[Array, Array]:
     """The sum of a batch's losses, and its number of target tokens."""
-    outputs: Any = model.apply(
-        variables,
-        batch.source,
-        batch.source_mask,
-        batch.target_input,
-        batch.target_mask,
-        method=lambda module, *args: (module.hidden(*args), module.output_table(), module.output_bias()),
-    )
-    hidden, table, bias = outputs
-    rows = hidden.reshape(-1, hidden.shape[-1])
-    return cross_entropy(rows, table, bias, batch.target_output.reshape(-1), batch.target_mask.reshape(-1))
+    sums: Any = model.apply(variables, batch, method="loss")
+    return sums

@@ -100,9 +100,9 @@ def beam_search(
 
         never = jnp.zeros(logits.shape[-1], bool).at[jnp.array([start_id, pad_id, end_id])].set(True)
         words, word_ids = top_k(jnp.where(never, -jnp.inf, logits), min(beam_size, logits.shape[-1]))
-        words = (state.log_probs - log_normalizer)[..., None] + words
+        words = state.log_probs[..., None] + (words - log_normalizer[..., None])
         log_probs, chosen = lax.top_k(words.reshape(batch, -1), beam_size)
-        endings = state.log_probs - log_normalizer + logits[..., end_id]
+        endings = state.log_probs + (logits[..., end_id] - log_normalizer)
 
         last = length >= max_lengths
         threshold = lax.top_k(jnp.concatenate([log_probs, endings], axis=1), beam_size)[0][:, -1:]

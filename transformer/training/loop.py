@@ -85,7 +85,7 @@ def train(
                 window[name] += values[name]
             if step % training.log_every == 0 or step == training.steps:
                 loss = window["loss_sum"] / window["target_tokens"]
-                now = float(rate(step - 1))
+                now = float(jnp.asarray(rate(step - 1)))
                 tokens = window["target_tokens"] + window["source_tokens"]
                 speed = progress.update(step, loss=loss, learning_rate=now, tokens=int(tokens))
                 log.write(

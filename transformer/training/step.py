@@ -13,7 +13,6 @@ from jax import Array, lax
 
 from transformer.model import Transformer
 from transformer.ops.dropout import DropoutKey, dropout_key
-from transformer.ops.loss import cross_entropy
 from transformer.shapes import Batch, Params
 
 Metrics = dict[str, Array]  # float32 sums over the batch, never means
@@ -46,23 +45,13 @@ def batch_loss(
     dropout: DropoutKey | None = None,
 ) -> tuple[Array, tuple[Array, Params]]:
     """The summed loss of a batch in nats; and beside it the number of target tokens, and new running statistics."""
-    (hidden, table, bias), updated = model.apply(
+    (loss, count), updated = model.apply(
         {"params": params, **batch_stats},
-        batch.source,
-        batch.source_mask,
-        batch.target_input,
-        batch.target_mask,
-        dropout,
-        method=lambda module, *args: (module.hidden(*args), module.output_table(), module.output_bias()),
-        mutable=list(batch_stats),
-    )
-    loss, count = cross_entropy(
-        hidden.reshape(-1, hidden.shape[-1]),
-        table,
-        bias,
-        batch.target_output.reshape(-1),
-        batch.target_mask.reshape(-1),
+        batch,
         label_smoothing=label_smoothing,
+        dropout=dropout,
+        method="loss",
+        mutable=list(batch_stats),
     )
     return loss, (count, dict(updated))
 

@@ -1,0 +1,47 @@
+"""A model that compiles in a second, and batches as uneven as they come."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from transformer.config import ModelConfig
+from transformer.shapes import Batch
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> ModelConfig:
+    return ModelConfig(
+        vocabulary_size=270,
+        d_model=8,
+        num_heads=2,
+        d_ff=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        max_positions=32,
+        dropout=0.2,
+        attention_dropout=0.1,
+        activation_dropout=0.1,
+        dtype="float32",
+    )
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., Batch]:
+    """A batch of random tokens: rows of very different length, the last ones of padding only."""
+
+    def make(seed: int, rows: int, S: int, T: int, empty_rows: int) -> Batch:
+        generator = np.random.default_rng(seed)
+        filled = np.arange(rows) < rows - empty_rows
+
+        def side(length: int) -> tuple[np.ndarray, np.ndarray]:
+            mask = (np.arange(length) < generator.integers(1, length + 1, (rows, 1))) & filled[:, None]
+            return np.where(mask, generator.integers(3, 270, (rows, length)), 0).astype(np.int32), mask
+
+        source, source_mask = side(S)
+        target, target_mask = side(T)
+        shifted = np.concatenate([np.ones((rows, 1), np.int32), target[:, :-1]], axis=1)
+        target_input = np.where(target_mask, shifted, 0).astype(np.int32)
+        return Batch(source, source_mask, target_input, target, target_mask, np.arange(rows, dtype=np.int32))
+
+    return make

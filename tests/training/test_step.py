@@ -1,0 +1,131 @@
+import dataclasses
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from transformer.config import ModelConfig
+from transformer.model import Transformer
+from transformer.ops.dropout import dropout_key
+from transformer.shapes import Batch
+from transformer.training.step import TrainState, create_state, eval_step, train_step
+
+LABEL_SMOOTHING = 0.1
+SEED = 5
+OPTIMIZER = optax.sgd(1.0)  # the update is the gradient itself
+
+
+@cache
+def jitted_step(config: ModelConfig) -> Any:
+    step = partial(
+        train_step, model=Transformer(config), optimizer=OPTIMIZER, label_smoothing=LABEL_SMOOTHING, seed=SEED
+    )
+    return jax.jit(step)
+
+
+def pieces(batch: Batch, accumulation_steps: int) -> Batch:
+    """The batch with its rows dealt out to accumulation steps."""
+    return Batch(*(np.moveaxis(x.reshape(-1, accumulation_steps, *x.shape[1:]), 1, 0) for x in map(np.asarray, batch)))
+
+
+def plain_loss_sum(
+    model: Transformer, params: Any, batch: Batch, *, smoothing: float, dropout: Any = None
+) -> jax.Array:
+    """Cross-entropy with the smoothed target distribution, written out over the logits of `__call__`."""
+    logits, _ = model.apply(
+        {"params": params}, batch.source, batch.source_mask, batch.target_input, batch.target_mask, dropout
+    )
+    size = logits.shape[-1]
+    target = (1 - smoothing) * jax.nn.one_hot(batch.target_output, size) + smoothing / size
+    losses = -(target * jax.nn.log_softmax(logits)).sum(-1)
+    return jnp.where(batch.target_mask, losses, 0).sum()
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    """Equal up to float32 rounding, relative to the largest element of each array."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * max(1.0, float(np.abs(b).max())))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_update_is_the_gradient_of_the_mean_loss_per_token(tiny_model, make_batch, dropout):
+    config = dataclasses.replace(tiny_model, dropout=dropout, attention_dropout=dropout, activation_dropout=dropout)
+    model = Transformer(config)
+    batch = make_batch(0, rows=8, S=6, T=7, empty_rows=2)
+    state = create_state(model, OPTIMIZER, SEED)._replace(step=jnp.int32(3))
+    key = dropout_key(SEED, 3, jnp.asarray(batch.row)) if dropout else None
+    tokens = batch.target_mask.sum()
+
+    def mean_loss(params: Any, batch: Batch) -> jax.Array:
+        return plain_loss_sum(model, params, batch, smoothing=LABEL_SMOOTHING, dropout=key) / tokens
+
+    loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(state.params, batch)
+    updates, _ = OPTIMIZER.update(gradient, state.optimizer_state, state.params)
+    new_state, metrics = jitted_step(config)(state, pieces(batch, 1))
+
+    assert_close(new_state.params, optax.apply_updates(state.params, updates))
+    assert int(new_state.step) == 4
+    assert set(metrics) == {"loss_sum", "target_tokens", "source_tokens", "gradient_norm"}
+    assert float(metrics["loss_sum"]) == pytest.approx(float(loss * tokens), rel=1e-6)
+    assert float(metrics["target_tokens"]) == tokens
+    assert float(metrics["source_tokens"]) == batch.source_mask.sum()
+    norm = np.sqrt(sum(np.square(leaf, dtype=np.float64).sum() for leaf in jax.tree.leaves(gradient)))
+    assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_accumulation_steps_do_not_change_the_update(tiny_model, make_batch, dropout):
+    config = dataclasses.replace(tiny_model, dropout=dropout, attention_dropout=dropout, activation_dropout=dropout)
+    batch = make_batch(0, rows=8, S=6, T=7, empty_rows=3)
+    state = create_state(Transformer(config), OPTIMIZER, SEED)
+    at_once = jitted_step(config)(state, pieces(batch, 1))
+    in_pieces = jitted_step(config)(state, pieces(batch, 4))
+    assert_close(in_pieces[0], at_once[0])
+    for name, value in at_once[1].items():
+        assert float(in_pieces[1][name]) == pytest.approx(float(value), rel=1e-6), name
+
+
+def test_dropout_differs_between_steps_and_rows(tiny_model, make_batch):
+    step = jitted_step(tiny_model)
+    state = create_state(Transformer(tiny_model), OPTIMIZER, SEED)
+    batch = pieces(make_batch(0, rows=8, S=6, T=7, empty_rows=2), 1)
+    losses = [
+        float(step(state._replace(step=jnp.int32(number)), batch._replace(row=batch.row + shift))[1]["loss_sum"])
+        for number, shift in ((0, 0), (1, 0), (0, 8), (0, 0))
+    ]
+    assert losses[0] == losses[3]
+    assert len(set(losses)) == 3
+
+
+def test_a_batch_of_padding_changes_nothing(tiny_model, make_batch):
+    state = create_state(Transformer(tiny_model), OPTIMIZER, SEED)
+    new_state, metrics = jitted_step(tiny_model)(state, pieces(make_batch(0, rows=8, S=6, T=7, empty_rows=8), 1))
+    jax.tree.map(np.testing.assert_array_equal, new_state.params, state.params)
+    assert {name: float(value) for name, value in metrics.items()} == dict.fromkeys(metrics, 0.0)
+
+
+def test_evaluation_sums_the_unsmoothed_loss_without_dropout(tiny_model, make_batch):
+    model = Transformer(tiny_model)
+    batch = make_batch(1, rows=8, S=6, T=7, empty_rows=2)
+    state = create_state(model, OPTIMIZER, SEED)
+    sums = jax.jit(partial(eval_step, model=model))(state.params, state.batch_stats, batch)
+    expected = jax.jit(partial(plain_loss_sum, model, smoothing=0.0))(state.params, batch)
+    assert float(sums["loss_sum"]) == pytest.approx(float(expected), rel=1e-6)
+    assert float(sums["target_tokens"]) == batch.target_mask.sum()
+
+
+def test_state_before_the_first_step(tiny_model):
+    model, optimizer = Transformer(dataclasses.replace(tiny_model, norm="batch")), optax.adam(1e-3)
+    state, other = create_state(model, optimizer, 1), create_state(model, optimizer, 2)
+    assert isinstance(state, TrainState)
+    assert int(state.step) == 0
+    assert set(state.batch_stats) == {"batch_stats"}
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(state.optimizer_state))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert not np.array_equal(state.params["embedding"], other.params["embedding"])
+    jax.tree.map(np.testing.assert_array_equal, state, create_state(model, optimizer, 1))

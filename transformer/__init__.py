@@ -1,0 +1,1 @@
+"""The encoder-decoder Transformer of "Attention Is All You Need" (arXiv 1706.03762) on JAX."""

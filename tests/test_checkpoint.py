@@ -251,7 +251,7 @@ def test_open_run_refuses_directories_that_are_not_its_own(tmp_path: Path):
         open_run(tmp_path, small_config())
     with pytest.raises(InputError, match="cannot be made: Not a directory"):
         open_run(tmp_path / "notes.txt" / "run", small_config())
-    with pytest.raises(InputError, match="cannot be made: File exists"):
+    with pytest.raises(InputError, match="is a file"):
         open_run(tmp_path / "notes.txt", small_config())
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

@@ -31,27 +31,20 @@ from transformer.shapes import Params
 # Orbax reports its routine on absl's logger, and absl sends it to stderr. What goes wrong it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
+_READ_ONLY = {"read_only": True, "create": False, "save_interval_steps": 0}
 
-def open_run(run_dir: str | Path, config: Config) -> Path:
-    """Makes the run directory, or checks that an existing one was made for this config.
+
+def check_run(run_dir: str | Path, config: Config) -> None:
+    """Checks that a directory can be that of a run with this config; makes and changes nothing.
 
     Args:
-        run_dir: The directory.
-        config: The resolved config; kept as `config.json`. Its own `run_dir` does not count in the comparison, nor
+        run_dir: The directory, which need not exist.
+        config: The resolved config. Its own `run_dir` does not count in the comparison with the one that is there, nor
             does whether the path of a file is absolute or relative.
 
-    Returns: The directory, as an absolute path.
-
-    Raises: InputError if the directory cannot be made or written to, belongs to another config, or has files in it but
-        no `config.json`.
+    Raises: InputError if the directory belongs to another config, has files in it but no `config.json`, or is a file.
     """
-    run_dir = Path(run_dir).resolve()
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The run directory {run_dir} cannot be made: {error.strerror}.") from error
-    if not os.access(run_dir, os.W_OK | os.X_OK):
-        raise InputError(f"The run directory {run_dir} is not writable.")
+    run_dir = Path(run_dir)
     if (run_dir / "config.json").exists():
         there, here = _fields(read_config(run_dir)), _fields(config)
         for name, value in here.items():
@@ -60,12 +53,35 @@ def open_run(run_dir: str | Path, config: Config) -> Path:
                     f"The run directory {run_dir} is of another config: {name} is {there[name]!r} there and {value!r} "
                     "here. Give the same config to resume that run, or another --run-dir."
                 )
-    elif any(run_dir.iterdir()):
+    elif run_dir.exists() and not run_dir.is_dir():
+        raise InputError(f"The run directory {run_dir} is a file. Give another --run-dir.")
+    elif run_dir.exists() and any(run_dir.iterdir()):
         raise InputError(
             f"The run directory {run_dir} is neither empty nor that of a run (it has no config.json). Give another "
             "--run-dir."
         )
-    else:
+
+
+def open_run(run_dir: str | Path, config: Config) -> Path:
+    """Makes the run directory and writes its `config.json`, or finds one that was made for this config.
+
+    Args:
+        run_dir: The directory.
+        config: The resolved config.
+
+    Returns: The directory, as an absolute path.
+
+    Raises: InputError if `check_run` does, or the directory cannot be made or written to.
+    """
+    run_dir = Path(run_dir).resolve()
+    check_run(run_dir, config)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The run directory {run_dir} cannot be made: {error.strerror}.") from error
+    if not os.access(run_dir, os.W_OK | os.X_OK):
+        raise InputError(f"The run directory {run_dir} is not writable.")
+    if not (run_dir / "config.json").exists():
         write_text(run_dir / "config.json", to_json(config))
     return run_dir
 
@@ -189,6 +205,12 @@ class Checkpoints:
         self.close()
 
 
+def saved_steps(run_dir: str | Path) -> list[int]:
+    """The steps whose checkpoints a run has, ascending."""
+    with _manager(run_dir, **_READ_ONLY) as manager:
+        return list(manager.all_steps())
+
+
 def load_params(
     run_dir: str | Path,
     checkpoint: Literal["best", "last"] | int = "last",
@@ -209,7 +231,7 @@ def load_params(
 
     Raises: InputError if the run has no checkpoint, not this one, not as many, or one of another tokenizer.
     """
-    with _manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
+    with _manager(run_dir, **_READ_ONLY) as manager:
         steps = list(manager.all_steps())
         if not steps:
             raise InputError(f"There is no checkpoint in {Path(run_dir) / 'checkpoints'}.")

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"There is no command {given[0]}; the commands are {', '.join(commands)}.")
         keep_freed_memory()
         commands[given[0]](given[1:])
-    except InputError as error:
+    except (InputError, OSError) as error:  # an OSError names the file and what the system said
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -146,7 +146,7 @@ def load_translator(options: DecodingOptions) -> "Translator":
     config = read_config(options.run)
     if config.compilation_cache:
         use_compilation_cache()
-    return load(options.run, options.checkpoint, config.average if options.average is None else options.average)
+    return load(options.run, options.checkpoint, options.average)
 
 
 def configure_search(search: SearchConfig, options: DecodingOptions) -> SearchConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 from rich.console import Console
 
-from transformer.checkpoint import Checkpoints, open_run, write_text
+from transformer.checkpoint import Checkpoints, check_run, open_run, write_text
 from transformer.config import Config, SearchConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
 from transformer.data.corpus import Pairs, read_pairs
@@ -26,31 +26,21 @@ def run(config: Config) -> None:
     """Trains, or resumes, or does nothing more to a trained run; then translates and scores the test set."""
     if not config.data.train:
         raise InputError("No training pairs are given: name them with --data.train (see --help).")
+    check_run(config.run_dir, config)
     pairs, reports = {}, {}
     for split in ("train", "validation", "test"):
         if getattr(config.data, split):
             pairs[split], reports[split] = read_pairs(config.data, split)
-    run_dir = open_run(config.run_dir, config)
-
-    tokenizer = load_or_train_tokenizer(config, run_dir, pairs["train"])
+    tokenizer = load_or_train_tokenizer(config, pairs["train"])
+    longest = config.model.max_positions
     tokens = {
         split: tokenize(
-            pairs[split],
-            tokenizer,
-            config.data,
-            reports[split],
-            filter=split == "train",
-            max_length=config.model.max_positions,
+            pairs[split], tokenizer, config.data, reports[split], filter=split == "train", max_length=longest
         )
         for split in pairs
-        if split != "test"
     }
     for split, report in reports.items():
         print(f"{split}: {report}")
-    write_text(
-        run_dir / "data.json", json.dumps({split: report.to_dict() for split, report in reports.items()}, indent=2)
-    )
-
     dtype, reason = resolve_dtype(config.model.dtype)
     devices = parallel.num_devices()
     print(f"computing in {dtype} ({reason}) on {devices} device{'s' if devices > 1 else ''}")
@@ -64,10 +54,16 @@ def run(config: Config) -> None:
         validation = make_batches(config, tokenizer, tokens["validation"], devices, shuffle=False)
         if config.training.validation_bleu:
             bleu = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])
+
+    # Only now, when nothing is left that could be wrong with the input, is anything written.
+    run_dir = open_run(config.run_dir, config)
+    tokenizer.save(run_dir / "tokenizer.json")
+    read = {split: report.to_dict() for split, report in reports.items()}
+    write_text(run_dir / "data.json", json.dumps(read, indent=2, ensure_ascii=False) + "\n")
     with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:
         loop.train(config, train_batches, validation, checkpoints, dtype=dtype, evaluate=bleu)
     if "test" in pairs:
-        translator = load(run_dir, "last", config.average)
+        translator = load(run_dir)
         scores, hypotheses = score(translator, pairs["test"], config.search)
         write_text(run_dir / "scores.json", scores.to_json())
         write_text(run_dir / "hypotheses.txt", "".join(f"{line}\n" for line in hypotheses))
@@ -92,19 +88,14 @@ def validation_bleu(
     return {"validation_bleu": score_translations(hypotheses, pairs.targets, bootstrap=2).bleu.score}
 
 
-def load_or_train_tokenizer(config: Config, run_dir: Path, pairs: Pairs) -> Tokenizer:
-    """The run's tokenizer if it has one already, else the configured file, else a new one; kept in the run."""
-    file = run_dir / "tokenizer.json"
-    if file.exists():
-        return Tokenizer.load(file, config.tokenizer, config.model.vocabulary_size)
+def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
+    """The run's tokenizer if it has one already, else the configured file, else a new one."""
+    size, kept = config.model.vocabulary_size, Path(config.run_dir) / "tokenizer.json"
+    if kept.exists():
+        return Tokenizer.load(kept, config.tokenizer, size)
     if config.tokenizer.file is not None:
-        tokenizer = Tokenizer.load(config.tokenizer.file, config.tokenizer, config.model.vocabulary_size)
-    else:
-        tokenizer = Tokenizer.train(
-            (text for side in pairs for text in side), config.model.vocabulary_size, config.tokenizer
-        )
-    tokenizer.save(file)
-    return tokenizer
+        return Tokenizer.load(config.tokenizer.file, config.tokenizer, size)
+    return Tokenizer.train((text for side in pairs for text in side), size, config.tokenizer)
 
 
 def make_batches(

@@ -165,7 +165,7 @@ def test_load_brings_back_what_was_saved(translator, tokenizer, tmp_path):
             state = State(params=variables["params"], batch_stats={}, step=np.array(step))
             checkpoints.save(step, state, {"validation_loss": float(step)})
     sentences = ["a man runs", "two dogs under the tree"]
-    loaded = load(run)
+    loaded = load(run, "best")
     assert loaded.translate(sentences) == translator.translate(sentences)
     assert loaded.config == translator.config
     assert load(run, "last").translate(sentences) != translator.translate(sentences)

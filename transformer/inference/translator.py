@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from transformer.checkpoint import load_params, read_config
+from transformer.checkpoint import load_params, read_config, saved_steps
 from transformer.config import Config, SearchConfig
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
@@ -73,8 +73,8 @@ class Translator:
 
 def load(
     run_dir: str | Path,
-    checkpoint: Literal["best", "last"] | int = "best",
-    average: int = 1,
+    checkpoint: Literal["best", "last"] | int = "last",
+    average: int | None = None,
     dtype: Literal["auto", "bfloat16", "float32"] | None = None,
 ) -> Translator:
     """The translator of a run, on whatever machine it was trained.
@@ -82,7 +82,8 @@ def load(
     Args:
         run_dir: the run directory.
         checkpoint: the one of lowest validation loss, the last one, or the one of a step.
-        average: take the mean of this many checkpoints, this one and those before it (section 6.1).
+        average: take the mean of this many checkpoints, this one and those before it (section 6.1). None: of the last
+            one, as many as the run's config says, or as there are; of another, only itself.
         dtype: compute type instead of the run's.
 
     Raises:
@@ -90,6 +91,8 @@ def load(
     """
     config = read_config(run_dir)
     tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
+    if average is None:
+        average = min(config.average, len(saved_steps(run_dir))) if checkpoint == "last" else 1
     variables = load_params(run_dir, checkpoint, average, tokenizer.fingerprint)
     compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))

@@ -17,6 +17,7 @@ ROOMS = [
     "runtime",
     "ops",
     "data",
+    "layers",
     "model",
     "checkpoint",
     "training",

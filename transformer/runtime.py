@@ -38,7 +38,7 @@ def use_compilation_cache() -> None:
     """
     import jax
 
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         home = os.environ["XDG_CACHE_HOME"] if os.environ.get("XDG_CACHE_HOME") else Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "transformer-jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

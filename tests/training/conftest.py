@@ -1,11 +1,13 @@
 """A model that compiles in a second, and batches as uneven as they come."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from transformer.config import ModelConfig
+from transformer.data.batches import Batches, TokenPairs
 from transformer.shapes import Batch
 
 
@@ -43,5 +45,33 @@ def make_batch() -> Callable[..., Batch]:
         shifted = np.concatenate([np.ones((rows, 1), np.int32), target[:, :-1]], axis=1)
         target_input = np.where(target_mask, shifted, 0).astype(np.int32)
         return Batch(source, source_mask, target_input, target, target_mask, np.arange(rows, dtype=np.int32))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_batches() -> Callable[..., Batches]:
+    """Batches of random pairs, about 6 an epoch; source and target have each one token, repeated."""
+
+    def make(
+        kind: type[Batches] = Batches, *, pairs: int = 40, num_shapes: int = 2, shuffle: bool = True, **attributes: Any
+    ) -> Batches:
+        generator = np.random.default_rng(pairs)
+        lengths = generator.integers(2, 8, pairs)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ids = np.repeat(generator.integers(3, 20, pairs), lengths).astype(np.int32)
+        batches = kind(
+            TokenPairs(ids, offsets, ids + 1, offsets),
+            tokens=64,
+            num_shapes=num_shapes,
+            row_multiple=8,
+            seed=0,
+            pad_id=0,
+            start_id=1,
+            end_id=2,
+            shuffle=shuffle,
+        )
+        vars(batches).update(attributes)
+        return batches
 
     return make

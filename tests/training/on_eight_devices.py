@@ -1,66 +1,120 @@
-"""Tests for a process with eight simulated CPU devices; `test_parallel.py` starts it."""
+"""Tests for a process with eight simulated CPU devices; `test_parallel.py` starts it.
+
+One float32 step on eight devices differs from one on one device in the order of sums only. After twenty steps of Adam
+the parameters, of order one, were measured to differ by up to 1e-6, and Adam's means, relative to the largest, by 1e-5.
+"""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.config import ModelConfig, OptimizerConfig
+from transformer.checkpoint import Checkpoints, load_params
+from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from transformer.model import Transformer
-from transformer.training.optimizer import make_optimizer
 from transformer.shapes import Batch
-from transformer.training import parallel
+from transformer.training import loop, parallel
+from transformer.training.optimizer import make_optimizer
 from transformer.training.step import TrainState, create_state, eval_step, train_step
 
 STEPS = 20
-SHAPES = [(16, 6, 7, 3), (24, 5, 4, 9)]  # rows, S, T, empty rows
 
 
 @pytest.fixture(scope="module")
-def batches(make_batch) -> list[Batch]:
-    return [make_batch(n, *SHAPES[n % 2]) for n in range(STEPS)]
+def batches(make_batch: Callable[..., Batch]) -> list[Batch]:
+    """Of 16 rows, the last three empty: two of the eight devices have an empty row more than the others."""
+    return [make_batch(n, rows=16, S=6, T=7, empty_rows=3) for n in range(STEPS)]
 
 
-def run(step: Any, config: ModelConfig, batches: list[Batch]) -> tuple[TrainState, list[dict[str, float]]]:
+def run(map_step: Callable, config: ModelConfig, batches: list[Batch]) -> tuple[TrainState, list[dict[str, float]]]:
     """The state after all batches, and every step's metrics."""
     optimizer = make_optimizer(OptimizerConfig(warmup_steps=10, scale=0.3), config.d_model, STEPS)
-    axis_name = parallel.AXIS if step is parallel.map_train_step else None
+    axis_name = parallel.AXIS if map_step is parallel.map_train_step else None
     model = Transformer(config, axis_name=axis_name)
-    update = step(
-        partial(train_step, model=model, optimizer=optimizer, label_smoothing=0.1, seed=3, axis_name=axis_name)
-    )
-    state, log = create_state(model, optimizer, seed=3), []
+    step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=0.1, seed=3, axis_name=axis_name)
+    mapped, state, log = map_step(step), create_state(model, optimizer, seed=3), []
     for batch in batches:
-        state, metrics = update(state, batch)
+        state, metrics = mapped(state, batch)
         log.append({name: float(value) for name, value in metrics.items()})
     return state, log
 
 
-def assert_equal(actual: tuple, expected: tuple, tolerance: float) -> None:
+def on_eight_devices(config: ModelConfig, batches: list[Batch]) -> tuple:
+    return run(parallel.map_train_step, config, [parallel.split(batch, 1) for batch in batches])
+
+
+def on_one_device(config: ModelConfig, batches: list[Batch], accumulation_steps: int = 1) -> tuple:
+    pieces = [Batch(*(x.reshape(accumulation_steps, -1, *x.shape[1:]) for x in batch)) for batch in batches]
+    return run(jax.jit, config, pieces)
+
+
+def assert_same_run(actual: tuple, expected: tuple) -> None:
+    """Equal states, in shape too (no axis of devices), and equal metrics of every step."""
     (state, log), (expected_state, expected_log) = actual, expected
-    for ours, theirs in zip(log, expected_log, strict=True):
-        assert ours == pytest.approx(theirs, rel=tolerance)
-    worst = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / np.abs(b).max().clip(1e-3)), state, expected_state)
-    print(log[-1], jax.tree_util.tree_leaves_with_path(worst))
+    for step, ours, theirs in zip(range(STEPS), log, expected_log, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5), step
     assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, expected_state)
-    assert max(jax.tree.leaves(worst)) < tolerance
+    assert_close(state.params, expected_state.params)
+    assert_close(state.batch_stats, expected_state.batch_stats)
+    assert int(state.step) == int(expected_state.step) == STEPS
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, expected)
 
 
 def test_eight_devices_equal_one_device_and_eight_accumulation_steps(tiny_model, batches):
-    assert jax.local_device_count() == 8
-    one = run(partial(jax.jit, donate_argnums=0), tiny_model, [Batch(*(x[None] for x in b)) for b in batches])
-    eight = run(parallel.map_train_step, tiny_model, [parallel.split(b, 1) for b in batches])
-    assert_equal(eight, one, 1e-5)
-    pieces = [Batch(*(x.reshape(8, -1, *x.shape[1:]) for x in b)) for b in batches]
-    assert_equal(run(partial(jax.jit, donate_argnums=0), tiny_model, pieces), one, 1e-5)
+    one = on_one_device(tiny_model, batches)
+    assert_same_run(on_eight_devices(tiny_model, batches), one)
+    assert_same_run(on_one_device(tiny_model, batches, accumulation_steps=8), one)
 
 
 def test_batch_norm_has_the_statistics_of_all_devices(tiny_model, batches):
     config = dataclasses.replace(tiny_model, norm="batch", batch_norm_momentum=0.8)
-    one = run(partial(jax.jit, donate_argnums=0), config, [Batch(*(x[None] for x in b)) for b in batches])
-    eight = run(parallel.map_train_step, config, [parallel.split(b, 1) for b in batches])
-    assert_equal(eight, one, 1e-5)
+    state, _ = one = on_one_device(config, batches)
+    assert_same_run(on_eight_devices(config, batches), one)
+    model = Transformer(config, axis_name=parallel.AXIS)
+    sums = parallel.map_eval_step(partial(eval_step, model=model, axis_name=parallel.AXIS))(
+        state.params, state.batch_stats, parallel.split(batches[0])
+    )
+    expected = jax.jit(partial(eval_step, model=Transformer(config)))(state.params, state.batch_stats, batches[0])
+    for name, value in expected.items():
+        assert float(sums[name]) == pytest.approx(float(value), rel=1e-5), name
+
+
+def test_a_run_goes_on_with_another_number_of_devices(tiny_model, tiny_batches, tmp_path, monkeypatch):
+    config = Config(
+        data=DataConfig(max_length=32),
+        model=tiny_model,
+        optimizer=OptimizerConfig(warmup_steps=4, scale=0.1),
+        training=TrainingConfig(steps=8, validate_every=4, log_every=4),
+    )
+    batches, traced = tiny_batches(num_shapes=1), []
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        traced.append(jax.local_device_count())
+        return train_step(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_step", step)
+
+    def train(run_dir: Path, steps: int) -> None:
+        shorter = dataclasses.replace(config.training, steps=steps)
+        run_dir.mkdir(exist_ok=True)
+        with Checkpoints(run_dir, 2, "print") as checkpoints:
+            changed = dataclasses.replace(config, run_dir=str(run_dir), training=shorter)
+            loop.train(changed, batches, None, checkpoints, dtype="float32")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "local_device_count", lambda: 1)
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+        train(tmp_path / "one", 8)
+        train(tmp_path / "both", 4)
+    assert set(traced) == {1}
+    train(tmp_path / "both", 8)
+    assert traced.count(8) == 1
+    assert_close(load_params(tmp_path / "both"), load_params(tmp_path / "one"))

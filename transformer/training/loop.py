@@ -41,7 +41,7 @@ def train(
         evaluate: further scores of the validation set (BLEU), by name, from parameters and statistics.
 
     Raises:
-        InputError: the loss or the gradient is not finite; the last good checkpoint is named.
+        InputError: a loss or the gradient is not finite; the last good checkpoint is named.
     """
     training = config.training
     model = Transformer(config.model, dtype=jnp.dtype(dtype), axis_name=parallel.AXIS)
@@ -63,6 +63,7 @@ def train(
     first = checkpoints.latest() or 0
     if first:
         state = checkpoints.restore(first, state)
+    state = parallel.replicate(state)
 
     window = {"loss_sum": 0.0, "target_tokens": 0.0, "source_tokens": 0.0}
     with (
@@ -70,17 +71,21 @@ def train(
         Progress(training.steps, first) as progress,
     ):
 
+        def require_finite(step: int, **values: float) -> None:
+            if not all(map(math.isfinite, values.values())):
+                checkpoints.wait()
+                shown = " and ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+                raise InputError(
+                    f"Training has diverged: {shown} at step {step}. The last good checkpoint is "
+                    f"{checkpoints.latest() or 'none'}. Lower the learning rate, raise optimizer.warmup_steps or set "
+                    "optimizer.clip_norm, in a new run directory."
+                )
+
         def account(step: int, metrics: dict) -> None:
             """Fetch one step's metrics, stop if they are not finite, and log the window where it is due."""
             values = {name: float(value) for name, value in metrics.items()}
             loss = values["loss_sum"] / max(values["target_tokens"], 1.0)
-            if not math.isfinite(loss) or not math.isfinite(values["gradient_norm"]):
-                checkpoints.wait()
-                raise InputError(
-                    f"Loss {loss} and gradient norm {values['gradient_norm']} at step {step} are not finite. "
-                    f"The last good checkpoint is {checkpoints.latest() or 'none'}. Lower the learning rate, raise "
-                    "optimizer.warmup_steps or set optimizer.clip_norm, in a new run directory."
-                )
+            require_finite(step, loss=loss, gradient_norm=values["gradient_norm"])
             for name in window:
                 window[name] += values[name]
             if step % training.log_every == 0 or step == training.steps:
@@ -111,6 +116,7 @@ def train(
             pending, scores = None, {}
             if validation_batches is not None:
                 scores["validation_loss"] = validate(eval_fn, state, validation_batches)
+                require_finite(step, **scores)
                 if evaluate is not None:
                     scores |= evaluate({"params": state.params, **state.batch_stats})
                 log.write(step, **scores)

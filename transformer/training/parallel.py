@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from transformer.errors import InputError
 from transformer.shapes import Batch
@@ -29,6 +30,14 @@ def num_devices() -> int:
         raise InputError(f"jax finds no device to compute on ({error}). Check JAX_PLATFORMS and the driver.") from error
 
 
+def replicate(state: Any) -> Any:
+    """The state on all local devices, laid out as `map_train_step` returns it.
+
+    Without this the step would be compiled twice for the shape of the first batch.
+    """
+    return jax.device_put(state, NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec()))
+
+
 def map_train_step(step: Callable[[Any, Batch], tuple[Any, Any]]) -> Callable[[Any, Batch], tuple[Any, Any]]:
     """`step(state, batch) -> (state, metrics)` over all local devices; the old state's memory is reused.
 
@@ -45,7 +54,7 @@ def map_eval_step(step: Callable[[Any, Any, Batch], Any]) -> Callable[[Any, Any,
 def split(batch: Batch, accumulation_steps: int | None = None) -> Batch:
     """A batch with its rows dealt out: [devices, accumulation_steps, B, ...], or [devices, B, ...] for None.
 
-    Neighbouring rows go to different devices, so that the empty rows at the end of an incomplete batch are shared.
+    Neighbouring rows go to different pieces, so that the empty rows at the end of an incomplete batch are shared.
     """
     devices = num_devices()
     leading = (devices,) if accumulation_steps is None else (devices, accumulation_steps)

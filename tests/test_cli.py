@@ -1,0 +1,218 @@
+import ast
+import contextlib
+import gzip
+import inspect
+import io
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from transformer import config as config_module
+from transformer.cli import main
+from transformer.config import Config, from_json
+
+ROOT = Path(__file__).parents[1]
+TINY = """
+from transformer.config import *
+
+config = Config(
+    average=2,
+    data=DataConfig(max_length=32),
+    model=ModelConfig(
+        vocabulary_size=300, d_model=8, num_heads=2, d_ff=16, num_encoder_layers=1, num_decoder_layers=1,
+        max_positions=64,
+    ),
+    optimizer=OptimizerConfig(warmup_steps=10, scale=0.1),
+    training=TrainingConfig(steps=20, validate_every=10, log_every=5, batch_tokens=512, num_shapes=1),
+    search=SearchConfig(beam_size=2, extra_length=5),
+)
+"""
+WORDS = {"dog": "hund", "man": "mann", "red": "rot", "sees": "sieht", "house": "haus", "old": "alt", "runs": "eilt"}
+
+
+class Result(NamedTuple):
+    status: int | str | None
+    out: str
+    err: str
+
+
+def call(*arguments: str, stdin: str = "") -> Result:
+    """The command, as the shell would call it, in this process."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        patch.setenv("COLUMNS", "120")
+        try:
+            status = main(list(arguments))
+        except SystemExit as exit:
+            status = exit.code
+    return Result(status, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+
+
+def flat(text: str) -> str:
+    """Text without boxes and line ends."""
+    return " ".join("".join(" " if "─" <= letter <= "╿" else letter for letter in text).split())
+
+
+def write_corpus(folder: Path) -> None:
+    generator = random.Random(0)
+    for split, pairs in (("train", 200), ("val", 12), ("test", 10)):
+        sides = [], []
+        for _ in range(pairs):
+            words = generator.choices(list(WORDS), k=generator.randint(1, 4))
+            sides[0].append(" ".join(words))
+            sides[1].append(" ".join(WORDS[word] for word in words))
+        for language, lines in zip(("en", "de"), sides, strict=True):
+            data = "".join(f"{line}\n" for line in lines).encode()
+            (folder / f"{split}.{language}").write_bytes(data)
+            (folder / f"{split}.{language}.gz").write_bytes(gzip.compress(data))
+    (folder / "tiny.py").write_text(TINY)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(corpus) -> list[str]:
+    return [
+        *("train", "--config", f"{corpus}/tiny.py", "--run-dir", f"{corpus}/run", "--training.validation-bleu"),
+        *("--data.train", f"{corpus}/train.en.gz", f"{corpus}/train.de.gz"),
+        *("--data.validation", f"{corpus}/val.en", f"{corpus}/val.de.gz"),
+        *("--data.test", f"{corpus}/test.en", f"{corpus}/test.de"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(command) -> Result:
+    return call(*command)
+
+
+def test_train_leaves_a_whole_run_directory(corpus, trained):
+    run = corpus / "run"
+    assert (trained.status, trained.err) == (0, "")
+    assert "step 20/20  loss" in trained.out
+    assert "computing in" in trained.out
+    assert f"Everything is in {run}." in trained.out
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "data.json",
+        "hypotheses.txt",
+        "metrics.jsonl",
+        "scores.json",
+        "tokenizer.json",
+    ]
+    config = from_json((run / "config.json").read_text())
+    assert (config.model.d_model, config.training.validation_bleu, config.run_dir) == (8, True, str(run))
+    data = json.loads((run / "data.json").read_text())
+    assert {split: report["kept"] for split, report in data.items()} == {"train": 200, "validation": 12, "test": 10}
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["10", "20"]
+    assert (run / "hypotheses.txt").read_bytes().count(b"\n") == 10
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics if "loss" in line] == [5, 10, 15, 20]
+    validations = [line for line in metrics if "validation_loss" in line]
+    assert [line["step"] for line in validations] == [10, 20]
+    assert all(0 <= line["validation_bleu"] <= 100 for line in validations)
+    scores = json.loads((run / "scores.json").read_text())
+    assert "tok:13a" in scores["bleu"]["signature"]
+    assert f"{scores['bleu']['score']:.2f}" in trained.out
+
+
+def test_the_same_command_does_nothing_more(corpus, command, trained):
+    before = contents(corpus / "run")
+    again = call(*command)
+    assert (again.status, again.err) == (0, "")
+    assert "step" not in again.out.replace("steps", "")
+    assert contents(corpus / "run") == before
+
+
+def test_evaluate_finds_the_same_scores(corpus, trained):
+    found = call("evaluate", f"{corpus}/run", "--json")
+    assert (found.status, found.err) == (0, "")
+    scores = json.loads(found.out)
+    assert scores == json.loads((corpus / "run" / "scores.json").read_text())
+    assert {"score", "signature"} <= set(scores["bleu"])
+    assert 0 <= scores["chrf"]["score"] <= 100
+    assert scores["loss"] > 0
+
+
+def test_evaluate_other_files(corpus, trained):
+    files = ("--source", f"{corpus}/val.en.gz", "--reference", f"{corpus}/val.de")
+    options = ("--checkpoint", "20", "--average", "1", "--beam-size", "1", "--length-penalty", "0")
+    found = call("evaluate", f"{corpus}/run", *files, *options)
+    assert (found.status, found.err) == (0, "")
+    assert "BLEU" in found.out
+    metrics = [json.loads(line) for line in (corpus / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert f"{metrics[-1]['validation_loss']:.2f}" in found.out  # the loss of the same pairs and parameters
+
+
+def test_translate_writes_a_line_for_each_line(corpus, trained):
+    found = call("translate", f"{corpus}/run", stdin="old dog runs\n\nred house")
+    assert (found.status, found.err) == (0, "")
+    lines = found.out.split("\n")
+    assert len(lines) == 4
+    assert (lines[1], lines[3]) == ("", "")
+
+
+def no_change(text: bytes) -> bytes:
+    return text
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "message"),
+    [
+        (None, [], r"train\.en cannot be read: No such file or directory"),
+        (lambda text: text + b"one more\n", [], r"train\.en has 201 lines, but .*train\.de has 200: each line"),
+        (lambda text: text.replace(b" ", b"\r", 1), [], r"train\.en, line \d+ has a carriage return"),
+        (lambda text: b"one\n" + b"\xff" + text, [], r"train\.en, line 2 is not UTF-8 \(invalid start byte\)"),
+        (lambda text: b"\n" + text.split(b"\n", 1)[1], [], r"train\.en, line 1 has an empty source"),
+        (lambda text: b"", [], r"train\.en has 0 lines, but .*train\.de has 200"),
+        (no_change, ["--data.train", "{}/empty.en", "{}/empty.de"], "There is no sentence pair to use"),
+        (no_change, ["--data.train", "{}/train.en"], "For text with one sentence a line give two files"),
+        (no_change, ["--data.train"], "No training pairs are given: name them with --data.train"),
+        (no_change, ["--model.vocabulary-size", "5000"], "a vocabulary larger than the text allows: .* Set model.voc"),
+        (no_change, ["--model.num-heads", "3"], "d_model must be divisible by model.num_heads, but 8 is not"),
+        (no_change, ["--training.batch-tokens", "8"], "A batch of 8 tokens is too small"),
+        (no_change, ["--tokenizer.file", "{}/none.json"], r"The tokenizer .*none\.json cannot be read: No such file"),
+        (no_change, ["--run-dir", "{}/train.en"], r"The run directory .*train\.en is a file"),
+        (no_change, ["--run-dir", "{}"], "neither empty nor that of a run"),
+        (no_change, ["--config", "{}/none.py"], r"There is no config file .*none\.py"),
+    ],
+)
+def test_train_refuses_bad_input_and_leaves_no_trace(tmp_path, damage, options, message):
+    write_corpus(tmp_path)
+    for language in ("en", "de"):
+        (tmp_path / f"empty.{language}").touch()
+    source = tmp_path / "train.en"
+    if damage is None:
+        source.unlink()
+    else:
+        source.write_bytes(damage(source.read_bytes()))
+    before = contents(tmp_path)
+    given = {"--config": [f"{tmp_path}/tiny.py"], "--run-dir": [f"{tmp_path}/run"]}
+    given["--data.train"] = [f"{tmp_path}/train.en", f"{tmp_path}/train.de"]
+    if options:
+        given[options[0]] = [option.format(tmp_path) for option in options[1:]]
+    result = call("train", *(part for name, values in given.items() for part in (name, *values)))
+    assert result.status == 2
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+    import re
+
+    assert re.search(message, result.err), result.err
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,224 @@
+import dataclasses
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from transformer.checkpoint import Checkpoints, load_params, open_run
+from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, SearchConfig, TrainingConfig
+from transformer.data.batches import Batches, tokenize
+from transformer.data.corpus import Pairs, Report
+from transformer.data.tokenizer import Tokenizer
+from transformer.errors import InputError
+from transformer.inference.translator import load
+from transformer.training import loop
+
+STEPS, EVERY = 12, 4
+
+
+class Interrupted(Exception):
+    pass
+
+
+class InterruptedBatches(Batches):
+    """Batches of a process that ends before the step after `last`."""
+
+    last: int
+
+    def __getitem__(self, n: int) -> Any:
+        if n == self.last:
+            raise Interrupted
+        return super().__getitem__(n)
+
+
+def train(config: Config, batches: Batches, **arguments: Any) -> None:
+    with Checkpoints(open_run(config.run_dir, config), config.training.keep_last, "print") as checkpoints:
+        loop.train(config, batches, arguments.pop("validation_batches", None), checkpoints, dtype="float32", **arguments)
+
+
+def read_metrics(config: Config) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint_steps(config: Config) -> list[int]:
+    return sorted(int(path.name) for path in (Path(config.run_dir) / "checkpoints").iterdir())
+
+
+def in_run_dir(config: Config, run_dir: Path, **training: Any) -> Config:
+    return dataclasses.replace(
+        config, run_dir=str(run_dir), training=dataclasses.replace(config.training, **training)
+    )
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model, tmp_path_factory) -> Config:
+    return Config(
+        run_dir=str(tmp_path_factory.mktemp("uninterrupted")),
+        data=DataConfig(max_length=32),
+        model=tiny_model,
+        optimizer=OptimizerConfig(warmup_steps=4, scale=0.1),
+        training=TrainingConfig(steps=STEPS, log_every=2, validate_every=EVERY, keep_last=3),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config, tiny_batches) -> dict[str, Any]:
+    """An uninterrupted run: the parameters that `evaluate` was given, and how often the steps were traced."""
+    seen: dict[str, Any] = {"variables": [], "train": 0, "eval": 0}
+
+    def evaluate(variables: Any) -> dict[str, float]:
+        seen["variables"].append(jax.device_get(variables))
+        return {"validation_bleu": float(len(seen["variables"]))}
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("train", "eval"):
+            step = getattr(loop, f"{kind}_step")
+
+            def traced(*args: Any, kind: str = kind, step: Any = step, **kwargs: Any) -> Any:
+                seen[kind] += 1
+                return step(*args, **kwargs)
+
+            patch.setattr(loop, f"{kind}_step", traced)
+        validation = tiny_batches(pairs=9, shuffle=False)
+        train(config, tiny_batches(), validation_batches=validation, evaluate=evaluate)
+    return seen
+
+
+def test_loss_falls(config, finished):
+    losses = [line["loss"] for line in read_metrics(config) if "loss" in line]
+    assert losses[-1] < losses[0] - 0.3
+    assert losses[0] == pytest.approx(np.log(270), rel=0.2)
+
+
+def test_steps_are_compiled_once_a_shape(config, finished, tiny_batches):
+    batches = tiny_batches()
+    assert len(batches.shapes) == 2
+    assert STEPS >= 2 * batches.per_epoch
+    assert (finished["train"], finished["eval"]) == (2, len(tiny_batches(pairs=9, shuffle=False).shapes))
+
+
+def test_metrics_of_every_window_and_validation(config, finished):
+    lines = read_metrics(config)
+    assert [line["step"] for line in lines] == [2, 4, 4, 6, 8, 8, 10, 12, 12]
+    for line in lines:
+        if "loss" in line:
+            assert set(line) == {"step", "loss", "learning_rate", "gradient_norm", "tokens_per_second"}
+        else:
+            assert set(line) == {"step", "validation_loss", "validation_bleu"}
+    assert lines[0]["learning_rate"] == pytest.approx(0.1 * 8**-0.5 * 2 * 4**-1.5)
+    assert [line["validation_bleu"] for line in lines if "validation_bleu" in line] == [1, 2, 3]
+
+
+def test_evaluate_is_given_what_the_checkpoint_has(config, finished):
+    for step, variables in zip((4, 8, 12), finished["variables"], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, load_params(config.run_dir, step), variables)
+
+
+def test_a_finished_run_does_nothing(config, finished, tiny_batches):
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (Path(config.run_dir) / "checkpoints").rglob("*")}
+
+    before, lines = files(), read_metrics(config)
+    train(config, tiny_batches(), evaluate=pytest.fail)
+    assert files() == before
+    assert read_metrics(config) == lines
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(config, finished, tiny_batches, tmp_path):
+    broken = in_run_dir(config, tmp_path)
+    with pytest.raises(Interrupted):
+        train(broken, tiny_batches(InterruptedBatches, last=6))
+    assert checkpoint_steps(broken) == [4]
+    assert [line["step"] for line in read_metrics(broken)] == [2, 4]
+    train(broken, tiny_batches())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32)),
+        load_params(broken.run_dir),
+        load_params(config.run_dir),
+    )
+
+    def losses(config: Config) -> list[tuple[int, float]]:
+        return [(line["step"], line["loss"]) for line in read_metrics(config) if "loss" in line]
+
+    assert losses(broken) == losses(config)
+
+
+def test_stops_when_patience_is_at_an_end_and_stays_stopped(config, finished, tiny_batches, tmp_path, monkeypatch):
+    patient = in_run_dir(config, tmp_path, steps=40, validate_every=2, patience=2, keep_last=1)
+    losses = iter([3.0, 2.0, 2.5, 2.4])
+    monkeypatch.setattr(loop, "validate", lambda *_: next(losses))
+    train(patient, tiny_batches(), validation_batches=tiny_batches(pairs=9))
+    assert checkpoint_steps(patient) == [4, 8]  # the best and the last
+    train(patient, tiny_batches(), validation_batches=tiny_batches(pairs=9))
+    assert checkpoint_steps(patient) == [4, 8]
+    assert [line["step"] for line in read_metrics(patient) if "validation_loss" in line] == [2, 4, 6, 8]
+
+
+def test_what_is_not_finite_ends_the_run_and_is_not_kept(config, finished, tiny_batches, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(config.run_dir, run_dir, ignore=shutil.ignore_patterns("12"))
+    absurd = OptimizerConfig(schedule="inverse_sqrt", peak=1e38, warmup_steps=1)
+    bad = dataclasses.replace(config, run_dir=str(run_dir), optimizer=absurd)
+    validation = tiny_batches(pairs=9, shuffle=False)
+    validating = in_run_dir(bad, run_dir, validate_every=1)
+    message = r"Training has diverged: {} at step {}\. The last good checkpoint is 8\."
+    for changed, batches, what, step in (
+        (bad, None, "loss nan and gradient norm nan", 10),  # step 9 was the first with this rate
+        (validating, validation, "validation loss nan", 9),
+    ):
+        with (
+            Checkpoints(run_dir, 3, "print") as checkpoints,
+            pytest.raises(InputError, match=message.format(what, step)),
+        ):
+            loop.train(changed, tiny_batches(), batches, checkpoints, dtype="float32")
+        assert checkpoint_steps(bad) == [4, 8]
+
+
+@pytest.mark.slow
+def test_learns_to_reverse(tmp_path):
+    """From text to text: a small model learns to write a word backwards."""
+    generator = random.Random(0)
+    words = list({"".join(generator.choices("abcdefgh", k=generator.randint(2, 7))) for _ in range(5000)})
+    words.sort()
+    generator.shuffle(words)
+    words, unseen = words[:-200], words[-200:]
+    config = Config(
+        run_dir=str(tmp_path),
+        model=ModelConfig(
+            vocabulary_size=259,  # the bytes and the special ids: no piece is longer than a letter
+            d_model=64,
+            num_heads=4,
+            d_ff=128,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            dropout=0.0,
+            dtype="float32",
+        ),
+        optimizer=OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=100, final_fraction=0.5),
+        training=TrainingConfig(steps=500, validate_every=500, log_every=100, batch_tokens=1024, num_shapes=1),
+        search=SearchConfig(beam_size=1),
+    )
+    pairs = Pairs(words, [word[::-1] for word in words])
+    tokenizer = Tokenizer.train(words, config.model.vocabulary_size, config.tokenizer)
+    report = Report(files=("words",), read=len(words))
+    batches = Batches(
+        tokenize(pairs, tokenizer, config.data, report, filter=True),
+        tokens=config.training.batch_tokens,
+        num_shapes=config.training.num_shapes,
+        row_multiple=1,
+        seed=0,
+        pad_id=tokenizer.pad_id,
+        start_id=tokenizer.start_id,
+        end_id=tokenizer.end_id,
+    )
+    tokenizer.save(open_run(tmp_path, config) / "tokenizer.json")
+    with Checkpoints(tmp_path, 1, tokenizer.fingerprint) as checkpoints:
+        loop.train(config, batches, None, checkpoints, dtype="float32")
+    found = load(tmp_path).translate(unseen)
+    right = sum(text == word[::-1] for text, word in zip(found, unseen, strict=True))
+    assert right >= 0.95 * len(unseen)

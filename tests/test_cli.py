@@ -1,18 +1,21 @@
 import ast
 import contextlib
+import dataclasses
 import gzip
 import inspect
 import io
+import itertools
 import json
 import random
+import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from transformer import config as config_module
 from transformer.cli import main
 from transformer.config import Config, from_json
 
@@ -185,7 +188,7 @@ def no_change(text: bytes) -> bytes:
         (no_change, ["--data.train"], "No training pairs are given: name them with --data.train"),
         (no_change, ["--model.vocabulary-size", "5000"], "a vocabulary larger than the text allows: .* Set model.voc"),
         (no_change, ["--model.num-heads", "3"], "d_model must be divisible by model.num_heads, but 8 is not"),
-        (no_change, ["--training.batch-tokens", "8"], "A batch of 8 tokens is too small"),
+        (no_change, ["--training.batch-tokens", "2"], "A batch of 2 tokens is too small"),
         (no_change, ["--tokenizer.file", "{}/none.json"], r"The tokenizer .*none\.json cannot be read: No such file"),
         (no_change, ["--run-dir", "{}/train.en"], r"The run directory .*train\.en is a file"),
         (no_change, ["--run-dir", "{}"], "neither empty nor that of a run"),
@@ -207,12 +210,104 @@ def test_train_refuses_bad_input_and_leaves_no_trace(tmp_path, damage, options, 
     if options:
         given[options[0]] = [option.format(tmp_path) for option in options[1:]]
     result = call("train", *(part for name, values in given.items() for part in (name, *values)))
-    assert result.status == 2
-    assert result.err.startswith("error: ")
-    assert result.err.count("\n") == 1
-    assert "Traceback" not in result.err
-    import re
-
-    assert re.search(message, result.err), result.err
+    assert_refused(result, message)
     assert contents(tmp_path) == before
+    assert not (tmp_path / "run").exists()
+
+
+def assert_refused(result: Result, message: str) -> None:
+    """Exit status 2, nothing on standard output that could be taken for a result, and a plain sentence."""
+    assert result.status == 2
+    assert "Traceback" not in result.err
+    assert re.search(message, flat(result.err)), result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--model.d-modle", "8"], r"Unrecognized options: --model\.d-modle, 8 .* --model\.d-model INT"),
+        (["train", "--model.norm", "group"], "invalid choice.* 'group'.*layer.*rms.*batch"),
+        (["train", "--model.d-model", "many"], "d-model.*many"),
+        (["train", "--config"], "train.py: error: argument --config: expected one argument"),
+        (["train", "--config={}/none.py"], r"There is no config file .*none\.py"),
+        (["trian"], "There is no command trian; the commands are train, evaluate, translate"),
+        ([], "^$"),
+        (["evaluate"], "RUN|run"),
+        (["translate", "{}"], r"is not the directory of a run: it has no config\.json"),
+        (["evaluate", "{}/nowhere"], r"nowhere is not the directory of a run: it has no config\.json"),
+        (["evaluate", "{}/run", "--checkpoint", "15"], r"no checkpoint of step 15: .* those of the steps 10, 20\."),
+        (["evaluate", "{}/run", "--checkpoint", "first"], "checkpoint.*first"),
+        (["evaluate", "{}/run", "--average", "3"], "3 checkpoints cannot be averaged: .* of the steps 10, 20"),
+        (["evaluate", "{}/run", "--beam-size", "0"], "search.beam_size must be at least 1, but is 0"),
+        (["evaluate", "{}/run", "--beem-size", "1"], "Unrecognized options: --beem-size, 1 .* --beam-size"),
+        (["evaluate", "{}/run", "--source", "{}/val.en"], "--source and --reference go together"),
+        (["evaluate", "{}/run", "--reference", "{}/val.de"], "--source and --reference go together"),
+        (["evaluate", "{}/run", "--source", "{}/val.en", "--reference", "{}/test.de"], "val.en has 12 lines, but"),
+    ],
+)
+def test_commands_refuse_bad_arguments(corpus, trained, arguments, message):
+    before = contents(corpus)
+    assert_refused(call(*(argument.format(corpus) for argument in arguments)), message)
+    assert contents(corpus) == before
+
+
+def test_translate_refuses_what_is_no_text(corpus, trained):
+    result = call("translate", f"{corpus}/run", stdin="one\ntwo\rthree\n")
+    assert_refused(result, "standard input, line 2 has a carriage return")
+    assert result.out == ""
+
+
+def test_a_run_directory_keeps_its_config_and_its_run(corpus, command, trained):
+    before = contents(corpus)
+    assert_refused(call(*command, "--model.d-ff", "32"), r"of another config: model\.d_ff is 16 there and 32 here")
+    assert_refused(call(*command, "--data.test"), r"of another config: data\.test is .*test\.de.* there and \(\) here")
+    assert contents(corpus) == before
+
+
+def test_a_corpus_that_breaks_later_harms_no_run(corpus, command, trained):
+    file, before = corpus / "test.de", contents(corpus / "run")
+    text = file.read_bytes()
+    file.write_bytes(text + b"one more\n")
+    assert_refused(call(*command), r"test\.en has 10 lines, but .*test\.de has 11")
+    file.write_bytes(text)
+    assert contents(corpus / "run") == before
+
+
+def test_help_shows_every_field_with_its_meaning():
+    result = call("train", "--help")
+    assert result.status == 0
+    shown = flat(result.out)
+    fields = [("", field) for field in fields_of(Config)]
+    for part in ("data", "tokenizer", "model", "optimizer", "training", "search"):
+        fields += [(f"{part}.", field) for field in fields_of(type(getattr(Config(), part)))]
+    assert len(fields) > 60
+    for prefix, (name, meaning) in fields:
+        assert re.search(rf"--{prefix}{name.replace('_', '-')}[ ,]", shown), name
+        assert " ".join(meaning.replace("`", "").split()[:3]) in shown.replace("`", ""), name
+
+
+def fields_of(config_class: type) -> list[tuple[str, str]]:
+    """Each field of a config that is no config itself, and the text below it."""
+    (definition,) = ast.parse(inspect.getsource(config_class)).body
+    assert isinstance(definition, ast.ClassDef)
+    meanings = {}
+    for parts in itertools.pairwise(definition.body):
+        match parts:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+                meanings[name] = text
+    plain = [field.name for field in dataclasses.fields(config_class) if not is_dataclass(field.default_factory)]
+    return [(name, meanings[name]) for name in plain]
+
+
+def test_train_py_in_a_process_of_its_own(tmp_path):
+    write_corpus(tmp_path)
+    command = [sys.executable, str(ROOT / "train.py"), "--run-dir", str(tmp_path / "run")]
+    data = ["--data.train", str(tmp_path / "train.en"), str(tmp_path / "missing.de")]
+    for arguments, message in (
+        (data, r"^error: .*missing\.de cannot be read: No such file or directory\.$"),
+        ([*data, "--training.step", "5"], r"Unrecognized options: --training\.step, 5 .* --training\.steps INT"),
+    ):
+        result = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        assert_refused(Result(result.returncode, result.stdout, result.stderr), message)
+        assert result.stdout == ""
     assert not (tmp_path / "run").exists()

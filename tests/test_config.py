@@ -34,7 +34,7 @@ EVERY_FIELD = Config(
     tokenizer=TokenizerConfig(file="tokenizer.json", pad_id=7, start_id=7, end_id=0),
     model=ModelConfig(vocabulary_size=8000, d_model=256, num_heads=4, norm="rms", norm_position="pre", dropout=0.25),
     optimizer=OptimizerConfig(name="adamw", schedule="cosine", peak=1e-3, weight_decay=0.01, clip_norm=1.0),
-    training=TrainingConfig(steps=500, patience=3, validation_bleu=True),
+    training=TrainingConfig(steps=5000, patience=3, validation_bleu=True),
     search=SearchConfig(beam_size=1, length_penalty_form="power"),
 )
 
@@ -120,6 +120,14 @@ CHECKS: list[tuple[Any, dict[str, Any], str]] = [
     (Config, {"seed": -1}, r"seed must not be negative, but is -1"),
     (Config, {"average": 0}, r"average must lie between 1 and training\.keep_last \(5\), but is 0"),
     (Config, {"average": 6}, r"average must lie between 1 and training\.keep_last \(5\), but is 6"),
+    (
+        Config,
+        {
+            "optimizer": OptimizerConfig(schedule="cosine", peak=1e-3, warmup_steps=100),
+            "training": TrainingConfig(steps=100),
+        },
+        r"optimizer\.warmup_steps is 100 and training\.steps is 100",
+    ),
     (
         Config,
         {"tokenizer": TokenizerConfig(pad_id=37_000)},

@@ -17,7 +17,6 @@ from transformer.config import ModelConfig
 from transformer.model import Transformer
 from transformer.ops.dropout import dropout, dropout_key
 from transformer.shapes import Batch
-from transformer.training.step import batch_loss
 
 TINY = ModelConfig(
     vocabulary_size=19,
@@ -73,6 +72,7 @@ class Result(NamedTuple):
     weights: Any
     batch_stats: Any
     loss: Any
+    tokens: Any
 
 
 def reference(
@@ -174,7 +174,7 @@ def reference(
     hidden = final_norm("decoder_norm", x, batch.target_mask)
     logits = hidden @ p[output_table].T + (p["logits_bias"] if config.final_logits_bias else 0)
 
-    return Result(logits, weights, new_stats, smoothed_loss(logits, batch))
+    return Result(logits, weights, new_stats, smoothed_loss(logits, batch), batch.target_mask.sum())
 
 
 PARTS = ("query", "key", "value")
@@ -273,15 +273,23 @@ CASES = [
 def case(request: pytest.FixtureRequest) -> Case:
     variant, dtype, training = request.param
     config = dataclasses.replace(TINY, **VARIANTS[variant])
-    model, batch, (params, stats) = (
-        Transformer(config, jnp.dtype(dtype)),
-        random_batch(config),
-        random_variables(config),
-    )
+    model, batch = Transformer(config, jnp.dtype(dtype)), random_batch(config)
+    params, stats = random_variables(config)
     key = dropout_key(seed=3, step=5, row=jnp.array(batch.row)) if training else None
 
     @quickly_compiled
     def run(params: Any, batch_stats: Any, batch: Batch):
+        def loss(params: Any):
+            (total, tokens), new_stats = model.apply(
+                {"params": params, **batch_stats},
+                batch,
+                label_smoothing=LABEL_SMOOTHING,
+                dropout=key,
+                method="loss",
+                mutable=list(batch_stats),
+            )
+            return total, (tokens, new_stats)
+
         (logits, weights), _ = model.apply(
             {"params": params, **batch_stats},
             *batch[:3],
@@ -290,11 +298,8 @@ def case(request: pytest.FixtureRequest) -> Case:
             return_weights=True,
             mutable=list(batch_stats),
         )
-        (loss, (_, new_stats)), gradients = jax.value_and_grad(
-            lambda p: batch_loss(model, p, batch_stats, batch, label_smoothing=LABEL_SMOOTHING, dropout=key),
-            has_aux=True,
-        )(params)
-        return Result(logits, weights, new_stats, loss), gradients
+        (total, (tokens, new_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        return Result(logits, weights, new_stats, total, tokens), gradients
 
     nested_stats = {"batch_stats": unflatten_dict(stats, sep="/")} if stats else {}
     actual, gradients = jax.device_get(run(unflatten_dict(params, sep="/"), nested_stats, batch))
@@ -362,7 +367,8 @@ def test_attention_weights(case):
 
 
 def test_the_loss_is_that_of_the_logits(case):
-    """`hidden` and `cross_entropy`, which training uses, do what `__call__` and the formula do."""
+    """`loss`, which never holds all the logits, is what the formula makes of those of `__call__`."""
+    assert case.actual.tokens == case.expected.tokens
     from_logits = smoothed_loss(case.actual.logits.astype(np.float64), case.batch)
     # In bfloat16 each of them rounds the same products in its own order.
     np.testing.assert_allclose(case.actual.loss, from_logits, rtol={"float32": 1e-6, "bfloat16": 1e-3}[case.dtype])

@@ -1,6 +1,7 @@
 """The command line: `transformer train | evaluate | translate`. What is wrong with the input, the config or the
 environment is said in one or two sentences, and the exit status is 2."""
 
+import argparse
 import dataclasses
 import signal
 import sys
@@ -52,17 +53,13 @@ def train(arguments: list[str]) -> None:
 
 def parse_train(arguments: list[str]) -> Config:
     """The config that `transformer train` was asked for: a config file's or the defaults, with options on top."""
-    base = Config()
-    if "--config" in arguments:
-        place = arguments.index("--config")
-        if place + 1 == len(arguments):
-            raise InputError("--config needs a file, for instance configs/multi30k.py.")
-        base = load_config(arguments[place + 1])
-        arguments = arguments[:place] + arguments[place + 2 :]
+    files = argparse.ArgumentParser("train.py", add_help=False, allow_abbrev=False)
+    files.add_argument("--config", metavar="FILE")
+    given, options = files.parse_known_args(arguments)
     return tyro.cli(
         Config,
-        default=base,
-        args=arguments,
+        default=Config() if given.config is None else load_config(given.config),
+        args=options,
         prog="train.py",
         description="Train a Transformer and score it. --config FILE starts from a file such as configs/multi30k.py "
         "instead of the defaults (the paper's base model); every option below changes one field of it. The same "

@@ -313,6 +313,11 @@ class Config:
             f"average must lie between 1 and training.keep_last ({self.training.keep_last}), but is {self.average}: "
             "only checkpoints that are kept can be averaged.",
         )
+        _require(
+            self.optimizer.schedule != "cosine" or self.optimizer.warmup_steps < self.training.steps,
+            f"optimizer.schedule=cosine needs fewer warm-up steps than steps, but optimizer.warmup_steps is "
+            f"{self.optimizer.warmup_steps} and training.steps is {self.training.steps}.",
+        )
         for name in ("pad_id", "start_id", "end_id"):
             value = getattr(self.tokenizer, name)
             _require(

@@ -122,7 +122,9 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes the `tokenizer.json` that `load` reads, byte for byte as it was read or trained."""
-        Path(path).write_bytes(self._text.encode())
+        temporary = Path(f"{path}.part")  # whoever reads the file, at whatever moment, sees it whole
+        temporary.write_bytes(self._text.encode())
+        os.replace(temporary, path)
 
     @property
     def fingerprint(self) -> str:

@@ -88,7 +88,7 @@ def score_translations(
         InputError: there are no sentences, or not as many hypotheses as references.
     """
     from sacrebleu.metrics.bleu import BLEU  # here, because a training job needs it at its end at the earliest
-    from sacrebleu.metrics.chrf import CHRF
+    from sacrebleu.metrics.chrf import CHRF, CHRFScore
 
     if len(hypotheses) != len(references):
         raise InputError(
@@ -98,12 +98,21 @@ def score_translations(
     if not references:
         raise InputError("There is nothing to score: the references are empty.")
 
+    class FloatCHRF(CHRF):
+        """chrF in Python's floats: where a resampled corpus shares nothing with its references, sacreBLEU has a 0.0
+        among numpy's float32, and Python's `statistics` refuses the mixture."""
+
+        def _compute_score_from_stats(self, stats: Any) -> CHRFScore:
+            result = super()._compute_score_from_stats(stats)
+            result.score = float(result.score)
+            return result
+
     def score(metric: BLEU | CHRF) -> Score:
         result = metric.corpus_score(hypotheses, [references], n_bootstrap=bootstrap)
         mean, half_width = float(result._mean), float(result._ci)  # sacreBLEU has no public name for them
         return Score(float(result.score), str(metric.get_signature()), (mean - half_width, mean + half_width))
 
-    return Scores(score(BLEU()), score(CHRF()), loss)
+    return Scores(score(BLEU()), score(FloatCHRF()), loss)
 
 
 def corpus_loss(model: Transformer, variables: Params, batches: Iterable[Batch]) -> float:

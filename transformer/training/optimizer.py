@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 
 from transformer.config import OptimizerConfig
-from transformer.errors import InputError
 from transformer.shapes import Params
 
 
@@ -65,17 +64,10 @@ def cosine_schedule(peak: float, warmup_steps: int, steps: int) -> optax.Schedul
     Args:
         peak: Highest rate, reached at step `warmup_steps`.
         warmup_steps: Updates of linear increase.
-        steps: Updates in all.
+        steps: Updates in all, more than `warmup_steps`.
 
     Returns: The rate as a function of `count`, the number of updates made so far.
-
-    Raises: InputError if `steps` is not greater than `warmup_steps`.
     """
-    if steps <= warmup_steps:
-        raise InputError(
-            f"The cosine schedule needs more steps than warm-up steps, but training.steps is {steps} and "
-            f"optimizer.warmup_steps is {warmup_steps}."
-        )
 
     def schedule(count):
         step = jnp.asarray(count, jnp.float32) + 1
@@ -127,8 +119,6 @@ def learning_rate(config: OptimizerConfig, d_model: int, steps: int) -> optax.Sc
         steps: Updates in all.
 
     Returns: The rate as a function of `count`, the number of updates made so far.
-
-    Raises: InputError if the schedule is `cosine` and `steps` is not greater than `warmup_steps`.
     """
     if config.schedule == "paper":
         return paper_schedule(d_model, config.warmup_steps, config.scale)
@@ -152,8 +142,6 @@ def make_optimizer(config: OptimizerConfig, d_model: int, steps: int) -> optax.G
 
     Returns: The transformation of the gradient that was summed over devices and divided by the tokens; clipping, where
         configured, is of its global norm and comes first.
-
-    Raises: InputError if the schedule is `cosine` and `steps` is not greater than `warmup_steps`.
     """
     rate = learning_rate(config, d_model, steps)
     if config.name == "adam":

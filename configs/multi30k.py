@@ -1,5 +1,13 @@
-"""Multi30k, English to German: 29,000 image captions (Elliott et al. 2016, "Multi30K: Multilingual English-German
-Image Descriptions"), a small model on a CPU."""
+"""Multi30k, English to German: a small model on 29,000 image captions, on a CPU.
+
+Source: Elliott et al. 2016, "Multi30K: Multilingual English-German Image Descriptions"; text only.
+Command: python train.py --config configs/multi30k.py --data.train train.en.gz train.de.gz
+    --data.validation val.en.gz val.de.gz --data.test test_2016_flickr.en.gz test_2016_flickr.de.gz
+Score: 38.30 cased BLEU on test_2016_flickr (2026-11-22, nrefs:1|bs:1000|seed:12345|case:mixed|eff:no|tok:13a|
+    smooth:exp|version:2.6.0, with averaging over 5 checkpoints and alpha 1.0).
+Time: 54 minutes on two AMD Zen 4 cores that other work shared; 76 minutes of processor time.
+Trials: docs/experiments.md.
+"""
 
 from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, SearchConfig, TrainingConfig
 
@@ -8,16 +16,16 @@ config = Config(
     average=5,
     data=DataConfig(source_language="en", target_language="de", max_length=100),
     model=ModelConfig(
-        vocabulary_size=6000,
+        vocabulary_size=5000,
         d_model=256,
         num_heads=4,
-        d_ff=1024,
+        d_ff=512,
         num_encoder_layers=3,
         num_decoder_layers=3,
-        dropout=0.3,
+        dropout=0.25,
         max_positions=256,
     ),
     optimizer=OptimizerConfig(schedule="inverse_sqrt", peak=1.5e-3, warmup_steps=400, final_fraction=0.4),
-    training=TrainingConfig(steps=6000, batch_tokens=4096, num_shapes=8, validate_every=500, log_every=100),
+    training=TrainingConfig(steps=4000, batch_tokens=4096, num_shapes=8, validate_every=200, log_every=100),
     search=SearchConfig(beam_size=5, length_penalty=1.0),
 )

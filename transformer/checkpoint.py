@@ -3,6 +3,7 @@
     RUN/config.json         the resolved config
     RUN/tokenizer.json      the tokenizer
     RUN/data.json           what was read, and what was dropped
+    RUN/test.jsonl          the test set
     RUN/metrics.jsonl       losses and scores along the way
     RUN/checkpoints/STEP/   arrays: `params` is all that evaluation needs, `rest` what resuming needs besides
     RUN/scores.json         the final scores
@@ -44,7 +45,10 @@ def check_run(run_dir: str | Path, config: Config) -> None:
 
     Raises: InputError if the directory belongs to another config, has files in it but no `config.json`, or is a file.
     """
-    run_dir = Path(run_dir)
+    run_dir = Path(run_dir).resolve()
+    nearest = next(path for path in (run_dir, *run_dir.parents) if path.exists())
+    if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"The run directory {run_dir} cannot be written to. Give another --run-dir.")
     if (run_dir / "config.json").exists():
         there, here = _fields(read_config(run_dir)), _fields(config)
         for name, value in here.items():
@@ -79,8 +83,6 @@ def open_run(run_dir: str | Path, config: Config) -> Path:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The run directory {run_dir} cannot be made: {error.strerror}.") from error
-    if not os.access(run_dir, os.W_OK | os.X_OK):
-        raise InputError(f"The run directory {run_dir} is not writable.")
     if not (run_dir / "config.json").exists():
         write_text(run_dir / "config.json", to_json(config))
     return run_dir
@@ -167,7 +169,7 @@ class Checkpoints:
         _check_fingerprint(self._manager, step, self._fingerprint)
         items = _items(state)
         arguments = ocp.args.Composite(**{name: _restore_as(item) for name, item in items.items()})
-        restored = dict(self._manager.restore(step, args=arguments).items())
+        restored = dict(_read(self._manager, step, arguments).items())
         for (path, here), there in zip(
             jax.tree_util.tree_leaves_with_path(items), jax.tree.leaves(restored), strict=True
         ):
@@ -243,11 +245,11 @@ def load_params(
         end = steps.index(step) + 1
         if not 1 <= average <= end:
             raise InputError(f"Of step {step} and before, {average} checkpoints cannot be averaged: {there}")
-        if fingerprint is not None:
-            _check_fingerprint(manager, step, fingerprint)
 
         def read(step: int) -> Params:
-            return manager.restore(step, args=ocp.args.Composite(params=_restore_as(None)))["params"]
+            if fingerprint is not None:
+                _check_fingerprint(manager, step, fingerprint)
+            return _read(manager, step, ocp.args.Composite(params=_restore_as(None)))["params"]
 
         params = read(step)
         total = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
@@ -280,6 +282,17 @@ def _loss(metrics: Mapping[str, float]) -> float:
 def _restore_as(item: Any) -> ocp.args.PyTreeRestore:
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     return ocp.args.PyTreeRestore(item, restore_args=jax.tree.map(lambda _: as_numpy, item))
+
+
+def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) -> Any:
+    try:
+        return manager.restore(step, args=items)
+    except (ValueError, KeyError, OSError) as error:
+        others = ", ".join(str(other) for other in manager.all_steps() if other != step) or "none"
+        raise InputError(
+            f"The checkpoint of step {step} in {manager.directory} is damaged and cannot be read. Checkpoints of other "
+            f"steps: {others}."
+        ) from error
 
 
 def _check_fingerprint(manager: ocp.CheckpointManager, step: int, fingerprint: str) -> None:

@@ -3,6 +3,8 @@ environment is said in one or two sentences, and the exit status is 2."""
 
 import argparse
 import dataclasses
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -14,36 +16,52 @@ from tyro.conf import Positional
 
 from transformer.config import Config, SearchConfig, load_config
 from transformer.errors import InputError
-from transformer.runtime import keep_freed_memory, use_compilation_cache
+from transformer.runtime import keep_freed_memory, resolve_dtype, use_compilation_cache
 
 if TYPE_CHECKING:
     from transformer.inference.translator import Translator
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 2 for unusable input, 130 after Ctrl-C."""
+    """Runs a command and returns its exit status: 0, 2 for unusable input, 130 after Ctrl-C, 141 if nobody reads on."""
     given = sys.argv[1:] if arguments is None else arguments
     commands: dict[str, Callable[[list[str]], None]] = {"train": train, "evaluate": evaluate, "translate": translate}
     if not given or given[0] in ("-h", "--help"):
         print(f"usage: transformer {{{','.join(commands)}}} ...   (`transformer COMMAND --help` for its options)")
         return 0 if given else 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a run
     try:
         if given[0] not in commands:
             raise InputError(f"There is no command {given[0]}; the commands are {', '.join(commands)}.")
         keep_freed_memory()
         commands[given[0]](given[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit does not try once more
+        return 128 + signal.SIGPIPE
     except (InputError, OSError) as error:  # an OSError names the file and what the system said
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted. A training run goes on from its last checkpoint with the same command.", file=sys.stderr)
+        goes_on = " The same command goes on from the last checkpoint." if given[0] == "train" else ""
+        print(f"Interrupted.{goes_on}", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
 
+@dataclass(frozen=True)
+class TrainingOptions(Config):
+    """Train a Transformer and score it. The same command resumes a run."""
+
+    config: str | None = None
+    """Start from this file, such as configs/multi30k.py, instead of the defaults (the paper's base model); every other
+    option changes one field of it."""
+
+
 def train(arguments: list[str]) -> None:
     """Train, then score the test set."""
-    config = parse_train(arguments)
+    config = parse_config(arguments)
     if config.compilation_cache:
         use_compilation_cache()
     from transformer.experiment import run
@@ -51,20 +69,16 @@ def train(arguments: list[str]) -> None:
     run(config)
 
 
-def parse_train(arguments: list[str]) -> Config:
+def parse_config(arguments: list[str]) -> Config:
     """The config that `transformer train` was asked for: a config file's or the defaults, with options on top."""
-    files = argparse.ArgumentParser("train.py", add_help=False, allow_abbrev=False)
-    files.add_argument("--config", metavar="FILE")
-    given, options = files.parse_known_args(arguments)
-    return tyro.cli(
-        Config,
-        default=Config() if given.config is None else load_config(given.config),
-        args=options,
-        prog="train.py",
-        description="Train a Transformer and score it. --config FILE starts from a file such as configs/multi30k.py "
-        "instead of the defaults (the paper's base model); every option below changes one field of it. The same "
-        "command resumes a run.",
-    )
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--config", nargs="?")  # a missing value is tyro's to complain of
+    file = first.parse_known_args(arguments)[0].config
+    base = Config() if file is None else load_config(file)
+    names = [field.name for field in dataclasses.fields(Config)]
+    default = TrainingOptions(**{name: getattr(base, name) for name in names}, config=file)
+    options = tyro.cli(TrainingOptions, default=default, args=arguments, prog="transformer train")
+    return Config(**{name: getattr(options, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -101,21 +115,19 @@ def evaluate(arguments: list[str]) -> None:
     if (options.source is None) != (options.reference is None):
         raise InputError("--source and --reference go together: line n of the one must translate line n of the other.")
     translator = load_translator(options)
-    from rich.console import Console
-
-    from transformer.data.corpus import read_files, read_pairs
-    from transformer.experiment import score
+    from transformer.data.corpus import read_files
+    from transformer.experiment import read_test_set, score
 
     config = translator.config
     if options.source is not None and options.reference is not None:
         pairs, _ = read_files((options.source, options.reference), config.data)
     else:
-        pairs, _ = read_pairs(config.data, "test")
+        pairs, _ = read_test_set(options.run, config.data)
     scores, _ = score(translator, pairs, configure_search(config.search, options))
     if options.json:
         print(scores.to_json(), end="")
     else:
-        Console().print(scores.to_table())
+        print(scores.to_text())
 
 
 def translate(arguments: list[str]) -> None:
@@ -143,6 +155,8 @@ def load_translator(options: DecodingOptions) -> "Translator":
     config = read_config(options.run)
     if config.compilation_cache:
         use_compilation_cache()
+    dtype, reason = resolve_dtype(config.model.dtype)
+    print(f"computing in {dtype} ({reason})", file=sys.stderr)
     return load(options.run, options.checkpoint, options.average)
 
 

@@ -46,7 +46,8 @@ class DataConfig:
     tsv_columns: tuple[int, int] = (0, 1)
     """Columns of source and target in a TSV file, counted from 0."""
     drop_empty: bool = False
-    """Drop and count pairs with an empty side, instead of stopping at the first."""
+    """Drop and count training pairs with an empty side, instead of stopping at the first. In validation and test sets an
+    empty side is always an error: they are scored on all of their references."""
     drop_duplicates: bool = False
     """Drop and count training pairs that were seen before."""
     max_length: int = 256
@@ -230,13 +231,13 @@ class TrainingConfig:
     """Share of the target distribution spread evenly over the vocabulary (section 5.4)."""
     batch_tokens: int = 25_000
     """Padded source tokens, and as many target tokens, a step at the most, over all devices and accumulation steps
-    (section 5.1)."""
+    (section 5.1; the paper's 25,000 do not count padding). Empty rows may exceed it by less than one row a piece."""
     accumulation_steps: int = 1
     """Pieces that each device's share of the batch is computed in, to save memory; the update is the same."""
     num_shapes: int = 12
     """Padded (source, target) shapes at the most; each is compiled once."""
     log_every: int = 100
-    """Steps between two lines of `metrics.jsonl`."""
+    """Steps between two lines of `metrics.jsonl`; there is one at each checkpoint, too."""
     validate_every: int = 1000
     """Steps between two validations (and checkpoints)."""
     validation_bleu: bool = False
@@ -417,5 +418,5 @@ def load_config(path: str) -> Config:
     except Exception as error:
         raise InputError(f"The config file {path} fails when run: {type(error).__name__}: {error}") from error
     config = getattr(module, "config", None)
-    _require(isinstance(config, Config), f"The config file {path} must define `config`, a transformer.Config.")
+    _require(isinstance(config, Config), f"The config file {path} must define `config`, a transformer.config.Config.")
     return typing.cast(Config, config)

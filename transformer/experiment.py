@@ -1,25 +1,27 @@
 """One experiment from config to scores: the straight way through the house, and what `train.py` runs."""
 
 import dataclasses
+import hashlib
 import json
 from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
-from rich.console import Console
 
 from transformer.checkpoint import Checkpoints, check_run, open_run, write_text
-from transformer.config import Config, SearchConfig
+from transformer.config import Config, DataConfig, SearchConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
-from transformer.data.corpus import Pairs, read_pairs
+from transformer.data.corpus import Pairs, Report, read_files, read_pairs
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-from transformer.inference.evaluate import Scores, score_translations
-from transformer.inference.translator import Translator, load, translate
+from transformer.inference.evaluate import Scores, bleu, score_translations
+from transformer.inference.translator import LOSS_SHAPES, Translator, load, translate
 from transformer.model import Transformer
 from transformer.runtime import resolve_dtype
 from transformer.shapes import Params
 from transformer.training import loop, parallel
+
+TEST_SET = "test.jsonl"  # in the run directory, so that `evaluate` needs nothing else
 
 
 def run(config: Config) -> None:
@@ -44,31 +46,84 @@ def run(config: Config) -> None:
     dtype, reason = resolve_dtype(config.model.dtype)
     devices = parallel.num_devices()
     print(f"computing in {dtype} ({reason}) on {devices} device{'s' if devices > 1 else ''}")
-    train_batches = make_batches(config, tokenizer, tokens["train"], config.training.accumulation_steps * devices)
+    batches = partial(
+        Batches,
+        tokens=config.training.batch_tokens,
+        seed=config.seed,
+        pad_id=tokenizer.pad_id,
+        start_id=tokenizer.start_id,
+        end_id=tokenizer.end_id,
+    )
+    train_batches = batches(
+        tokens["train"],
+        num_shapes=config.training.num_shapes,
+        row_multiple=config.training.accumulation_steps * devices,
+    )
     print(
         f"{train_batches.per_epoch:,} batches an epoch in {len(train_batches.shapes)} shapes, "
         f"{train_batches.padding:.1%} padding; {config.training.steps / train_batches.per_epoch:.1f} epochs"
     )
-    validation = bleu = None
+    validation = evaluate = None
     if "validation" in tokens:
-        validation = make_batches(config, tokenizer, tokens["validation"], devices, shuffle=False)
+        validation = batches(tokens["validation"], num_shapes=LOSS_SHAPES, row_multiple=devices, shuffle=False)
         if config.training.validation_bleu:
-            bleu = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])
+            evaluate = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])
 
     # Only now, when nothing is left that could be wrong with the input, is anything written.
     run_dir = open_run(config.run_dir, config)
     tokenizer.save(run_dir / "tokenizer.json")
-    read = {split: report.to_dict() for split, report in reports.items()}
-    write_text(run_dir / "data.json", json.dumps(read, indent=2, ensure_ascii=False) + "\n")
+    keep_report(run_dir, {split: report.to_dict() | fingerprint(tokens[split]) for split, report in reports.items()})
+    if "test" in pairs:
+        keep_test_set(run_dir, pairs["test"], config.data)
     with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:
-        loop.train(config, train_batches, validation, checkpoints, dtype=dtype, evaluate=bleu)
+        loop.train(config, train_batches, validation, checkpoints, dtype=dtype, evaluate=evaluate)
     if "test" in pairs:
         translator = load(run_dir)
         scores, hypotheses = score(translator, pairs["test"], config.search)
         write_text(run_dir / "scores.json", scores.to_json())
         write_text(run_dir / "hypotheses.txt", "".join(f"{line}\n" for line in hypotheses))
-        Console().print(scores.to_table())
+        print(scores.to_text())
     print(f"Everything is in {run_dir}.")
+
+
+def fingerprint(tokens: TokenPairs) -> dict[str, str]:
+    """SHA-256 of a split's token ids, with its name."""
+    digest = hashlib.sha256()
+    for array in tokens:
+        digest.update(array.tobytes())
+    return {"sha256": digest.hexdigest()}
+
+
+def keep_report(run_dir: Path, report: dict[str, dict]) -> None:
+    """Writes `data.json`.
+
+    Raises: InputError if the run was begun on other training pairs: it could not go on with the same batches.
+    """
+    file = run_dir / "data.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8"))["train"]["sha256"] != report["train"]["sha256"]:
+        raise InputError(
+            f"The training pairs are not those that the run in {run_dir} was begun with. Restore the files, or give "
+            "another --run-dir."
+        )
+    write_text(file, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+
+def keep_test_set(run_dir: Path, pairs: Pairs, config: DataConfig) -> None:
+    """Writes the test set into the run directory, for `read_test_set`."""
+    languages = config.source_language, config.target_language
+    rows = (dict(zip(languages, pair, strict=True)) for pair in zip(*pairs, strict=True))
+    write_text(run_dir / TEST_SET, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_test_set(run_dir: str | Path, config: DataConfig) -> tuple[Pairs, Report]:
+    """The test set of a run, as the run keeps it.
+
+    Raises: InputError if the run has none.
+    """
+    file = Path(run_dir) / TEST_SET
+    if not file.exists():
+        raise InputError(f"The run in {run_dir} has no test set: give --source and --reference.")
+    return read_files((str(file),), config)
 
 
 def score(translator: Translator, pairs: Pairs, search: SearchConfig) -> tuple[Scores, list[str]]:
@@ -85,7 +140,7 @@ def validation_bleu(
     model = Transformer(config.model, dtype=jnp.dtype(dtype))
     greedy = dataclasses.replace(config.search, beam_size=1)
     hypotheses = translate(model, variables, tokenizer, pairs.sources, greedy)
-    return {"validation_bleu": score_translations(hypotheses, pairs.targets, bootstrap=2).bleu.score}
+    return {"validation_bleu": bleu(hypotheses, pairs.targets)}
 
 
 def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
@@ -96,19 +151,3 @@ def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
     if config.tokenizer.file is not None:
         return Tokenizer.load(config.tokenizer.file, config.tokenizer, size)
     return Tokenizer.train((text for side in pairs for text in side), size, config.tokenizer)
-
-
-def make_batches(
-    config: Config, tokenizer: Tokenizer, tokens: TokenPairs, row_multiple: int, shuffle: bool = True
-) -> Batches:
-    return Batches(
-        tokens,
-        tokens=config.training.batch_tokens,
-        num_shapes=config.training.num_shapes,
-        row_multiple=row_multiple,
-        seed=config.seed,
-        pad_id=tokenizer.pad_id,
-        start_id=tokenizer.start_id,
-        end_id=tokenizer.end_id,
-        shuffle=shuffle,
-    )

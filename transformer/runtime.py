@@ -53,14 +53,17 @@ def resolve_dtype(dtype: Literal["auto", "bfloat16", "float32"]) -> tuple[str, s
     Raises:
         InputError: there is no device jax can use.
     """
-    if dtype != "auto":
-        return dtype, "as configured"
     import jax
 
     try:
         device = jax.devices()[0]
-    except RuntimeError as error:
-        raise InputError(f"jax finds no device to compute on ({error}). Check JAX_PLATFORMS and the driver.") from error
+    except (RuntimeError, AssertionError) as error:  # jax asserts where the platform it was told to use has no device
+        reason = str(error) or "none of the platform asked for"
+        raise InputError(
+            f"jax finds no device to compute on ({reason}). Check JAX_PLATFORMS and the driver."
+        ) from error
+    if dtype != "auto":
+        return dtype, "as configured"
     if device.platform == "tpu":
         return "bfloat16", "a TPU computes in it"
     if device.platform == "gpu":

@@ -4,8 +4,9 @@
     S  source length           H  heads
     T  target length           E  size of one head (usually D / H)
     Q  query length            F  d_ff, the width of the feed-forward layer
-    K  key length              V  vocabulary
-    N  tokens, flattened
+    K  key length, and in      V  vocabulary
+       decoding the number     N  tokens, flattened
+       of hypotheses
 
 Einsums use the same letters: `"bqhe,bkhe->bhqk"`. In a mask, True means "may attend" or "is a token".
 """

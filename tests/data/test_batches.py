@@ -12,6 +12,7 @@ from transformer.data.batches import Batches, TokenPairs, choose_shapes, iterate
 from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
+from transformer.shapes import Batch
 
 PAD, START, END = 0, 1, 2
 
@@ -95,16 +96,30 @@ def test_budget_rows_and_number_of_shapes(tokens, num_shapes, row_multiple):
         batch = batches[n]
         rows, S = batch.source.shape
         T = batch.target_input.shape[1]
-        assert rows * S <= tokens
-        assert rows * T <= tokens
+        filled = int(batch.source_mask.any(axis=1).sum())
+        assert 1 <= filled <= tokens // max(S, T)
+        assert (rows - row_multiple) * max(S, T) < tokens
         assert rows % row_multiple == 0
-        assert batch.source_mask.any()
         seen.add((S, T, rows))
         padded += rows * (S + T)
         real += batch.source_mask.sum() + batch.target_mask.sum()
     assert sorted(seen) == sorted(batches.shapes)
     assert len(seen) <= num_shapes
     assert batches.padding == pytest.approx(1 - real / padded)
+
+
+@pytest.mark.parametrize(("pairs", "tokens", "num_shapes"), [(5000, 2048, 12), (300, 700, 3), (10, 700, 1)])
+def test_batches_do_not_depend_on_row_multiple(pairs, tokens, num_shapes):
+    one, eight = (make(synthetic(pairs), tokens=tokens, num_shapes=num_shapes, row_multiple=m) for m in (1, 8))
+    assert one.per_epoch == eight.per_epoch
+    assert one.padding < eight.padding
+    for n in range(2 * one.per_epoch):
+        few, many = one[n], eight[n]
+        rows = len(few.row)
+        assert len(many.row) == -(-rows // 8) * 8
+        assert_equal(few, Batch(*(array[:rows] for array in many)))
+        assert not many.source_mask[rows:].any()
+        assert not many.target_mask[rows:].any()
 
 
 def test_rows_are_padded_shifted_and_masked():

@@ -103,10 +103,14 @@ def test_columns_and_languages_come_from_the_config(tmp_path):
 
 def test_drop_empty_drops_both_sides_and_counts(tmp_path):
     files = write(tmp_path / "x.en", "a\n\nc\nd\n"), write(tmp_path / "x.de", "A\nB\n \t\nD\n")
-    pairs, report = read_files(files, DataConfig(drop_empty=True))
+    config = DataConfig(train=files, validation=files, drop_empty=True)
+    pairs, report = read_pairs(config, "train")
     assert pairs == (["a", "d"], ["A", "D"])
     assert (report.read, report.kept, report.dropped) == (4, 2, {"empty": 2})
     assert str(report) == f"4 pairs read from {files[0]}, {files[1]}; 2 kept; dropped: 2 empty."
+    # Of nothing but training pairs.
+    for read, *arguments in ((read_pairs, config, "validation"), (read_files, files, config)):
+        assert error_of(read, *arguments).startswith(f"{files[0]}, line 2 has an empty source: mend it")
 
 
 def test_drop_duplicates_is_for_training_only(tmp_path):
@@ -127,6 +131,20 @@ def test_missing_file_and_directory(tmp_path):
     missing = str(tmp_path / "none.en")
     assert error_of(read_lines, missing) == f"{missing} cannot be read: No such file or directory."
     assert error_of(read_lines, str(tmp_path)) == f"{tmp_path} cannot be read: Is a directory."
+
+
+def test_empty_file_name(moses):
+    for files in (("",), ("", moses[1]), (moses[0], "")):
+        assert error_of(read_files, files, CONFIG).startswith("The name of a file of sentence pairs is empty")
+
+
+@pytest.mark.parametrize("content", ["a\tA\nb\tB\n", '{"en": "a", "de": "A"}\n{"en": "b", "de": "B"}\n'])
+def test_byte_order_mark_is_left_out(tmp_path, content):
+    path = write(tmp_path / ("x.tsv" if "\t" in content else "x.jsonl"), "\ufeff" + content)
+    assert read_files((path,), CONFIG)[0] == (["a", "b"], ["A", "B"])
+    # Elsewhere it is text; and it does not shift the line numbers of errors.
+    assert decode_lines("a\ufeff\n\ufeffb\n".encode(), "x") == ["a\ufeff", "\ufeffb"]
+    assert "line 2 is not UTF-8" in error_of(decode_lines, b"\xef\xbb\xbfa\n\xff\n", "x")
 
 
 def test_unequal_line_counts(tmp_path):
@@ -168,7 +186,7 @@ def test_empty_corpus(tmp_path):
     assert "no sentence pair" in error_of(read_files, (empty,), CONFIG)
     assert "no sentence pair" in error_of(read_files, (empty, empty), CONFIG)
     blank = write(tmp_path / "blank.en", "\n\n")
-    message = error_of(read_files, (blank, blank), DataConfig(drop_empty=True))
+    message = error_of(read_pairs, DataConfig(train=(blank, blank), drop_empty=True), "train")
     assert "2 pairs read" in message
     assert "2 empty" in message
 
@@ -188,10 +206,14 @@ def test_tsv_columns(tmp_path):
     [
         ("{", "line 2 is not a JSON object"),
         ("", "line 2 is not a JSON object"),
-        ("[1]", "line 2 has no 'en'"),
+        ("[" * 100_000, "line 2 is not a JSON object (maximum recursion depth exceeded"),
+        ('{"en": "a", "de": ' + "1" * 5_000 + "}", "line 2 is not a JSON object (Exceeds the limit"),
+        ("[1]", "line 2 is a list, but must be an object with 'en' and 'de'"),
+        ("null", "line 2 is None, but must be an object"),
         ('{"en": "a"}', "line 2 has no 'de'"),
         ('{"translation": {"de": "a"}}', "line 2 has no 'en'"),
-        ('{"translation": null}', "line 2 has no 'en'"),
+        ('{"translation": null}', 'line 2: "translation" is None, but must be an object'),
+        ('{"en": "a", "de": {}}', "line 2: 'de' must be a string, but is a dict"),
         ('{"en": "a", "de": null}', "line 2: 'de' must be a string, but is None"),
         ('{"en": 1.0, "de": "a"}', "line 2: 'en' must be a string, but is 1.0"),
         ('{"en": "\\ud800", "de": "a"}', "line 2: 'en' has half a surrogate pair"),

@@ -6,11 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sacrebleu
-from rich.console import Console
 
 from transformer.config import ModelConfig
 from transformer.errors import InputError
-from transformer.inference.evaluate import Scores, corpus_loss, score_translations
+from transformer.inference.evaluate import Scores, bleu, corpus_loss, score_translations
 from transformer.model import Transformer
 from transformer.shapes import Batch
 
@@ -79,19 +78,28 @@ def test_json_and_table():
     assert values["loss"] == 0.5
     assert values["perplexity"] == math.exp(0.5)
 
-    console = Console(width=200)
-    with console.capture() as capture:
-        console.print(scores.to_table())
-    assert f"{scores.bleu.score:.2f}" in capture.get()
-    assert scores.chrf.signature in capture.get()
-    assert "1.65" in capture.get()
+    text = scores.to_text()
+    assert f"{scores.bleu.score:.2f}" in text
+    assert scores.bleu.signature in text
+    assert scores.chrf.signature in text
+    assert "1.65" in text
+
+
+def test_translations_that_share_nothing_have_an_interval():
+    scores = score_translations(["x", "x", "x", "ein Kind"], REFERENCES, bootstrap=50)
+    assert scores.chrf.interval[0] <= scores.chrf.interval[1]
+    assert isinstance(scores.chrf.interval[0], float)
+
+
+def test_bleu_alone_is_the_same():
+    assert bleu(HYPOTHESES, REFERENCES) == score_translations(HYPOTHESES, REFERENCES, bootstrap=2).bleu.score
 
 
 def test_without_loss_there_is_no_perplexity():
     scores = score_translations(HYPOTHESES, REFERENCES, bootstrap=2)
     assert isinstance(scores, Scores)
     assert json.loads(scores.to_json())["perplexity"] is None
-    assert scores.to_table().row_count == 2
+    assert len(scores.to_text().splitlines()) == 2
 
 
 def test_corpus_loss_is_the_mean_over_tokens_of_all_batches():

@@ -54,7 +54,13 @@ def tiny_batches() -> Callable[..., Batches]:
     """Batches of random pairs, about 6 an epoch; source and target have each one token, repeated."""
 
     def make(
-        kind: type[Batches] = Batches, *, pairs: int = 40, num_shapes: int = 2, shuffle: bool = True, **attributes: Any
+        kind: type[Batches] = Batches,
+        *,
+        pairs: int = 40,
+        num_shapes: int = 2,
+        row_multiple: int = 1,
+        shuffle: bool = True,
+        **attributes: Any,
     ) -> Batches:
         generator = np.random.default_rng(pairs)
         lengths = generator.integers(2, 8, pairs)
@@ -64,7 +70,7 @@ def tiny_batches() -> Callable[..., Batches]:
             TokenPairs(ids, offsets, ids + 1, offsets),
             tokens=64,
             num_shapes=num_shapes,
-            row_multiple=8,
+            row_multiple=row_multiple,
             seed=0,
             pad_id=0,
             start_id=1,

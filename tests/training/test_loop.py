@@ -1,8 +1,12 @@
+import collections
 import dataclasses
+import itertools
 import json
 import random
 import shutil
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -16,7 +20,7 @@ from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.inference.translator import load
-from transformer.training import loop
+from transformer.training import loop, metrics
 
 STEPS, EVERY = 12, 4
 
@@ -58,7 +62,7 @@ def config(tiny_model, tmp_path_factory) -> Config:
         data=DataConfig(max_length=32),
         model=tiny_model,
         optimizer=OptimizerConfig(warmup_steps=4, scale=0.1),
-        training=TrainingConfig(steps=STEPS, log_every=2, validate_every=EVERY, keep_last=3),
+        training=TrainingConfig(steps=STEPS, log_every=3, validate_every=EVERY, keep_last=3),
     )
 
 
@@ -100,13 +104,13 @@ def test_steps_are_compiled_once_a_shape(config, finished, tiny_batches):
 
 def test_metrics_of_every_window_and_validation(config, finished):
     lines = read_metrics(config)
-    assert [line["step"] for line in lines] == [2, 4, 4, 6, 8, 8, 10, 12, 12]
+    assert [line["step"] for line in lines] == [3, 4, 4, 6, 8, 8, 9, 12, 12]
     for line in lines:
         if "loss" in line:
             assert set(line) == {"step", "loss", "learning_rate", "gradient_norm", "tokens_per_second"}
         else:
             assert set(line) == {"step", "validation_loss", "validation_bleu"}
-    assert lines[0]["learning_rate"] == pytest.approx(0.1 * 8**-0.5 * 2 * 4**-1.5)
+    assert lines[0]["learning_rate"] == pytest.approx(0.1 * 8**-0.5 * 3 * 4**-1.5)
     assert [line["validation_bleu"] for line in lines if "validation_bleu" in line] == [1, 2, 3]
 
 
@@ -130,7 +134,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(config, finished,
     with pytest.raises(InterruptedError):
         train(broken, tiny_batches(InterruptedBatches, last=6))
     assert checkpoint_steps(broken) == [4]
-    assert [line["step"] for line in read_metrics(broken)] == [2, 4]
+    assert [line["step"] for line in read_metrics(broken)] == [3, 4]
     train(broken, tiny_batches())
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32)),
@@ -144,15 +148,36 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(config, finished,
     assert losses(broken) == losses(config)
 
 
+def test_accumulation_steps_change_nothing_but_rounding(config, tiny_batches, tmp_path):
+    """Dropout included: the batches have the same pairs in the same rows, and empty rows behind them."""
+    for steps, rows in ((1, 7), (4, 8)):
+        batches = tiny_batches(pairs=33, num_shapes=1, row_multiple=steps)
+        assert batches.shapes[0][2] == rows
+        train(in_run_dir(config, tmp_path / str(steps), accumulation_steps=steps), batches)
+    one, four = (load_params(tmp_path / name) for name in ("1", "4"))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), four, one)
+
+
 def test_stops_when_patience_is_at_an_end_and_stays_stopped(config, finished, tiny_batches, tmp_path, monkeypatch):
     patient = in_run_dir(config, tmp_path, steps=40, validate_every=2, patience=2, keep_last=1)
-    losses = iter([3.0, 2.0, 2.5, 2.4])
-    monkeypatch.setattr(loop, "validate", lambda *_: next(losses))
+    losses, clock = iter([3.0, 2.0, 2.5, 2.4]), itertools.count()
+
+    def validate(*_: Any) -> float:
+        collections.deque(itertools.islice(clock, 1_000_000), maxlen=0)  # takes very long
+        return next(losses)
+
+    monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     train(patient, tiny_batches(), validation_batches=tiny_batches(pairs=9))
     assert checkpoint_steps(patient) == [4, 8]  # the best and the last
     train(patient, tiny_batches(), validation_batches=tiny_batches(pairs=9))
     assert checkpoint_steps(patient) == [4, 8]
-    assert [line["step"] for line in read_metrics(patient) if "validation_loss" in line] == [2, 4, 6, 8]
+    lines = read_metrics(patient)
+    assert [line["step"] for line in lines if "validation_loss" in line] == [2, 4, 6, 8]
+    # The window before the end is logged, and no window's speed has the time of validation in it.
+    speeds = {line["step"]: line["tokens_per_second"] for line in lines if "loss" in line}
+    assert list(speeds) == [2, 3, 4, 6, 8]
+    assert min(speeds.values()) > 10
 
 
 def test_what_is_not_finite_ends_the_run_and_is_not_kept(config, finished, tiny_batches, tmp_path):

@@ -35,7 +35,9 @@ def test_log_has_null_for_what_is_not_finite(tmp_path: Path):
     assert read(path) == [{"step": 1, "loss": None, "perplexity": None, "low": None, "tokens": 7}]
 
 
-@pytest.mark.parametrize("torn", ["", '{"step": 400, "lo', '{"step": 100}', "\0\0\0"])
+@pytest.mark.parametrize(
+    "torn", ["", '{"step": 400, "lo', '{"step": 100}', "\0\0\0", "12\n", "[]\n", '{"loss": 1}\n', '{"step": "1"}\n']
+)
 def test_log_goes_on_from_the_step_that_is_resumed(tmp_path: Path, torn: str):
     path = tmp_path / "metrics.jsonl"
     with MetricsLog(path, 0) as log:
@@ -78,6 +80,19 @@ def test_progress_prints_plain_lines(clock: Clock, capsys: pytest.CaptureFixture
         "validation [loss] 2.5",
         "step 1,300/8,000  loss 3.400  lr 1.4e-03  20 tokens/s  22:20 left",  # 60 s for 300 steps, 6,700 to go
     ]
+
+
+def test_speed_does_not_count_what_is_not_training(clock: Clock, capsys: pytest.CaptureFixture):
+    with Progress(8000, 0) as progress:
+        clock.now += 10
+        assert progress.update(100, loss=3.0, learning_rate=1e-3, tokens=500) == 50
+        clock.now += 90  # validation
+        progress.restart_clock()
+        clock.now += 5
+        assert progress.update(200, loss=3.0, learning_rate=1e-3, tokens=500) == 100
+        clock.now += 5
+        assert progress.update(300, loss=3.0, learning_rate=1e-3, tokens=500) == 100
+    assert capsys.readouterr().out.splitlines()[1].endswith("1:08:15 left")  # 105 s for 200 steps
 
 
 def test_time_left_follows_the_recent_speed(clock: Clock, capsys: pytest.CaptureFixture):

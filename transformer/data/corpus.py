@@ -64,10 +64,12 @@ def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
     given: tuple[str, ...] = getattr(config, split)
     if not given:
         raise InputError(f"No {split} pairs are given: name them with --data.{split}.")
+    # A validation or test set is scored on all of its references, so nothing is ever dropped from those.
+    drop_empty = split == "train" and config.drop_empty
     if config.hub is None:
-        pairs, report = read_files(given, config)
+        pairs, report = read_files(given, config, drop_empty=drop_empty)
     else:
-        pairs, report = _read_hub(config.hub, given[0], config)
+        pairs, report = _read_hub(config.hub, given[0], config, drop_empty)
     if split == "train" and config.drop_duplicates:
         unique = list(dict.fromkeys(zip(*pairs, strict=True)))
         report.drop("duplicates", len(pairs.sources) - len(unique))
@@ -75,18 +77,23 @@ def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
     return pairs, report
 
 
-def read_files(files: tuple[str, ...], config: DataConfig) -> tuple[Pairs, Report]:
+def read_files(files: tuple[str, ...], config: DataConfig, *, drop_empty: bool = False) -> tuple[Pairs, Report]:
     """The sentence pairs of two files (a Moses pair) or of one. Text stays as it is, neither normalized nor stripped.
+
+    A byte-order mark at the start of a file is no text, and left out.
 
     Args:
         files: Source file and target file, one sentence a line; or one .tsv, .jsonl, .json or .parquet file of pairs.
             Each may be compressed: .gz, .xz, .zst.
-        config: Names the languages and columns, and says whether pairs with an empty side are dropped.
+        config: Names the languages and columns.
+        drop_empty: Drop and count pairs with an empty side.
 
     Raises: InputError, naming file and line, if a file is missing, damaged, or of an unknown kind; not UTF-8; has `\\r`
         in its lines, another number of lines than its partner, a missing or superfluous column, a missing or
-        non-string side, an empty side (unless config.drop_empty); or if no pair is left.
+        non-string side, an empty side (unless drop_empty); or if no pair is left.
     """
+    if not all(files):
+        raise InputError("The name of a file of sentence pairs is empty: give its path.")
     if len(files) == 2:
         pairs = Pairs(read_lines(files[0]), read_lines(files[1]))
         if len(pairs.sources) != len(pairs.targets):
@@ -94,7 +101,7 @@ def read_files(files: tuple[str, ...], config: DataConfig) -> tuple[Pairs, Repor
                 f"{files[0]} has {len(pairs.sources)} lines, but {files[1]} has {len(pairs.targets)}: each line of the "
                 "one must be the translation of the same line of the other."
             )
-        return _without_empty(pairs, files, "line", config)
+        return _without_empty(pairs, files, "line", drop_empty)
     (path,) = files
     match _suffix(path):
         case ".tsv":
@@ -108,7 +115,7 @@ def read_files(files: tuple[str, ...], config: DataConfig) -> tuple[Pairs, Repor
                 f"{path}: pairs in one file must be .tsv, .jsonl, .json or .parquet, or any of these with .gz, .xz or "
                 ".zst. For text with one sentence a line give two files, source and target."
             )
-    return _without_empty(pairs, (path, path), unit, config)
+    return _without_empty(pairs, (path, path), unit, drop_empty)
 
 
 def read_lines(path: str) -> list[str]:
@@ -121,6 +128,8 @@ def read_lines(path: str) -> list[str]:
 
 def decode_lines(data: bytes, name: str) -> list[str]:
     """The lines of text; only `\\n` ends a line: U+2028, U+0085, vertical tab and form feed stay inside it.
+
+    A byte-order mark at the start is left out.
 
     Args:
         data: UTF-8.
@@ -140,10 +149,11 @@ def decode_lines(data: bytes, name: str) -> list[str]:
 
 def _split_lines(data: bytes, name: str) -> list[str]:
     try:
-        lines = data.decode("utf-8").split("\n")
+        lines = data.decode("utf-8-sig").split("\n")  # without a byte-order mark
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{name}, line {_line_number(data, error.start)} is not UTF-8 ({error.reason}): convert the file to UTF-8."
+            f"{name}, line {_line_number(error.object, error.start)} is not UTF-8 ({error.reason}): convert the "
+            "file to UTF-8."
         ) from error
     return lines if lines[-1] else lines[:-1]
 
@@ -212,9 +222,10 @@ def _jsonl_rows(path: str) -> Iterator[Any]:
     for number, line in enumerate(_split_lines(_read_bytes(path), path), 1):
         try:
             yield json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # not JSON; a number too long, or lists too deep, for Python
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
             raise InputError(
-                f"{path}, line {number} is not a JSON object ({error.msg}): one object a line is needed."
+                f"{path}, line {number} is not a JSON object ({reason}): one object a line is needed."
             ) from error
 
 
@@ -231,7 +242,7 @@ def _parquet_rows(path: str, config: DataConfig) -> Iterator[Any]:
         raise InputError(f"{path} is not a readable parquet file ({error}).") from error
 
 
-def _read_hub(hub: str, split: str, config: DataConfig) -> tuple[Pairs, Report]:
+def _read_hub(hub: str, split: str, config: DataConfig, drop_empty: bool) -> tuple[Pairs, Report]:
     import datasets  # takes a second to import, and most runs read local files
 
     name = " ".join(part for part in (hub, config.hub_config, split) if part)
@@ -239,7 +250,7 @@ def _read_hub(hub: str, split: str, config: DataConfig) -> tuple[Pairs, Report]:
         rows = datasets.load_dataset(hub, config.hub_config, split=split)
     except Exception as error:  # network, names, authorization and formats have no common class
         raise InputError(f"The hub dataset {name} cannot be loaded: {type(error).__name__}: {error}") from error
-    return _without_empty(_pairs_of_rows(rows, name, "row", config), (name, name), "row", config)
+    return _without_empty(_pairs_of_rows(rows, name, "row", config), (name, name), "row", drop_empty)
 
 
 def _pairs_of_rows(rows: Iterable[Any], name: str, unit: str, config: DataConfig) -> Pairs:
@@ -247,21 +258,33 @@ def _pairs_of_rows(rows: Iterable[Any], name: str, unit: str, config: DataConfig
     languages = (config.source_language, config.target_language)
     pairs: list[tuple[str, str]] = []
     for number, row in enumerate(rows, 1):
-        sides = row["translation"] if isinstance(row, dict) and "translation" in row else row
+        nested = isinstance(row, dict) and "translation" in row
+        sides = row["translation"] if nested else row
+        if not isinstance(sides, dict):
+            what = ': "translation"' if nested else ""
+            raise InputError(
+                f"{name}, {unit} {number}{what} is {_kind(sides)}, but must be an object with "
+                f"{' and '.join(map(repr, languages))}."
+            )
         for language in languages:
-            if not isinstance(sides, dict) or language not in sides:
+            if language not in sides:
                 raise InputError(
                     f"{name}, {unit} {number} has no {language!r}: {' and '.join(map(repr, languages))} are needed, at "
                     'the top or within "translation". Set data.source_language and data.target_language to its names.'
                 )
             if not isinstance(sides[language], str):
                 raise InputError(
-                    f"{name}, {unit} {number}: {language!r} must be a string, but is {sides[language]!r:.80}."
+                    f"{name}, {unit} {number}: {language!r} must be a string, but is {_kind(sides[language])}."
                 )
             if not _encodable(sides[language]):
                 raise InputError(f"{name}, {unit} {number}: {language!r} has half a surrogate pair, which is no text.")
         pairs.append((sides[languages[0]], sides[languages[1]]))
     return _unzip(pairs)
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in few words."""
+    return f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.80}"
 
 
 def _encodable(text: str) -> bool:
@@ -273,19 +296,19 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _without_empty(pairs: Pairs, names: tuple[str, ...], unit: str, config: DataConfig) -> tuple[Pairs, Report]:
-    """The pairs without those that have an empty side, and the report; `names` has the file of each side."""
+def _without_empty(pairs: Pairs, names: tuple[str, ...], unit: str, drop_empty: bool) -> tuple[Pairs, Report]:
+    """The pairs, those with an empty side dropped or refused, and the report; `names` has the file of each side."""
     report = Report(files=tuple(dict.fromkeys(names)), read=len(pairs.sources))
     kept: list[tuple[str, str]] = []
     for number, pair in enumerate(zip(*pairs, strict=True), 1):
         empty = [not text.strip() for text in pair]
         if not any(empty):
             kept.append(pair)
-        elif not config.drop_empty:
+        elif not drop_empty:
             side = empty.index(True)
             raise InputError(
-                f"{names[side]}, {unit} {number} has an empty {('source', 'target')[side]}: mend it, or set "
-                "data.drop_empty to leave such pairs out."
+                f"{names[side]}, {unit} {number} has an empty {('source', 'target')[side]}: mend it, or take "
+                "the pair out (of training pairs, data.drop_empty does so)."
             )
     report.drop("empty", report.read - len(kept))
     if not kept:

@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 from jax import Array
-from rich.table import Table
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF, CHRFScore
 
 from transformer.errors import InputError
 from transformer.model import Transformer
@@ -57,16 +58,26 @@ class Scores:
         values = dataclasses.asdict(self) | {"perplexity": self.perplexity}
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
-    def to_table(self) -> Table:
-        """The same for people."""
-        table = Table("metric", "score", "95 % interval", "signature")
+    def to_text(self) -> str:
+        """The same for people: a table in plain text, so that no terminal cuts the signatures off."""
+        lines = []
         for name, score in (("BLEU", self.bleu), ("chrF2", self.chrf)):
             lower, upper = score.interval
-            table.add_row(name, f"{score.score:.2f}", f"{lower:.2f} to {upper:.2f}", score.signature)
+            lines.append(f"{name:<11}{score.score:7.2f}  95 % in {lower:.2f} to {upper:.2f}  {score.signature}")
         if self.loss is not None:
-            table.add_row("loss", f"{self.loss:.4f}", "", "nats per target token")
-            table.add_row("perplexity", f"{self.perplexity:.2f}", "", "exp(loss)")
-        return table
+            lines.append(f"{'loss':<11}{self.loss:7.4f}  nats per target token")
+            lines.append(f"{'perplexity':<11}{self.perplexity:7.2f}")
+        return "\n".join(lines)
+
+
+class _FloatCHRF(CHRF):
+    """chrF in Python's floats. Where a resampled corpus shares nothing with its references, sacreBLEU 2.6 has a 0.0
+    among numpy's float32, and Python's `statistics` refuses the mixture."""
+
+    def _compute_score_from_stats(self, stats: Any) -> CHRFScore:
+        result = super()._compute_score_from_stats(stats)
+        result.score = float(result.score)
+        return result
 
 
 def score_translations(
@@ -87,9 +98,6 @@ def score_translations(
     Raises:
         InputError: there are no sentences, or not as many hypotheses as references.
     """
-    from sacrebleu.metrics.bleu import BLEU  # here, because a training job needs it at its end at the earliest
-    from sacrebleu.metrics.chrf import CHRF, CHRFScore
-
     if len(hypotheses) != len(references):
         raise InputError(
             f"Scoring needs one reference for each translation, but there are {len(hypotheses)} translations and "
@@ -98,21 +106,17 @@ def score_translations(
     if not references:
         raise InputError("There is nothing to score: the references are empty.")
 
-    class FloatCHRF(CHRF):
-        """chrF in Python's floats: where a resampled corpus shares nothing with its references, sacreBLEU has a 0.0
-        among numpy's float32, and Python's `statistics` refuses the mixture."""
-
-        def _compute_score_from_stats(self, stats: Any) -> CHRFScore:
-            result = super()._compute_score_from_stats(stats)
-            result.score = float(result.score)
-            return result
-
     def score(metric: BLEU | CHRF) -> Score:
         result = metric.corpus_score(hypotheses, [references], n_bootstrap=bootstrap)
         mean, half_width = float(result._mean), float(result._ci)  # sacreBLEU has no public name for them
         return Score(float(result.score), str(metric.get_signature()), (mean - half_width, mean + half_width))
 
-    return Scores(score(BLEU()), score(FloatCHRF()), loss)
+    return Scores(score(BLEU()), score(_FloatCHRF()), loss)
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """The BLEU of `score_translations` alone, without an interval."""
+    return BLEU().corpus_score(hypotheses, [references]).score
 
 
 def corpus_loss(model: Transformer, variables: Params, batches: Iterable[Batch]) -> float:

@@ -23,7 +23,7 @@ from transformer.model import Transformer
 from transformer.runtime import resolve_dtype
 from transformer.shapes import Params
 
-_LOSS_SHAPES = 4  # for one pass over a corpus, compiling another shape costs more than the padding it would spare
+LOSS_SHAPES = 4  # for one pass over a corpus, compiling another shape costs more than the padding it would spare
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Translator:
         batches = Batches(
             tokens,
             tokens=max(self.config.training.batch_tokens, longest),
-            num_shapes=_LOSS_SHAPES,
+            num_shapes=LOSS_SHAPES,
             row_multiple=1,
             seed=0,
             pad_id=self.tokenizer.pad_id,
@@ -90,11 +90,11 @@ def load(
         InputError: the directory is not that of a run, or has not the checkpoints or the tokenizer asked for.
     """
     config = read_config(run_dir)
+    compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
     tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
     if average is None:
         average = min(config.average, len(saved_steps(run_dir))) if checkpoint == "last" else 1
     variables = load_params(run_dir, checkpoint, average, tokenizer.fingerprint)
-    compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))
     return Translator(config, model, jax.device_put(variables), tokenizer)
 

@@ -71,6 +71,9 @@ def train(
         Progress(training.steps, first) as progress,
     ):
 
+        def has_checkpoint(step: int) -> bool:
+            return step % training.validate_every == 0 or step == training.steps
+
         def require_finite(step: int, **values: float) -> None:
             if not all(map(math.isfinite, values.values())):
                 checkpoints.wait()
@@ -82,13 +85,16 @@ def train(
                 )
 
         def account(step: int, metrics: dict) -> None:
-            """Fetch one step's metrics, stop if they are not finite, and log the window where it is due."""
+            """Fetch one step's metrics, stop if they are not finite, and log the window where it is due.
+
+            A window never spans a checkpoint, so that a resumed run logs what an uninterrupted one does.
+            """
             values = {name: float(value) for name, value in metrics.items()}
             loss = values["loss_sum"] / max(values["target_tokens"], 1.0)
             require_finite(step, loss=loss, gradient_norm=values["gradient_norm"])
             for name in window:
                 window[name] += values[name]
-            if step % training.log_every == 0 or step == training.steps:
+            if step % training.log_every == 0 or has_checkpoint(step):
                 loss = window["loss_sum"] / window["target_tokens"]
                 now = float(jnp.asarray(rate(step - 1)))
                 tokens = window["target_tokens"] + window["source_tokens"]
@@ -109,7 +115,7 @@ def train(
             if pending is not None:
                 account(*pending)  # one step late, so that the device never waits for the host
             pending = step, metrics
-            if step % training.validate_every and step < training.steps:
+            if not has_checkpoint(step):
                 continue
 
             account(*pending)
@@ -126,6 +132,7 @@ def train(
             if out_of_patience(checkpoints, training, step):
                 progress.print(f"Stopped: the last {training.patience} validations found no lower loss.")
                 break
+            progress.restart_clock()  # validating and saving are not training
     checkpoints.wait()
 
 

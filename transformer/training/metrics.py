@@ -14,8 +14,8 @@ from rich.console import Console
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, with its `step` first; appended to when a run is resumed.
 
-    Lines of steps after `resumed_step`, and a last line torn by a crash, are cut when the file is opened, so that
-    no step stands in it twice.
+    Lines of steps after `resumed_step`, and lines that a crash has damaged, are cut when the file is opened, so that
+    nothing is told twice. A step may still have two lines, one of training and one of validation.
     """
 
     def __init__(self, path: Path, resumed_step: int) -> None:
@@ -54,10 +54,10 @@ def _cut(path: Path, last_step: int) -> None:
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            step = json.loads(line)["step"]
-        except ValueError:  # torn by a crash
+            keep = json.loads(line)["step"] <= last_step and line.endswith(b"\n")
+        except (ValueError, TypeError, KeyError):  # torn by a crash, which may leave valid JSON such as a number
             continue
-        if step <= last_step and line.endswith(b"\n"):
+        if keep:
             kept.append(line)
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(b"".join(kept))
@@ -68,15 +68,17 @@ class Progress:
     """The progress of a run: a bar where stdout is a terminal, otherwise one plain line at each update."""
 
     def __init__(self, steps: int, resumed_step: int) -> None:
-        """Starts the clock.
+        """Starts the clocks.
 
         Args:
             steps: Updates in all.
             resumed_step: Updates made before this start.
         """
         self._steps = steps
-        # (step, seconds) of the latest updates: the time left follows from the speed between the first and the last.
-        self._recent = collections.deque([(resumed_step, time.perf_counter())], maxlen=10)
+        self._window_start = time.perf_counter()
+        # (step, seconds) of the latest updates: the time left follows from the speed between the first and the last,
+        # validation and all.
+        self._recent = collections.deque([(resumed_step, self._window_start)], maxlen=10)
         console = Console()
         self._bar = None
         if console.is_interactive:
@@ -97,10 +99,12 @@ class Progress:
             learning_rate: The rate of this update.
             tokens: Source and target tokens since the last call, without padding.
 
-        Returns: Tokens per second since the last call (at the first: since the start, compilation included).
+        Returns: Tokens per second since the last call of this or `restart_clock` (at the first: since the start,
+            compilation included).
         """
         now = time.perf_counter()
-        tokens_per_second = tokens / (now - self._recent[-1][1])
+        tokens_per_second = tokens / (now - self._window_start)
+        self._window_start = now
         self._recent.append((step, now))
         (first_step, first_time), steps_left = self._recent[0], self._steps - step
         seconds_left = steps_left * (now - first_time) / (step - first_step)
@@ -113,6 +117,10 @@ class Progress:
         else:
             self._bar.update(self._task, completed=step, description=line)
         return tokens_per_second
+
+    def restart_clock(self) -> None:
+        """Lets the time since the last update not count in the next one's speed: it was spent on something else."""
+        self._window_start = time.perf_counter()
 
     def print(self, text: str) -> None:
         """Prints a line of its own, above the bar where there is one."""

@@ -196,8 +196,8 @@ def test_load_config(tmp_path: Path):
         ("c.json", "{}", r"c\.json is not a \.py"),
         ("c.py", "import a_module_that_is_not_there", "fails when run: ModuleNotFoundError: .*a_module_that"),
         ("c.py", "config = ", "fails when run: SyntaxError"),
-        ("c.py", "x = 1", r"must define `config`, a transformer\.Config"),
-        ("c.py", "config = {}", r"must define `config`, a transformer\.Config"),
+        ("c.py", "x = 1", r"must define `config`, a transformer\.config\.Config"),
+        ("c.py", "config = {}", r"must define `config`, a transformer\.config\.Config"),
         ("c.py", "from transformer.config import Config\nconfig = Config(seed=-1)", "seed must not be negative"),
     ],
 )

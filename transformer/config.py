@@ -46,8 +46,8 @@ class DataConfig:
     tsv_columns: tuple[int, int] = (0, 1)
     """Columns of source and target in a TSV file, counted from 0."""
     drop_empty: bool = False
-    """Drop and count training pairs with an empty side, instead of stopping at the first. In validation and test sets an
-    empty side is always an error: they are scored on all of their references."""
+    """Drop and count training pairs with an empty side, instead of stopping at the first. In a validation or test set
+    an empty side is always an error: it is scored on all of its references."""
     drop_duplicates: bool = False
     """Drop and count training pairs that were seen before."""
     max_length: int = 256

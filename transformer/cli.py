@@ -122,7 +122,7 @@ def evaluate(arguments: list[str]) -> None:
     if options.source is not None and options.reference is not None:
         pairs, _ = read_files((options.source, options.reference), config.data)
     else:
-        pairs, _ = read_test_set(options.run, config.data)
+        pairs = read_test_set(options.run, config.data)
     scores, _ = score(translator, pairs, configure_search(config.search, options))
     if options.json:
         print(scores.to_json(), end="")
@@ -144,7 +144,6 @@ def translate(arguments: list[str]) -> None:
     sentences = decode_lines(sys.stdin.buffer.read(), "standard input")
     for line in translator.translate(sentences, configure_search(translator.config.search, options)):
         sys.stdout.buffer.write(line.encode() + b"\n")
-    sys.stdout.buffer.flush()
 
 
 def load_translator(options: DecodingOptions) -> "Translator":

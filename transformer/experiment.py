@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from transformer.checkpoint import Checkpoints, check_run, open_run, write_text
 from transformer.config import Config, DataConfig, SearchConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
-from transformer.data.corpus import Pairs, Report, read_files, read_pairs
+from transformer.data.corpus import Pairs, read_files, read_pairs
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.inference.evaluate import Scores, bleu, score_translations
@@ -72,7 +72,9 @@ def run(config: Config) -> None:
     # Only now, when nothing is left that could be wrong with the input, is anything written.
     run_dir = open_run(config.run_dir, config)
     tokenizer.save(run_dir / "tokenizer.json")
-    keep_report(run_dir, {split: report.to_dict() | fingerprint(tokens[split]) for split, report in reports.items()})
+    keep_report(
+        run_dir, {split: report.to_dict() | {"sha256": fingerprint(tokens[split])} for split, report in reports.items()}
+    )
     if "test" in pairs:
         keep_test_set(run_dir, pairs["test"], config.data)
     with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:
@@ -86,12 +88,12 @@ def run(config: Config) -> None:
     print(f"Everything is in {run_dir}.")
 
 
-def fingerprint(tokens: TokenPairs) -> dict[str, str]:
-    """SHA-256 of a split's token ids, with its name."""
+def fingerprint(tokens: TokenPairs) -> str:
+    """SHA-256 of a split's token ids, in hex."""
     digest = hashlib.sha256()
     for array in tokens:
         digest.update(array.tobytes())
-    return {"sha256": digest.hexdigest()}
+    return digest.hexdigest()
 
 
 def keep_report(run_dir: Path, report: dict[str, dict]) -> None:
@@ -115,7 +117,7 @@ def keep_test_set(run_dir: Path, pairs: Pairs, config: DataConfig) -> None:
     write_text(run_dir / TEST_SET, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_test_set(run_dir: str | Path, config: DataConfig) -> tuple[Pairs, Report]:
+def read_test_set(run_dir: str | Path, config: DataConfig) -> Pairs:
     """The test set of a run, as the run keeps it.
 
     Raises: InputError if the run has none.
@@ -123,7 +125,7 @@ def read_test_set(run_dir: str | Path, config: DataConfig) -> tuple[Pairs, Repor
     file = Path(run_dir) / TEST_SET
     if not file.exists():
         raise InputError(f"The run in {run_dir} has no test set: give --source and --reference.")
-    return read_files((str(file),), config)
+    return read_files((str(file),), config)[0]
 
 
 def score(translator: Translator, pairs: Pairs, search: SearchConfig) -> tuple[Scores, list[str]]:

@@ -14,6 +14,7 @@ ROOMS = [
     "errors",
     "shapes",
     "config",
+    "config_files",
     "runtime",
     "ops",
     "data",

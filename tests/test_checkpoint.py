@@ -11,10 +11,18 @@ import numpy as np
 import optax
 import pytest
 
-from transformer.checkpoint import Checkpoints, load_params, open_run, read_config, write_text
+from transformer.checkpoint import Checkpoints, hold_run, load_params, open_run, read_config, write_text
 from transformer.config import Config, DataConfig, ModelConfig, TokenizerConfig
 from transformer.errors import InputError
 
+HOLD = """
+import sys
+from pathlib import Path
+from transformer.checkpoint import hold_run
+with hold_run(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda count: 0.1))
 
 
@@ -236,6 +244,31 @@ def test_open_run_compares_files_by_their_place(tmp_path: Path, monkeypatch: pyt
         open_run("run", dataclasses.replace(relative, data=DataConfig(train=("a.en", "b.de"))))
 
 
+def test_a_hub_dataset_is_the_same_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = small_config(data=DataConfig(corpus="some/dataset", train=("train[:9]",)))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        open_run(tmp_path / "run", config)
+    with pytest.raises(InputError, match=r"data\.train is \('train\[:9\]',\) there"):
+        open_run(tmp_path / "run", dataclasses.replace(config, data=DataConfig(corpus="some/dataset", train=("test",))))
+
+
+def test_a_run_is_held_by_one_process(tmp_path: Path):
+    holder = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with (
+            pytest.raises(InputError, match=r"Another process is training in the run directory .* --run-dir"),
+            hold_run(tmp_path),
+        ):
+            pass
+        process.kill()  # nothing is left to be cleared away by hand
+    with hold_run(tmp_path):
+        pass
+
+
 def test_open_run_refuses_another_config(tmp_path: Path):
     open_run(tmp_path, small_config())
     other = dataclasses.replace(small_config(), model=ModelConfig(d_model=128, num_heads=2))
@@ -260,7 +293,7 @@ def test_open_run_refuses_a_directory_that_is_not_writable(tmp_path: Path):
     tmp_path.chmod(0o500)
     if os.access(tmp_path, os.W_OK):
         pytest.skip("this user may write everywhere")
-    with pytest.raises(InputError, match="is not writable"):
+    with pytest.raises(InputError, match="cannot be written to"):
         open_run(tmp_path, small_config())
 
 

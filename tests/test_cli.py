@@ -17,7 +17,8 @@ from typing import NamedTuple
 import pytest
 
 from transformer.cli import main
-from transformer.config import Config, from_json
+from transformer.config import Config
+from transformer.config_files import from_json
 
 ROOT = Path(__file__).parents[1]
 TINY = """
@@ -110,6 +111,7 @@ def test_train_leaves_a_whole_run_directory(corpus, trained):
     assert "computing in" in trained.out
     assert f"Everything is in {run}." in trained.out
     assert sorted(path.name for path in run.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.json",
         "data.json",

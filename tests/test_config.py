@@ -13,10 +13,8 @@ from transformer.config import (
     SearchConfig,
     TokenizerConfig,
     TrainingConfig,
-    from_json,
-    load_config,
-    to_json,
 )
+from transformer.config_files import from_json, load_config, to_json
 from transformer.errors import InputError
 
 EVERY_FIELD = Config(
@@ -60,7 +58,11 @@ CHECKS: list[tuple[Any, dict[str, Any], str]] = [
     (DataConfig, {"train": ("a", "b", "c")}, r"data\.train takes two files .* 3 were given"),
     (DataConfig, {"validation": ("a", "b", "c")}, r"data\.validation takes two files .* 3 were given"),
     (DataConfig, {"test": ("a", "b", "c")}, r"data\.test takes two files .* 3 were given"),
-    (DataConfig, {"hub": "some/set", "train": ("a", "b")}, r"data\.train takes one split name of some/set, but got 2"),
+    (DataConfig, {"corpus": "some/set", "train": ("a", "b")}, r"data\.train takes one split .* some/set, but got 2"),
+    (DataConfig, {"corpus": "grammar", "test": ("a",)}, r"data\.test names a\. To read .* add --data\.corpus files"),
+    (DataConfig, {"corpus": "grammar", "source_language": "fr"}, r"is English to German, but .* are fr and de"),
+    (DataConfig, {"corpus": ""}, r"data\.corpus is empty"),
+    (DataConfig, {"corpus_config": "de-en"}, r"corpus_config=de-en is for a Hugging Face .* data\.corpus is files"),
     (DataConfig, {"max_length": 1}, r"data\.max_length must be at least 2, but is 1"),
     (DataConfig, {"max_length_ratio": 0.5}, r"data\.max_length_ratio must be >= 1, but is 0\.5"),
     (TokenizerConfig, {"pad_id": -1}, r"tokenizer\.pad_id must not be negative, but is -1"),

@@ -1,1 +1,67 @@
-"""The encoder-decoder Transformer of "Attention Is All You Need" (arXiv 1706.03762) on JAX."""
+"""The encoder-decoder Transformer of "Attention Is All You Need" on JAX.
+
+    transformer.train(config)                       # or `python train.py`
+    run = transformer.load("runs/quickstart")       # config, params, tokenizer, model
+    run.translate(["The old dog sleeps."])
+    batch = run.batch(["The old dog sleeps."], ["Der alte Hund schläft."])
+    logits, attention = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
+
+`Config` and its parts describe an experiment, `Transformer` is the linen module, and `ops` has the pure functions.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from transformer.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SearchConfig,
+    TokenizerConfig,
+    TrainingConfig,
+)
+from transformer.errors import InputError
+
+if TYPE_CHECKING:
+    from transformer import ops
+    from transformer.experiment import run as train
+    from transformer.inference.translator import Translator, load
+    from transformer.model import Transformer
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "InputError",
+    "ModelConfig",
+    "OptimizerConfig",
+    "SearchConfig",
+    "TokenizerConfig",
+    "TrainingConfig",
+    "Transformer",
+    "Translator",
+    "load",
+    "ops",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs jax, flax or orbax is imported when it is first asked for: they take seconds."""
+    match name:
+        case "Transformer":
+            value = import_module("transformer.model").Transformer
+        case "Translator" | "load":
+            value = getattr(import_module("transformer.inference.translator"), name)
+        case "train":
+            value = import_module("transformer.experiment").run
+        case "ops":
+            return import_module("transformer.ops")
+        case _:
+            raise AttributeError(f"module 'transformer' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

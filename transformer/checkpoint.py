@@ -7,6 +7,7 @@
     RUN/metrics.jsonl       losses and scores along the way
     RUN/checkpoints/STEP/   arrays: `params` is all that evaluation needs, `rest` what resuming needs besides
     RUN/scores.json         the final scores
+    RUN/hypotheses.txt      the translations of the test set
 
 Arrays are saved from the host's memory and restored into it, as NumPy arrays: no device or sharding is recorded, so a
 checkpoint restores on any number of devices. The caller puts them where they are to live.
@@ -16,16 +17,19 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from filelock import FileLock, Timeout
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from transformer.config import Config, from_json, to_json
+from transformer.config import Config
+from transformer.config_files import from_json, to_json
 from transformer.errors import InputError
 from transformer.shapes import Params
 
@@ -88,14 +92,30 @@ def open_run(run_dir: str | Path, config: Config) -> Path:
     return run_dir
 
 
+@contextmanager
+def hold_run(run_dir: Path) -> Iterator[None]:
+    """Keeps every other process from training in a run directory; the hold ends with the process at the latest.
+
+    Raises: InputError if another process holds it.
+    """
+    try:
+        with FileLock(run_dir / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"Another process is training in the run directory {run_dir}. Wait for it, or give another --run-dir."
+        ) from error
+
+
 def _fields(config: Config) -> dict[str, Any]:
     """The config as one flat dict, files by their absolute paths, without what may differ within a run."""
     fields = {}
     for name, value in dataclasses.asdict(config).items():
         fields |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
     del fields["run_dir"]
-    for name in ("data.train", "data.validation", "data.test"):
-        fields[name] = tuple(str(Path(file).resolve()) for file in fields[name])
+    if config.data.corpus == "files":
+        for name in ("data.train", "data.validation", "data.test"):
+            fields[name] = tuple(str(Path(file).resolve()) for file in fields[name])
     if fields["tokenizer.file"] is not None:
         fields["tokenizer.file"] = str(Path(fields["tokenizer.file"]).resolve())
     return fields

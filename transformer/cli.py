@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from tyro.conf import Positional
 
-from transformer.config import Config, SearchConfig, load_config
+from transformer.config import Config, SearchConfig
+from transformer.config_files import load_config
 from transformer.errors import InputError
 from transformer.runtime import keep_freed_memory, resolve_dtype, use_compilation_cache
 
@@ -116,14 +117,14 @@ def evaluate(arguments: list[str]) -> None:
         raise InputError("--source and --reference go together: line n of the one must translate line n of the other.")
     translator = load_translator(options)
     from transformer.data.corpus import read_files
-    from transformer.experiment import read_test_set, score
+    from transformer.experiment import read_test_set
 
     config = translator.config
     if options.source is not None and options.reference is not None:
         pairs, _ = read_files((options.source, options.reference), config.data)
     else:
         pairs = read_test_set(options.run, config.data)
-    scores, _ = score(translator, pairs, configure_search(config.search, options))
+    scores, _ = translator.evaluate(pairs, configure_search(config.search, options))
     if options.json:
         print(scores.to_json(), end="")
     else:
@@ -139,7 +140,7 @@ def translate(arguments: list[str]) -> None:
         description="Translate standard input to standard output, one line out for each line in.",
     )
     translator = load_translator(options)
-    from transformer.data.corpus import decode_lines
+    from transformer.data.text import decode_lines
 
     sentences = decode_lines(sys.stdin.buffer.read(), "standard input")
     for line in translator.translate(sentences, configure_search(translator.config.search, options)):

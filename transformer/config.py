@@ -1,22 +1,17 @@
-"""Every default of the project: frozen dataclasses, their checks, and their way to and from JSON.
+"""Every default of the project: frozen dataclasses and their checks.
 
-The command line is made of them (`train.py --help`), each `configs/*.py` is a `dataclasses.replace` of them, and the
-run directory keeps the resolved one as `config.json`.
+The command line is made of them (`train.py --help`), each `configs/*.py` is one of them, and the run directory keeps
+the resolved one as `config.json`.
 """
 
-import dataclasses
-import importlib.util
-import json
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from transformer.errors import InputError
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raises InputError with the message unless the condition holds."""
     if not condition:
         raise InputError(message)
 
@@ -25,24 +20,29 @@ def _require(condition: bool, message: str) -> None:
 class DataConfig:
     """Where sentence pairs come from, and which of them are kept.
 
-    A split is two files (a Moses pair: source first, target second, one sentence a line) or one file (TSV, JSONL or
-    parquet), any of them also as .gz, .xz or .zst; or, with `hub` set, a split name of that Hugging Face dataset.
+    In files, a split is two files (a Moses pair: source first, target second, one sentence a line) or one file (TSV,
+    JSONL or parquet), any of them also as .gz, .xz or .zst. Of a Hugging Face dataset it is the name of a split there.
+    The embedded corpus has its three splits by itself.
     """
 
+    corpus: str = "files"
+    """`files`; `grammar`, the embedded synthetic corpus (English to German); or the name of a Hugging Face dataset, for
+    instance `bentrevett/multi30k`."""
+    corpus_config: str | None = None
+    """Configuration of the Hugging Face dataset, where it has several (`de-en` of wmt14)."""
     source_language: str = "en"
-    """Language code of the source: the key or column in JSONL, parquet and hub datasets."""
+    """Language code of the source: the key or column in JSONL, parquet and Hugging Face datasets."""
     target_language: str = "de"
-    """Language code of the target: the key or column in JSONL, parquet and hub datasets."""
+    """Language code of the target: the key or column in JSONL, parquet and Hugging Face datasets."""
     train: tuple[str, ...] = ()
-    """Training pairs: two files, one file, or (with --data.hub) a split name."""
+    """Training pairs: two files, one file, or the name of a Hugging Face split."""
     validation: tuple[str, ...] = ()
     """Validation pairs, in the same forms; scored while training."""
     test: tuple[str, ...] = ()
     """Test pairs, in the same forms; scored at the end."""
-    hub: str | None = None
-    """Name of a Hugging Face dataset, for instance `bentrevett/multi30k`; then the splits are its split names."""
-    hub_config: str | None = None
-    """Configuration of that dataset, where it has several (`de-en` of wmt14)."""
+    tags: str | None = None
+    """Key or column with a list of tags of each pair, in JSONL, parquet and Hugging Face datasets: scores are broken
+    down by them."""
     tsv_columns: tuple[int, int] = (0, 1)
     """Columns of source and target in a TSV file, counted from 0."""
     drop_empty: bool = False
@@ -58,21 +58,37 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
             given = getattr(self, name)
-            if self.hub is None:
-                _require(
+            if self.corpus == "grammar":
+                require(
+                    not given,
+                    f"data.corpus=grammar brings its own pairs, but data.{name} names {' '.join(given)}. To read these "
+                    "files, add --data.corpus files.",
+                )
+            elif self.corpus == "files":
+                require(
                     len(given) <= 2,
                     f"data.{name} takes two files (source and target, one sentence a line) or one file (TSV, JSONL or "
                     f"parquet), but {len(given)} were given.",
                 )
             else:
-                _require(len(given) <= 1, f"data.{name} takes one split name of {self.hub}, but got {len(given)}.")
-        _require(
+                require(len(given) <= 1, f"data.{name} takes one split name of {self.corpus}, but got {len(given)}.")
+        require(self.corpus != "", "data.corpus is empty: give files, grammar, or the name of a Hugging Face dataset.")
+        require(
+            self.corpus != "grammar" or (self.source_language, self.target_language) == ("en", "de"),
+            "data.corpus=grammar is English to German, but data.source_language and data.target_language are "
+            f"{self.source_language} and {self.target_language}.",
+        )
+        require(
+            self.corpus_config is None or self.corpus not in ("files", "grammar"),
+            f"data.corpus_config={self.corpus_config} is for a Hugging Face dataset, but data.corpus is {self.corpus}.",
+        )
+        require(
             self.tsv_columns[0] != self.tsv_columns[1] and min(self.tsv_columns) >= 0,
             f"data.tsv_columns must be two different columns counted from 0, but is {self.tsv_columns}.",
         )
-        _require(self.max_length >= 2, f"data.max_length must be at least 2, but is {self.max_length}.")
+        require(self.max_length >= 2, f"data.max_length must be at least 2, but is {self.max_length}.")
         if self.max_length_ratio is not None:
-            _require(self.max_length_ratio >= 1, f"data.max_length_ratio must be >= 1, but is {self.max_length_ratio}.")
+            require(self.max_length_ratio >= 1, f"data.max_length_ratio must be >= 1, but is {self.max_length_ratio}.")
 
 
 @dataclass(frozen=True)
@@ -90,8 +106,8 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         for name in ("pad_id", "start_id", "end_id"):
-            _require(getattr(self, name) >= 0, f"tokenizer.{name} must not be negative, but is {getattr(self, name)}.")
-        _require(
+            require(getattr(self, name) >= 0, f"tokenizer.{name} must not be negative, but is {getattr(self, name)}.")
+        require(
             self.end_id not in (self.pad_id, self.start_id),
             f"tokenizer.end_id ({self.end_id}) must differ from pad_id and start_id, or no sentence could end.",
         )
@@ -147,29 +163,29 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "d_model", "num_heads", "d_ff", "max_positions"):
-            _require(getattr(self, name) >= 1, f"model.{name} must be at least 1, but is {getattr(self, name)}.")
+            require(getattr(self, name) >= 1, f"model.{name} must be at least 1, but is {getattr(self, name)}.")
         for name in ("num_encoder_layers", "num_decoder_layers"):
-            _require(getattr(self, name) >= 1, f"model.{name} must be at least 1, but is {getattr(self, name)}.")
-        _require(
+            require(getattr(self, name) >= 1, f"model.{name} must be at least 1, but is {getattr(self, name)}.")
+        require(
             self.d_model % self.num_heads == 0,
             f"model.d_model must be divisible by model.num_heads, but {self.d_model} is not divisible by "
             f"{self.num_heads}.",
         )
-        _require(
+        require(
             self.positions == "learned" or self.d_model % 2 == 0,
             f"Sinusoidal positions need an even model.d_model, but it is {self.d_model}.",
         )
-        _require(
+        require(
             self.positions != "halved_t2t" or self.d_model >= 4,
             f"model.positions=halved_t2t needs model.d_model of at least 4, but it is {self.d_model}.",
         )
         for name in ("dropout", "attention_dropout", "activation_dropout"):
-            _require(0 <= getattr(self, name) < 1, f"model.{name} must be in [0, 1), but is {getattr(self, name)}.")
-        _require(
+            require(0 <= getattr(self, name) < 1, f"model.{name} must be in [0, 1), but is {getattr(self, name)}.")
+        require(
             0 <= self.batch_norm_momentum < 1,
             f"model.batch_norm_momentum must be in [0, 1), but is {self.batch_norm_momentum}.",
         )
-        _require(self.norm_epsilon > 0, f"model.norm_epsilon must be positive, but is {self.norm_epsilon}.")
+        require(self.norm_epsilon > 0, f"model.norm_epsilon must be positive, but is {self.norm_epsilon}.")
 
 
 @dataclass(frozen=True)
@@ -200,22 +216,22 @@ class OptimizerConfig:
     """Clip the global norm of the gradient to this."""
 
     def __post_init__(self) -> None:
-        _require(self.warmup_steps >= 1, f"optimizer.warmup_steps must be at least 1, but is {self.warmup_steps}.")
-        _require(
+        require(self.warmup_steps >= 1, f"optimizer.warmup_steps must be at least 1, but is {self.warmup_steps}.")
+        require(
             (self.peak is None) == (self.schedule == "paper"),
             "optimizer.schedule=paper computes its own peak (use optimizer.scale to change it); every other schedule "
             f"needs optimizer.peak. Given: schedule={self.schedule}, peak={self.peak}.",
         )
         for name in ("scale", "epsilon", "peak", "clip_norm"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"optimizer.{name} must be positive, but is {value}.")
+            require(value is None or value > 0, f"optimizer.{name} must be positive, but is {value}.")
         for name in ("b1", "b2", "final_fraction"):
-            _require(0 <= getattr(self, name) < 1, f"optimizer.{name} must be in [0, 1), but is {getattr(self, name)}.")
-        _require(
+            require(0 <= getattr(self, name) < 1, f"optimizer.{name} must be in [0, 1), but is {getattr(self, name)}.")
+        require(
             self.weight_decay == 0 or self.name == "adamw",
             f"optimizer.weight_decay={self.weight_decay} needs optimizer.name=adamw.",
         )
-        _require(
+        require(
             self.schedule != "warmup_stable_decay" or self.final_fraction > 0,
             "optimizer.schedule=warmup_stable_decay needs optimizer.final_fraction > 0: the share of steps that decay.",
         )
@@ -257,11 +273,11 @@ class TrainingConfig:
             "validate_every",
             "keep_last",
         ):
-            _require(getattr(self, name) >= 1, f"training.{name} must be at least 1, but is {getattr(self, name)}.")
-        _require(
+            require(getattr(self, name) >= 1, f"training.{name} must be at least 1, but is {getattr(self, name)}.")
+        require(
             0 <= self.label_smoothing < 1, f"training.label_smoothing must be in [0, 1), but is {self.label_smoothing}."
         )
-        _require(
+        require(
             self.patience is None or self.patience >= 1,
             f"training.patience must be at least 1, but is {self.patience}.",
         )
@@ -284,8 +300,8 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "extra_length", "batch_tokens"):
-            _require(getattr(self, name) >= 1, f"search.{name} must be at least 1, but is {getattr(self, name)}.")
-        _require(self.length_penalty >= 0, f"search.length_penalty must not be negative, but is {self.length_penalty}.")
+            require(getattr(self, name) >= 1, f"search.{name} must be at least 1, but is {getattr(self, name)}.")
+        require(self.length_penalty >= 0, f"search.length_penalty must not be negative, but is {self.length_penalty}.")
 
 
 @dataclass(frozen=True)
@@ -308,115 +324,25 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, f"seed must not be negative, but is {self.seed}.")
-        _require(
+        require(self.seed >= 0, f"seed must not be negative, but is {self.seed}.")
+        require(
             1 <= self.average <= self.training.keep_last,
             f"average must lie between 1 and training.keep_last ({self.training.keep_last}), but is {self.average}: "
             "only checkpoints that are kept can be averaged.",
         )
-        _require(
+        require(
             self.optimizer.schedule != "cosine" or self.optimizer.warmup_steps < self.training.steps,
             f"optimizer.schedule=cosine needs fewer warm-up steps than steps, but optimizer.warmup_steps is "
             f"{self.optimizer.warmup_steps} and training.steps is {self.training.steps}.",
         )
         for name in ("pad_id", "start_id", "end_id"):
             value = getattr(self.tokenizer, name)
-            _require(
+            require(
                 value < self.model.vocabulary_size,
                 f"tokenizer.{name} ({value}) must be below model.vocabulary_size ({self.model.vocabulary_size}).",
             )
-        _require(
+        require(
             self.data.max_length <= self.model.max_positions,
             f"data.max_length ({self.data.max_length}) must not exceed model.max_positions "
             f"({self.model.max_positions}).",
         )
-
-
-def to_json(config: Any) -> str:
-    """The config as indented JSON, every field named."""
-    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
-
-
-def from_json(text: str) -> Config:
-    """The config that `to_json` wrote.
-
-    Raises: InputError if the text is not JSON, or a field is unknown, missing its type, or fails its check.
-    """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"The config is not valid JSON ({error}).") from error
-    return _from_dict(Config, values, "")
-
-
-def _from_dict(cls: Any, values: Any, where: str) -> Any:
-    _require(
-        isinstance(values, dict), f"The config's {where.removesuffix('.') or 'top level'} must be an object of fields."
-    )
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    _require(
-        not unknown,
-        f"The config has no field {where}{unknown[0] if unknown else ''}; it was written by another version of this "
-        "library. Evaluate it with that version.",
-    )
-    fields = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            fields[name] = _from_dict(hint, value, f"{where}{name}.")
-        else:
-            fields[name] = _convert(value, hint)
-            _require(
-                _matches(fields[name], hint),
-                f"The config's field {where}{name} cannot be {value!r}: it must be of type "
-                f"{hint.__name__ if isinstance(hint, type) else str(hint).removeprefix('typing.')}.",
-            )
-    return cls(**fields)
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """What JSON writes differently: tuples as lists, whole floats perhaps as integers."""
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, int) and not isinstance(value, bool) and _matches(float(value), hint):
-        return float(value)
-    return value
-
-
-def _matches(value: Any, hint: Any) -> bool:
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return value in parts
-    if origin in (typing.Union, types.UnionType):
-        return any(_matches(value, part) for part in parts)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        if parts[-1] is Ellipsis:
-            return all(_matches(item, parts[0]) for item in value)
-        return len(value) == len(parts) and all(map(_matches, value, parts))
-    return isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
-
-
-def load_config(path: str) -> Config:
-    """The `config` of a Python file such as `configs/multi30k.py`.
-
-    Raises: InputError if the file is missing, fails when run, or defines no `config` of type `Config`.
-    """
-    file = Path(path)
-    _require(file.is_file(), f"There is no config file {path}. The ones that come with the project are in configs/.")
-    _require(file.suffix == ".py", f"A config file is a Python file that defines `config`, but {path} is not a .py.")
-    spec = importlib.util.spec_from_file_location(f"transformer_config_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"The config file {path} fails when run: {type(error).__name__}: {error}") from error
-    config = getattr(module, "config", None)
-    _require(isinstance(config, Config), f"The config file {path} must define `config`, a transformer.config.Config.")
-    return typing.cast(Config, config)

@@ -8,31 +8,31 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from transformer.checkpoint import Checkpoints, check_run, open_run, write_text
-from transformer.config import Config, DataConfig, SearchConfig
+from transformer.checkpoint import Checkpoints, check_run, hold_run, open_run, write_text
+from transformer.config import Config, DataConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
-from transformer.data.corpus import Pairs, read_files, read_pairs
+from transformer.data.corpus import Pairs, read_files, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-from transformer.inference.evaluate import Scores, bleu, score_translations
-from transformer.inference.translator import LOSS_SHAPES, Translator, load, translate
+from transformer.inference.evaluate import bleu
+from transformer.inference.translator import LOSS_SHAPES, load, translate
 from transformer.model import Transformer
 from transformer.runtime import resolve_dtype
 from transformer.shapes import Params
 from transformer.training import loop, parallel
 
 TEST_SET = "test.jsonl"  # in the run directory, so that `evaluate` needs nothing else
+TAGS = "tags"  # its key for them, whatever the corpus calls them
 
 
 def run(config: Config) -> None:
     """Trains, or resumes, or does nothing more to a trained run; then translates and scores the test set."""
-    if not config.data.train:
+    if "train" not in splits(config.data):
         raise InputError("No training pairs are given: name them with --data.train (see --help).")
     check_run(config.run_dir, config)
     pairs, reports = {}, {}
-    for split in ("train", "validation", "test"):
-        if getattr(config.data, split):
-            pairs[split], reports[split] = read_pairs(config.data, split)
+    for split in splits(config.data):
+        pairs[split], reports[split] = read_pairs(config.data, split)
     tokenizer = load_or_train_tokenizer(config, pairs["train"])
     longest = config.model.max_positions
     tokens = {
@@ -71,21 +71,45 @@ def run(config: Config) -> None:
 
     # Only now, when nothing is left that could be wrong with the input, is anything written.
     run_dir = open_run(config.run_dir, config)
-    tokenizer.save(run_dir / "tokenizer.json")
-    keep_report(
-        run_dir, {split: report.to_dict() | {"sha256": fingerprint(tokens[split])} for split, report in reports.items()}
+    with hold_run(run_dir):
+        tokenizer.save(run_dir / "tokenizer.json")
+        keep_report(
+            run_dir,
+            {split: report.to_dict() | {"sha256": fingerprint(tokens[split])} for split, report in reports.items()},
+        )
+        if "test" in pairs:
+            keep_test_set(run_dir, pairs["test"], config.data)
+        with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:
+            loop.train(config, train_batches, validation, checkpoints, dtype=dtype, evaluate=evaluate)
+        if "test" in pairs:
+            scores, hypotheses = load(run_dir).evaluate(pairs["test"])
+            write_text(run_dir / "scores.json", scores.to_json())
+            write_text(run_dir / "hypotheses.txt", "".join(f"{line}\n" for line in hypotheses))
+            print(f"\n{scores.to_text()}\n\n{examples(pairs['test'], hypotheses)}")
+    print(f"\nEverything is in {run_dir}.\n\n{next_commands(config)}")
+
+
+def examples(pairs: Pairs, hypotheses: list[str], number: int = 5) -> str:
+    """Some of the test set's sentences, from its whole length, with their references and translations."""
+    number = min(number, len(hypotheses))
+    places = [len(hypotheses) * (2 * index + 1) // (2 * number) for index in range(number)]
+    return "\n\n".join(
+        f"source       {pairs.sources[place]}\nreference    {pairs.targets[place]}\ntranslation  {hypotheses[place]}"
+        for place in places
     )
-    if "test" in pairs:
-        keep_test_set(run_dir, pairs["test"], config.data)
-    with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:
-        loop.train(config, train_batches, validation, checkpoints, dtype=dtype, evaluate=evaluate)
-    if "test" in pairs:
-        translator = load(run_dir)
-        scores, hypotheses = score(translator, pairs["test"], config.search)
-        write_text(run_dir / "scores.json", scores.to_json())
-        write_text(run_dir / "hypotheses.txt", "".join(f"{line}\n" for line in hypotheses))
-        print(scores.to_text())
-    print(f"Everything is in {run_dir}.")
+
+
+def next_commands(config: Config) -> str:
+    """What to do with a run."""
+    own = "--data.corpus files --data.train SOURCE TARGET --data.test SOURCE TARGET --run-dir runs/mine"
+    return "\n".join(
+        [
+            "Translate a sentence of your own:",
+            f'    echo "The old dog sleeps." | transformer translate {config.run_dir}',
+            "Train on your own files, one sentence a line:",
+            f"    python train.py {own}",
+        ]
+    )
 
 
 def fingerprint(tokens: TokenPairs) -> str:
@@ -112,8 +136,10 @@ def keep_report(run_dir: Path, report: dict[str, dict]) -> None:
 
 def keep_test_set(run_dir: Path, pairs: Pairs, config: DataConfig) -> None:
     """Writes the test set into the run directory, for `read_test_set`."""
-    languages = config.source_language, config.target_language
-    rows = (dict(zip(languages, pair, strict=True)) for pair in zip(*pairs, strict=True))
+    columns = {config.source_language: pairs.sources, config.target_language: pairs.targets}
+    if pairs.tags is not None:
+        columns[TAGS] = pairs.tags
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     write_text(run_dir / TEST_SET, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -125,23 +151,18 @@ def read_test_set(run_dir: str | Path, config: DataConfig) -> Pairs:
     file = Path(run_dir) / TEST_SET
     if not file.exists():
         raise InputError(f"The run in {run_dir} has no test set: give --source and --reference.")
+    tagged = config.corpus == "grammar" or config.tags is not None
+    config = dataclasses.replace(
+        config, corpus="files", corpus_config=None, train=(), validation=(), test=(), tags=TAGS if tagged else None
+    )
     return read_files((str(file),), config)[0]
 
 
-def score(translator: Translator, pairs: Pairs, search: SearchConfig) -> tuple[Scores, list[str]]:
-    """Scores of a test set, and the translations they are of."""
-    hypotheses = translator.translate(pairs.sources, search)
-    loss = translator.loss(*pairs)
-    return score_translations(hypotheses, pairs.targets, loss=loss), hypotheses
-
-
-def validation_bleu(
-    config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pairs, variables: Params
-) -> dict[str, float]:
+def validation_bleu(config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pairs, params: Params) -> dict[str, float]:
     """BLEU of the validation set, translated greedily."""
     model = Transformer(config.model, dtype=jnp.dtype(dtype))
     greedy = dataclasses.replace(config.search, beam_size=1)
-    hypotheses = translate(model, variables, tokenizer, pairs.sources, greedy)
+    hypotheses = translate(model, params, tokenizer, pairs.sources, greedy)
     return {"validation_bleu": bleu(hypotheses, pairs.targets)}
 
 

@@ -10,7 +10,8 @@ import pytest
 import zstandard
 
 from transformer.config import DataConfig
-from transformer.data.corpus import Report, decode_lines, read_files, read_lines, read_pairs
+from transformer.data.corpus import Pairs, Report, read_files, read_pairs, splits
+from transformer.data.text import decode_lines, read_lines
 from transformer.errors import InputError
 
 SOURCES = [
@@ -85,27 +86,27 @@ def test_every_form_and_compression_gives_the_same_pairs(tmp_path, form, suffix)
         for name, data in contents.items()
     )
     pairs, report = read_files(files, CONFIG)
-    assert pairs == (SOURCES, TARGETS)
+    assert pairs == Pairs(SOURCES, TARGETS)
     assert report.files == files
 
 
 def test_jsonl_takes_windows_line_ends_and_newlines_in_strings(tmp_path):
     path = write(tmp_path / "x.json", '{"en": "a\\nb", "de": "c\\rd"}\r\n{"en": "e", "de": "f"}\r\n')
-    assert read_files((path,), CONFIG)[0] == (["a\nb", "e"], ["c\rd", "f"])
+    assert read_files((path,), CONFIG)[0] == Pairs(["a\nb", "e"], ["c\rd", "f"])
 
 
 def test_columns_and_languages_come_from_the_config(tmp_path):
     path = write(tmp_path / "x.tsv", "1\tHallo\tbonjour\n2\tWelt\tmonde\n")
-    assert read_files((path,), DataConfig(tsv_columns=(2, 1)))[0] == (["bonjour", "monde"], ["Hallo", "Welt"])
+    assert read_files((path,), DataConfig(tsv_columns=(2, 1)))[0] == Pairs(["bonjour", "monde"], ["Hallo", "Welt"])
     path = write(tmp_path / "x.jsonl", '{"fr": "bonjour", "de": "Hallo", "en": null}\n')
-    assert read_files((path,), DataConfig(source_language="fr"))[0] == (["bonjour"], ["Hallo"])
+    assert read_files((path,), DataConfig(source_language="fr"))[0] == Pairs(["bonjour"], ["Hallo"])
 
 
 def test_drop_empty_drops_both_sides_and_counts(tmp_path):
     files = write(tmp_path / "x.en", "a\n\nc\nd\n"), write(tmp_path / "x.de", "A\nB\n \t\nD\n")
     config = DataConfig(train=files, validation=files, drop_empty=True)
     pairs, report = read_pairs(config, "train")
-    assert pairs == (["a", "d"], ["A", "D"])
+    assert pairs == Pairs(["a", "d"], ["A", "D"])
     assert (report.read, report.kept, report.dropped) == (4, 2, {"empty": 2})
     assert str(report) == f"4 pairs read from {files[0]}, {files[1]}; 2 kept; dropped: 2 empty."
     # Of nothing but training pairs.
@@ -117,7 +118,7 @@ def test_drop_duplicates_is_for_training_only(tmp_path):
     path = write(tmp_path / "x.tsv", "a\tA\nb\tB\na\tA\na\tC\na\tA\n")
     config = DataConfig(train=(path,), validation=(path,), drop_duplicates=True)
     pairs, report = read_pairs(config, "train")
-    assert pairs == (["a", "b", "a"], ["A", "B", "C"])
+    assert pairs == Pairs(["a", "b", "a"], ["A", "B", "C"])
     assert (report.read, report.kept, report.dropped) == (5, 3, {"duplicates": 2})
     assert len(read_pairs(config, "validation")[0].sources) == 5
     assert len(read_pairs(DataConfig(train=(path,)), "train")[0].sources) == 5
@@ -141,7 +142,7 @@ def test_empty_file_name(moses):
 @pytest.mark.parametrize("content", ["a\tA\nb\tB\n", '{"en": "a", "de": "A"}\n{"en": "b", "de": "B"}\n'])
 def test_byte_order_mark_is_left_out(tmp_path, content):
     path = write(tmp_path / ("x.tsv" if "\t" in content else "x.jsonl"), "\ufeff" + content)
-    assert read_files((path,), CONFIG)[0] == (["a", "b"], ["A", "B"])
+    assert read_files((path,), CONFIG)[0] == Pairs(["a", "b"], ["A", "B"])
     # Elsewhere it is text; and it does not shift the line numbers of errors.
     assert decode_lines("a\ufeff\n\ufeffb\n".encode(), "x") == ["a\ufeff", "\ufeffb"]
     assert "line 2 is not UTF-8" in error_of(decode_lines, b"\xef\xbb\xbfa\n\xff\n", "x")
@@ -267,10 +268,10 @@ def test_hub_dataset(monkeypatch):
         )
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    config = DataConfig(hub="wmt14", hub_config="de-en", train=("train[:2]",))
+    config = DataConfig(corpus="wmt14", corpus_config="de-en", train=("train[:2]",))
     pairs, report = read_pairs(config, "train")
     assert asked == [(("wmt14", "de-en"), {"split": "train[:2]"})]
-    assert pairs == (["a", "b"], ["A", "B"])
+    assert pairs == Pairs(["a", "b"], ["A", "B"])
     assert report.files == ("wmt14 de-en train[:2]",)
 
 
@@ -279,8 +280,8 @@ def test_hub_failure_is_an_input_error(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    message = error_of(read_pairs, DataConfig(hub="some/name", test=("test",)), "test")
-    assert message == "The hub dataset some/name test cannot be loaded: ConnectionError: no network"
+    message = error_of(read_pairs, DataConfig(corpus="some/name", test=("test",)), "test")
+    assert message == "The Hugging Face dataset some/name test cannot be loaded: ConnectionError: no network"
 
 
 def test_report_counts_only_what_is_dropped():
@@ -289,3 +290,35 @@ def test_report_counts_only_what_is_dropped():
     assert report.dropped == {}
     report.drop("too long", 3)
     assert str(report) == "1,200 pairs read from x; 1,197 kept; dropped: 3 too long."
+
+
+def test_tags_come_from_the_named_column(tmp_path):
+    rows = [{"en": "a", "de": "A", "kind": ["x", "y"]}, {"translation": {"en": "b", "de": "B"}, "kind": []}]
+    path = write(tmp_path / "x.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    assert read_files((path,), DataConfig(tags="kind"))[0] == Pairs(["a", "b"], ["A", "B"], [("x", "y"), ()])
+    assert read_files((path,), DataConfig())[0].tags is None
+    message = error_of(read_files, (path,), DataConfig(tags="sort"))
+    assert message == f"{path}, line 1: 'sort' (data.tags) must be a list of strings, but is None."
+    table = pyarrow.table({"en": ["a"], "de": ["A"], "kind": [["x"]]})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    assert read_files((str(tmp_path / "x.parquet"),), DataConfig(tags="kind"))[0].tags == [("x",)]
+
+
+def test_dropping_keeps_sides_and_tags_together(tmp_path):
+    rows = [("a", "A", "1"), ("", "B", "2"), ("a", "A", "3"), ("c", "C", "4")]
+    text = "".join(json.dumps({"en": en, "de": de, "kind": [tag]}) + "\n" for en, de, tag in rows)
+    config = DataConfig(
+        train=(write(tmp_path / "x.jsonl", text.encode()),), tags="kind", drop_empty=True, drop_duplicates=True
+    )
+    pairs, report = read_pairs(config, "train")
+    assert pairs == Pairs(["a", "c"], ["A", "C"], [("1",), ("4",)])
+    assert report.dropped == {"empty": 1, "duplicates": 1}
+
+
+def test_the_embedded_corpus_is_a_corpus_like_any_other():
+    config = DataConfig(corpus="grammar")
+    assert splits(config) == ("train", "validation", "test")
+    pairs, report = read_pairs(config, "test")
+    assert len(pairs.sources) == len(pairs.targets) == len(pairs.tags or []) == report.kept
+    assert str(report).startswith(f"{report.read:,} pairs read from the embedded grammar;")
+    assert splits(DataConfig(train=("x.tsv",), test=("y.tsv",))) == ("train", "test")

@@ -9,7 +9,7 @@ import sacrebleu
 
 from transformer.config import ModelConfig
 from transformer.errors import InputError
-from transformer.inference.evaluate import Scores, bleu, corpus_loss, score_translations
+from transformer.inference.evaluate import ExactMatch, Scores, bleu, corpus_loss, score_translations
 from transformer.model import Transformer
 from transformer.shapes import Batch
 
@@ -99,7 +99,18 @@ def test_without_loss_there_is_no_perplexity():
     scores = score_translations(HYPOTHESES, REFERENCES, bootstrap=2)
     assert isinstance(scores, Scores)
     assert json.loads(scores.to_json())["perplexity"] is None
-    assert len(scores.to_text().splitlines()) == 2
+    assert [line.split()[0] for line in scores.to_text().splitlines()] == ["BLEU", "chrF2", "exact"]
+
+
+def test_exact_match_is_counted_for_all_and_by_tag():
+    tags = [("verb-last",), ("pronoun", "verb-last"), (), ("pronoun",)]
+    hypotheses = [REFERENCES[0], REFERENCES[1] + " ", REFERENCES[2], REFERENCES[3]]
+    scores = score_translations(hypotheses, REFERENCES, tags=tags, bootstrap=2)
+    assert scores.exact_match == ExactMatch(75.0, 4)
+    assert scores.exact_match_by_tag == {"pronoun": ExactMatch(50.0, 2), "verb-last": ExactMatch(50.0, 2)}
+    assert json.loads(scores.to_json())["exact_match_by_tag"]["pronoun"] == {"score": 50.0, "sentences": 2}
+    assert "  pronoun     50.00  % of 2\n" in scores.to_text()
+    assert score_translations(hypotheses, REFERENCES, bootstrap=2).exact_match_by_tag == {}
 
 
 def test_corpus_loss_is_the_mean_over_tokens_of_all_batches():

@@ -9,6 +9,7 @@ import pytest
 
 from transformer.checkpoint import Checkpoints, open_run
 from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfig
+from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.inference.translator import Translator, load, translate
@@ -137,7 +138,7 @@ def test_a_sentence_beyond_the_positions_is_named(translator):
 
 
 def test_a_translation_never_outgrows_the_positions_or_its_source(translator, tokenizer):
-    variables = jax.tree.map(jnp.zeros_like, translator.variables)  # all tokens alike: the first, a character, is taken
+    variables = jax.tree.map(jnp.zeros_like, translator.params)  # all tokens alike: the first, a character, is taken
     sentences = ["a man", " ".join(["a"] * 74)]
     search = dataclasses.replace(SEARCH, beam_size=2, length_penalty=5.0)  # the longer the better
     found = translate(translator.model, variables, tokenizer, sentences, search)
@@ -151,17 +152,53 @@ def test_loss_is_that_of_the_logits(translator, tokenizer):
     for source, target in zip(tokenizer.encode_batch(sources), tokenizer.encode_batch(targets), strict=True):
         source, target = jnp.array([[*source, 2]]), np.array([*target, 2])
         logits, _ = jax.jit(translator.model.apply)(
-            translator.variables, source, jnp.ones(source.shape, bool), jnp.array([[1, *target[:-1]]])
+            translator.params, source, jnp.ones(source.shape, bool), jnp.array([[1, *target[:-1]]])
         )
         expected.extend(-jax.nn.log_softmax(logits[0])[np.arange(len(target)), target])
     assert translator.loss(sources, targets) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_apply_is_the_jitted_model(translator, tokenizer):
+    batch = translator.batch(["a man runs", "two dogs under the tree"], ["the bird", "a small tree runs"])
+    logits, weights = translator.apply(translator.params, batch.source, batch.target_input, return_weights=True)
+    expected, _ = translator.model.apply(
+        translator.params, batch.source, batch.source_mask, batch.target_input, batch.target_mask
+    )
+    assert logits.shape == (*batch.target_output.shape, 300)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    assert sorted(weights) == ["cross/0", "decoder/0", "encoder/0"]
+    np.testing.assert_allclose(weights["cross/0"].sum(-1), 1, rtol=1e-5)
+    assert (weights["encoder/0"][0, :, :, ~batch.source_mask[0]] == 0).all()
+    alone = translator.apply(translator.params, batch.source, batch.target_input)
+    np.testing.assert_allclose(alone, logits, rtol=0, atol=1e-5)
+
+    def loss(params):
+        log_probs = jax.nn.log_softmax(translator.apply(params, batch.source, batch.target_input))
+        picked = jnp.take_along_axis(log_probs, batch.target_output[..., None], -1)[..., 0]
+        return -jnp.where(batch.target_mask, picked, 0).sum() / batch.target_mask.sum()
+
+    value, gradients = jax.value_and_grad(loss)(translator.params)
+    expected = translator.loss(["a man runs", "two dogs under the tree"], ["the bird", "a small tree runs"])
+    assert value == pytest.approx(expected, rel=1e-5)
+    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+
+
+def test_score_is_that_of_the_translations(translator):
+    sources = ["a man runs", "two dogs under the tree"]
+    own = translator.translate(sources)
+    scores = translator.score([(sources[0], own[0]), (sources[1], "nothing like it")])
+    assert (scores.exact_match.score, scores.exact_match.sentences) == (50.0, 2)
+    assert scores.loss == pytest.approx(translator.loss(sources, [own[0], "nothing like it"]))
+    tagged, hypotheses = translator.evaluate(Pairs(sources, own, [("x",), ("x", "y")]))
+    assert hypotheses == own
+    assert {tag: match.score for tag, match in tagged.exact_match_by_tag.items()} == {"x": 100.0, "y": 100.0}
 
 
 def test_load_brings_back_what_was_saved(translator, tokenizer, tmp_path):
     run = open_run(tmp_path / "run", translator.config)
     tokenizer.save(run / "tokenizer.json")
     with Checkpoints(run, keep_last=2, fingerprint=tokenizer.fingerprint) as checkpoints:
-        for step, variables in ((1, translator.variables), (2, variables_of(MODEL, seed=1))):
+        for step, variables in ((1, translator.params), (2, variables_of(MODEL, seed=1))):
             state = State(params=variables["params"], batch_stats={}, step=np.array(step))
             checkpoints.save(step, state, {"validation_loss": float(step)})
     sentences = ["a man runs", "two dogs under the tree"]
@@ -170,6 +207,6 @@ def test_load_brings_back_what_was_saved(translator, tokenizer, tmp_path):
     assert loaded.config == translator.config
     assert load(run, "last").translate(sentences) != translator.translate(sentences)
     assert load(run, dtype="bfloat16").model.dtype == jnp.bfloat16
-    average = load(run, "last", average=2).variables["params"]["embedding"]
-    both = [load(run, step).variables["params"]["embedding"] for step in (1, 2)]
+    average = load(run, "last", average=2).params["params"]["embedding"]
+    both = [load(run, step).params["params"]["embedding"] for step in (1, 2)]
     np.testing.assert_allclose(average, (both[0] + both[1]) / 2, rtol=1e-6)

@@ -1,19 +1,18 @@
-"""Sentence pairs from local files and hub datasets, read strictly: a corpus that is not in order is an error."""
+"""Sentence pairs from local files, Hugging Face datasets and the embedded corpus; what is not in order is an error."""
 
-import gzip
 import io
 import json
-import lzma
-import zlib
+import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from transformer.config import DataConfig
+from transformer.data import grammar
+from transformer.data.grammar import Split
+from transformer.data.text import read_bytes, read_lines, split_lines
 from transformer.errors import InputError
-
-Split = Literal["train", "validation", "test"]
 
 
 class Pairs(NamedTuple):
@@ -21,6 +20,12 @@ class Pairs(NamedTuple):
 
     sources: list[str]
     targets: list[str]
+    tags: list[tuple[str, ...]] | None = None
+    """What each pair has been tagged with, to break scores down; None where the corpus has no tags."""
+
+    def select(self, kept: list[int]) -> "Pairs":
+        """The pairs at these places."""
+        return Pairs(*(None if side is None else [side[place] for place in kept] for side in self))
 
 
 @dataclass
@@ -57,24 +62,36 @@ class Report:
 
 
 def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
-    """The sentence pairs of a split, from local files or from the hub.
+    """The sentence pairs of a split, from local files, from the hub or from the embedded corpus.
 
     Raises: InputError if the split is not given or anything in it is not in order (see `read_files`).
     """
     given: tuple[str, ...] = getattr(config, split)
-    if not given:
-        raise InputError(f"No {split} pairs are given: name them with --data.{split}.")
     # A validation or test set is scored on all of its references, so nothing is ever dropped from those.
     drop_empty = split == "train" and config.drop_empty
-    if config.hub is None:
+    if config.corpus == "grammar":
+        sentences = grammar.generate(split)
+        pairs = Pairs(*map(list, zip(*sentences, strict=True)))
+        report = Report(files=("the embedded grammar",), read=len(sentences))
+    elif not given:
+        raise InputError(f"No {split} pairs are given: name them with --data.{split}.")
+    elif config.corpus == "files":
         pairs, report = read_files(given, config, drop_empty=drop_empty)
     else:
-        pairs, report = _read_hub(config.hub, given[0], config, drop_empty)
+        pairs, report = _read_hub(given[0], config, drop_empty)
     if split == "train" and config.drop_duplicates:
-        unique = list(dict.fromkeys(zip(*pairs, strict=True)))
-        report.drop("duplicates", len(pairs.sources) - len(unique))
-        pairs = _unzip(unique)
+        first: dict[tuple[str, str], int] = {}
+        for place, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
+            first.setdefault(pair, place)
+        report.drop("duplicates", len(pairs.sources) - len(first))
+        pairs = pairs.select(list(first.values()))
     return pairs, report
+
+
+def splits(config: DataConfig) -> tuple[Split, ...]:
+    """The splits that a config has."""
+    every: tuple[Split, ...] = typing.get_args(Split)
+    return every if config.corpus == "grammar" else tuple(split for split in every if getattr(config, split))
 
 
 def read_files(files: tuple[str, ...], config: DataConfig, *, drop_empty: bool = False) -> tuple[Pairs, Report]:
@@ -118,87 +135,6 @@ def read_files(files: tuple[str, ...], config: DataConfig, *, drop_empty: bool =
     return _without_empty(pairs, (path, path), unit, drop_empty)
 
 
-def read_lines(path: str) -> list[str]:
-    """The lines of a text file, compressed or not; only `\\n` ends a line.
-
-    Raises: InputError if the file is missing, damaged, not UTF-8, or has a `\\r`.
-    """
-    return decode_lines(_read_bytes(path), path)
-
-
-def decode_lines(data: bytes, name: str) -> list[str]:
-    """The lines of text; only `\\n` ends a line: U+2028, U+0085, vertical tab and form feed stay inside it.
-
-    A byte-order mark at the start is left out.
-
-    Args:
-        data: UTF-8.
-        name: What errors call it.
-
-    Raises: InputError, naming the line, if data are not UTF-8 or have a `\\r`.
-    """
-    # Elsewhere a lone \r often counts as a line end: the same file would have other line numbers there, and its
-    # sentences other partners.
-    if (position := data.find(b"\r")) >= 0:
-        raise InputError(
-            f"{name}, line {_line_number(data, position)} has a carriage return (\\r): convert the file to Unix line "
-            "ends, and replace a \\r inside a sentence by a space."
-        )
-    return _split_lines(data, name)
-
-
-def _split_lines(data: bytes, name: str) -> list[str]:
-    try:
-        lines = data.decode("utf-8-sig").split("\n")  # without a byte-order mark
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{name}, line {_line_number(error.object, error.start)} is not UTF-8 ({error.reason}): convert the "
-            "file to UTF-8."
-        ) from error
-    return lines if lines[-1] else lines[:-1]
-
-
-def _line_number(data: bytes, position: int) -> int:
-    return data.count(b"\n", 0, position) + 1
-
-
-def _read_bytes(path: str) -> bytes:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    try:
-        match Path(path).suffix:
-            case ".gz":
-                return gzip.decompress(data)
-            case ".xz":
-                return lzma.decompress(data)
-            case ".zst":
-                return _decompress_zst(data, path)
-            case _:
-                return data
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise InputError(f"{path} cannot be decompressed ({error}): it is damaged, or of another format.") from error
-
-
-def _decompress_zst(data: bytes, path: str) -> bytes:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise InputError(f"Reading {path} needs the zstandard module: pip install zstandard.") from error
-    frames = []
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            frames.append(frame.decompress(data))
-        except zstandard.ZstdError as error:
-            raise OSError(str(error)) from error
-        if not frame.eof:  # the module itself takes a truncated file for a whole one
-            raise EOFError("the file is truncated")
-        data = frame.unused_data
-    return b"".join(frames)
-
-
 def _suffix(path: str) -> str:
     """The suffix that names the format: `.tsv` of `pairs.tsv.gz`."""
     plain = Path(path)
@@ -219,7 +155,7 @@ def _read_tsv(path: str, columns: tuple[int, int]) -> Pairs:
 
 
 def _jsonl_rows(path: str) -> Iterator[Any]:
-    for number, line in enumerate(_split_lines(_read_bytes(path), path), 1):
+    for number, line in enumerate(split_lines(read_bytes(path), path), 1):
         try:
             yield json.loads(line)
         except (ValueError, RecursionError) as error:  # not JSON; a number too long, or lists too deep, for Python
@@ -234,29 +170,31 @@ def _parquet_rows(path: str, config: DataConfig) -> Iterator[Any]:
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(_read_bytes(path)))
-        wanted = {"translation", config.source_language, config.target_language}
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(read_bytes(path)))
+        wanted = {"translation", config.source_language, config.target_language, config.tags}
         for part in file.iter_batches(columns=[name for name in file.schema_arrow.names if name in wanted]):
             yield from part.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable parquet file ({error}).") from error
 
 
-def _read_hub(hub: str, split: str, config: DataConfig, drop_empty: bool) -> tuple[Pairs, Report]:
+def _read_hub(split: str, config: DataConfig, drop_empty: bool) -> tuple[Pairs, Report]:
     import datasets  # takes a second to import, and most runs read local files
 
-    name = " ".join(part for part in (hub, config.hub_config, split) if part)
+    name = " ".join(part for part in (config.corpus, config.corpus_config, split) if part)
     try:
-        rows = datasets.load_dataset(hub, config.hub_config, split=split)
+        rows = datasets.load_dataset(config.corpus, config.corpus_config, split=split)
     except Exception as error:  # network, names, authorization and formats have no common class
-        raise InputError(f"The hub dataset {name} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"The Hugging Face dataset {name} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     return _without_empty(_pairs_of_rows(rows, name, "row", config), (name, name), "row", drop_empty)
 
 
 def _pairs_of_rows(rows: Iterable[Any], name: str, unit: str, config: DataConfig) -> Pairs:
     """Of `{"translation": {"en": ..., "de": ...}}` or `{"en": ..., "de": ...}`."""
     languages = (config.source_language, config.target_language)
-    pairs: list[tuple[str, str]] = []
+    pairs = Pairs([], [], None if config.tags is None else [])
     for number, row in enumerate(rows, 1):
         nested = isinstance(row, dict) and "translation" in row
         sides = row["translation"] if nested else row
@@ -278,8 +216,17 @@ def _pairs_of_rows(rows: Iterable[Any], name: str, unit: str, config: DataConfig
                 )
             if not _encodable(sides[language]):
                 raise InputError(f"{name}, {unit} {number}: {language!r} has half a surrogate pair, which is no text.")
-        pairs.append((sides[languages[0]], sides[languages[1]]))
-    return _unzip(pairs)
+        for language, texts in zip(languages, (pairs.sources, pairs.targets), strict=True):
+            texts.append(sides[language])
+        if pairs.tags is not None:
+            tags = row.get(config.tags)
+            if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+                raise InputError(
+                    f"{name}, {unit} {number}: {config.tags!r} (data.tags) must be a list of strings, but is "
+                    f"{_kind(tags)}."
+                )
+            pairs.tags.append(tuple(tags))
+    return pairs
 
 
 def _kind(value: Any) -> str:
@@ -299,22 +246,18 @@ def _encodable(text: str) -> bool:
 def _without_empty(pairs: Pairs, names: tuple[str, ...], unit: str, drop_empty: bool) -> tuple[Pairs, Report]:
     """The pairs, those with an empty side dropped or refused, and the report; `names` has the file of each side."""
     report = Report(files=tuple(dict.fromkeys(names)), read=len(pairs.sources))
-    kept: list[tuple[str, str]] = []
-    for number, pair in enumerate(zip(*pairs, strict=True), 1):
+    kept: list[int] = []
+    for place, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
         empty = [not text.strip() for text in pair]
         if not any(empty):
-            kept.append(pair)
+            kept.append(place)
         elif not drop_empty:
             side = empty.index(True)
             raise InputError(
-                f"{names[side]}, {unit} {number} has an empty {('source', 'target')[side]}: mend it, or take "
+                f"{names[side]}, {unit} {place + 1} has an empty {('source', 'target')[side]}: mend it, or take "
                 "the pair out (of training pairs, data.drop_empty does so)."
             )
     report.drop("empty", report.read - len(kept))
     if not kept:
         raise InputError(f"There is no sentence pair to use. {report}")
-    return _unzip(kept), report
-
-
-def _unzip(pairs: list[tuple[str, str]]) -> Pairs:
-    return Pairs([source for source, _ in pairs], [target for _, target in pairs])
+    return pairs.select(kept), report

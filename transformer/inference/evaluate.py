@@ -1,4 +1,4 @@
-"""Numbers that others can compare with: BLEU and chrF by sacreBLEU with signature and interval, loss and perplexity."""
+"""Numbers that others can compare with: BLEU and chrF by sacreBLEU with signature and interval, exact match, loss."""
 
 import dataclasses
 import json
@@ -34,18 +34,35 @@ class Score:
 
 
 @dataclass(frozen=True)
+class ExactMatch:
+    """How many translations are the reference, character by character.
+
+    Attributes:
+        score: percent of the sentences.
+        sentences: their number.
+    """
+
+    score: float
+    sentences: int
+
+
+@dataclass(frozen=True)
 class Scores:
     """What a translated test set was worth.
 
     Attributes:
         bleu: cased BLEU of detokenized text, tokenized as `13a`.
         chrf: character F-score (chrF2).
+        exact_match: of all sentences.
+        exact_match_by_tag: of the sentences with each tag, by its name; empty where the sentences have none.
         loss: nats per target token given the source and the tokens before it, the end token counted, without label
             smoothing; None where it was not computed.
     """
 
     bleu: Score
     chrf: Score
+    exact_match: ExactMatch
+    exact_match_by_tag: dict[str, ExactMatch]
     loss: float | None = None
 
     @property
@@ -54,7 +71,7 @@ class Scores:
         return None if self.loss is None else math.exp(self.loss)
 
     def to_json(self) -> str:
-        """`scores.json`: bleu.score, bleu.signature, bleu.interval, the same of chrf, loss and perplexity."""
+        """`scores.json`: bleu.score, bleu.signature, bleu.interval, the same of chrf, exact_match.score, loss ..."""
         values = dataclasses.asdict(self) | {"perplexity": self.perplexity}
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
@@ -67,6 +84,10 @@ class Scores:
         if self.loss is not None:
             lines.append(f"{'loss':<11}{self.loss:7.4f}  nats per target token")
             lines.append(f"{'perplexity':<11}{self.perplexity:7.2f}")
+        lines.append(f"{'exact match':<11}{self.exact_match.score:7.2f}  % of {self.exact_match.sentences:,} sentences")
+        width = max(map(len, self.exact_match_by_tag), default=0)
+        for tag, match in self.exact_match_by_tag.items():
+            lines.append(f"  {tag:<{width}} {match.score:7.2f}  % of {match.sentences:,}")
         return "\n".join(lines)
 
 
@@ -81,7 +102,12 @@ class _FloatCHRF(CHRF):
 
 
 def score_translations(
-    hypotheses: Sequence[str], references: Sequence[str], *, loss: float | None = None, bootstrap: int = 1000
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    *,
+    tags: Sequence[Sequence[str]] | None = None,
+    loss: float | None = None,
+    bootstrap: int = 1000,
 ) -> Scores:
     """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of whole sentences, by sacreBLEU (Post 2018).
 
@@ -92,6 +118,7 @@ def score_translations(
     Args:
         hypotheses: a translation for each reference.
         references: the raw reference translations.
+        tags: what each sentence has been tagged with, to break exact match down.
         loss: of the same references, to be kept with the scores.
         bootstrap: corpora resampled for the interval, at least 2.
 
@@ -111,7 +138,22 @@ def score_translations(
         mean, half_width = float(result._mean), float(result._ci)  # sacreBLEU has no public name for them
         return Score(float(result.score), str(metric.get_signature()), (mean - half_width, mean + half_width))
 
-    return Scores(score(BLEU()), score(_FloatCHRF()), loss)
+    matches = [hypothesis == reference for hypothesis, reference in zip(hypotheses, references, strict=True)]
+    by_tag: dict[str, list[bool]] = {}
+    for match, own in zip(matches, tags or [()] * len(matches), strict=True):
+        for tag in own:
+            by_tag.setdefault(tag, []).append(match)
+    return Scores(
+        bleu=score(BLEU()),
+        chrf=score(_FloatCHRF()),
+        exact_match=_exact_match(matches),
+        exact_match_by_tag={tag: _exact_match(by_tag[tag]) for tag in sorted(by_tag)},
+        loss=loss,
+    )
+
+
+def _exact_match(matches: list[bool]) -> ExactMatch:
+    return ExactMatch(100 * sum(matches) / len(matches), len(matches))
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
@@ -119,20 +161,20 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     return BLEU().corpus_score(hypotheses, [references]).score
 
 
-def corpus_loss(model: Transformer, variables: Params, batches: Iterable[Batch]) -> float:
+def corpus_loss(model: Transformer, params: Params, batches: Iterable[Batch]) -> float:
     """The mean negative log-likelihood of a corpus, in nats per target token.
 
     -1/N sum_n log p(y_n | y_1 .. y_{n-1}, x)
 
     Args:
         model: the architecture.
-        variables: its parameters, and its statistics where it has any.
+        params: its parameters, and its statistics where it has any.
         batches: the corpus, once; few shapes, since each is compiled.
 
     Raises:
         InputError: the batches hold no target token.
     """
-    sums = jax.device_get([_batch_loss(variables, batch, model=model) for batch in batches])
+    sums = jax.device_get([_batch_loss(params, batch, model=model) for batch in batches])
     total, count = sum(float(loss) for loss, _ in sums), sum(float(tokens) for _, tokens in sums)
     if count == 0:
         raise InputError("There is nothing to compute the loss of: the corpus has no target tokens.")
@@ -140,7 +182,7 @@ def corpus_loss(model: Transformer, variables: Params, batches: Iterable[Batch])
 
 
 @partial(jax.jit, static_argnames="model")
-def _batch_loss(variables: Params, batch: Batch, *, model: Transformer) -> tuple[Array, Array]:
+def _batch_loss(params: Params, batch: Batch, *, model: Transformer) -> tuple[Array, Array]:
     """The sum of a batch's losses, and its number of target tokens."""
-    sums: Any = model.apply(variables, batch, method="loss")
+    sums: Any = model.apply(params, batch, method="loss")
     return sums

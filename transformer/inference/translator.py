@@ -1,4 +1,4 @@
-"""Text in, text out: a run's model and tokenizer around the search."""
+"""Text in, text out: a run's model and tokenizer around the search, and the jitted apply."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,35 +17,49 @@ from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-from transformer.inference.evaluate import corpus_loss
+from transformer.inference.evaluate import Scores, corpus_loss, score_translations
 from transformer.inference.search import Hypotheses, beam_search
 from transformer.model import Transformer
 from transformer.runtime import resolve_dtype
-from transformer.shapes import Params
+from transformer.shapes import Batch, Params
 
 LOSS_SHAPES = 4  # for one pass over a corpus, compiling another shape costs more than the padding it would spare
 
 
 @dataclass(frozen=True)
 class Translator:
-    """A trained model, ready to translate.
+    """A trained model: text in, text out; and the jitted `apply` to look inside.
 
     Attributes:
         config: the run's.
         model: the architecture, with the compute type in use.
-        variables: parameters, and statistics where the model has any: what `model.apply` takes first.
+        params: parameters, and statistics where the model has any: what `apply` takes first.
         tokenizer: the run's.
     """
 
     config: Config
     model: Transformer
-    variables: Params
+    params: Params
     tokenizer: Tokenizer
 
     def translate(self, sentences: Sequence[str], search: SearchConfig | None = None) -> list[str]:
         """A translation of each sentence; see the function `translate`. The search is the run's unless given."""
         search = self.config.search if search is None else search
-        return translate(self.model, self.variables, self.tokenizer, sentences, search)
+        return translate(self.model, self.params, self.tokenizer, sentences, search)
+
+    def score(self, pairs: Sequence[tuple[str, str]], search: SearchConfig | None = None) -> Scores:
+        """BLEU, chrF, exact match and loss of the translations of `pairs`, each a source and its reference.
+
+        Raises:
+            InputError: there are no pairs, or a side has more tokens than the model has positions.
+        """
+        return self.evaluate(Pairs([source for source, _ in pairs], [target for _, target in pairs]), search)[0]
+
+    def evaluate(self, pairs: Pairs, search: SearchConfig | None = None) -> tuple[Scores, list[str]]:
+        """The scores of a test set, broken down by its tags, and the translations that they are of."""
+        hypotheses = self.translate(pairs.sources, search)
+        loss = self.loss(pairs.sources, pairs.targets)
+        return score_translations(hypotheses, pairs.targets, tags=pairs.tags, loss=loss), hypotheses
 
     def loss(self, sources: Sequence[str], targets: Sequence[str]) -> float:
         """The model's mean negative log-likelihood of the given translations, in nats per target token.
@@ -53,14 +67,43 @@ class Translator:
         Raises:
             InputError: there are no pairs, or a side has more tokens than the model has positions.
         """
+        tokens = max(self.config.training.batch_tokens, self.model.config.max_positions)
+        batches = self._batches(sources, targets, tokens, LOSS_SHAPES)
+        return corpus_loss(self.model, self.params, (batches[n] for n in range(batches.per_epoch)))
+
+    def batch(self, sources: Sequence[str], targets: Sequence[str]) -> Batch:
+        """Sentence pairs as one padded batch: what `apply` takes is its `source` and its `target_input`.
+
+        Raises:
+            InputError: there are no pairs, or a side has more tokens than the model has positions.
+        """
+        return self._batches(sources, targets, len(sources) * self.model.config.max_positions, 1)[0]
+
+    def apply(self, params: Params, source: Array, target: Array, *, return_weights: bool = False) -> Any:
+        """The model as a pure, jitted function of parameters and token ids.
+
+        Args:
+            params: such as `self.params`.
+            source: ids [B, S], the end id last, padded with the pad id.
+            target: ids [B, T] behind the start id, padded with the pad id.
+            return_weights: whether to return the attention weights, too.
+
+        Returns:
+            Float32 logits [B, T, V] of the token behind each position of `target`; or, with return_weights, these and
+            a dict of attention weights [B, H, Q, K]: `encoder/0`, `decoder/0`, `cross/0` and so on.
+        """
+        return _apply(
+            params, source, target, model=self.model, pad_id=self.tokenizer.pad_id, return_weights=return_weights
+        )
+
+    def _batches(self, sources: Sequence[str], targets: Sequence[str], tokens: int, num_shapes: int) -> Batches:
         pairs = Pairs(list(sources), list(targets))
-        longest = self.model.config.max_positions
         report = Report(files=("the given text",), read=len(pairs.sources))
-        tokens = tokenize(pairs, self.tokenizer, self.config.data, report, filter=False, max_length=longest)
-        batches = Batches(
-            tokens,
-            tokens=max(self.config.training.batch_tokens, longest),
-            num_shapes=LOSS_SHAPES,
+        longest = self.model.config.max_positions
+        return Batches(
+            tokenize(pairs, self.tokenizer, self.config.data, report, filter=False, max_length=longest),
+            tokens=tokens,
+            num_shapes=num_shapes,
             row_multiple=1,
             seed=0,
             pad_id=self.tokenizer.pad_id,
@@ -68,7 +111,6 @@ class Translator:
             end_id=self.tokenizer.end_id,
             shuffle=False,
         )
-        return corpus_loss(self.model, self.variables, (batches[n] for n in range(batches.per_epoch)))
 
 
 def load(
@@ -94,13 +136,13 @@ def load(
     tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
     if average is None:
         average = min(config.average, len(saved_steps(run_dir))) if checkpoint == "last" else 1
-    variables = load_params(run_dir, checkpoint, average, tokenizer.fingerprint)
+    params = load_params(run_dir, checkpoint, average, tokenizer.fingerprint)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))
-    return Translator(config, model, jax.device_put(variables), tokenizer)
+    return Translator(config, model, jax.device_put(params), tokenizer)
 
 
 def translate(
-    model: Transformer, variables: Params, tokenizer: Tokenizer, sentences: Sequence[str], search: SearchConfig
+    model: Transformer, params: Params, tokenizer: Tokenizer, sentences: Sequence[str], search: SearchConfig
 ) -> list[str]:
     """Translates sentences, each by itself: neither its neighbours nor its place change a translation.
 
@@ -109,7 +151,7 @@ def translate(
 
     Args:
         model: the architecture.
-        variables: what `model.apply` takes first.
+        params: what `model.apply` takes first.
         tokenizer: cuts the sentences, joins the translations, and knows the special ids.
         sentences: raw text.
         search: beam, length penalty, and how many sentences are translated at a time.
@@ -131,7 +173,7 @@ def translate(
     widths = np.array([min(_width(length), longest) for length in lengths.tolist()], int)
     widths[[not sentence.strip() for sentence in sentences]] = 0
 
-    variables = jax.device_put(variables)
+    params = jax.device_put(params)
     found: list[tuple[np.ndarray, Hypotheses]] = []
     for width in sorted({*widths.tolist()} - {0}, reverse=True):  # the largest first: memory that lacks, lacks at once
         of_width = np.flatnonzero(widths == width)
@@ -146,7 +188,7 @@ def translate(
                 mask[row, : lengths[sentence]] = True
                 max_lengths.append(min(lengths[sentence] + search.extra_length, longest))
             hypotheses = _translate_batch(
-                variables,
+                params,
                 source,
                 mask,
                 np.array(max_lengths + [0] * (rows - len(chosen))),
@@ -175,7 +217,7 @@ def _width(length: int) -> int:
 
 @partial(jax.jit, static_argnames=("model", "search", "max_length", "special_ids"))
 def _translate_batch(
-    variables: Params,
+    params: Params,
     source: Array,
     source_mask: Array,
     max_lengths: Array,
@@ -185,11 +227,11 @@ def _translate_batch(
     max_length: int,
     special_ids: tuple[int, int, int],
 ) -> Hypotheses:
-    memory, _ = model.apply(variables, source, source_mask, method="encode")
-    cache, memory = model.apply(variables, memory, search.beam_size, max_length, method="start_decoding")
+    memory, _ = model.apply(params, source, source_mask, method="encode")
+    cache, memory = model.apply(params, memory, search.beam_size, max_length, method="start_decoding")
 
     def step(cache: Any, token: Array, position: Array) -> Any:
-        return model.apply(variables, token, position, cache, memory, source_mask, method="decode_step")
+        return model.apply(params, token, position, cache, memory, source_mask, method="decode_step")
 
     pad_id, start_id, end_id = special_ids
     return beam_search(
@@ -204,3 +246,11 @@ def _translate_batch(
         length_penalty=search.length_penalty,
         length_penalty_form=search.length_penalty_form,
     )
+
+
+@partial(jax.jit, static_argnames=("model", "pad_id", "return_weights"))
+def _apply(
+    params: Params, source: Array, target: Array, *, model: Transformer, pad_id: int, return_weights: bool
+) -> Any:
+    logits, weights = model.apply(params, source, source != pad_id, target, return_weights=return_weights)
+    return (logits, weights) if return_weights else logits

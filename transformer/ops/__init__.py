@@ -1,0 +1,29 @@
+"""The pure functions of the paper: arrays in, arrays out, under `jit`, `vmap`, `grad` and `pmap`."""
+
+from transformer.ops.attention import merge_heads, scaled_dot_product_attention, split_heads
+from transformer.ops.dropout import DropoutKey, dropout, dropout_key
+from transformer.ops.feed_forward import feed_forward
+from transformer.ops.linear import linear
+from transformer.ops.loss import cross_entropy
+from transformer.ops.masks import causal_mask, padding_mask, segment_mask
+from transformer.ops.normalization import batch_norm, layer_norm, rms_norm
+from transformer.ops.positions import sinusoidal_positions
+
+__all__ = [
+    "DropoutKey",
+    "batch_norm",
+    "causal_mask",
+    "cross_entropy",
+    "dropout",
+    "dropout_key",
+    "feed_forward",
+    "layer_norm",
+    "linear",
+    "merge_heads",
+    "padding_mask",
+    "rms_norm",
+    "scaled_dot_product_attention",
+    "segment_mask",
+    "sinusoidal_positions",
+    "split_heads",
+]

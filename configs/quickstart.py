@@ -1,0 +1,26 @@
+"""The first run: the embedded synthetic corpus, a small model, minutes on two CPU cores.
+
+Source: transformer/data/grammar.py, a synchronous grammar of English and German.
+Command: python train.py
+"""
+
+from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, SearchConfig, TrainingConfig
+
+config = Config(
+    run_dir="runs/quickstart",
+    data=DataConfig(corpus="grammar", max_length=64),
+    model=ModelConfig(
+        vocabulary_size=2000,
+        d_model=128,
+        num_heads=4,
+        d_ff=256,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        norm_position="pre",
+        dropout=0.0,
+        max_positions=128,
+    ),
+    optimizer=OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=200, final_fraction=0.5),
+    training=TrainingConfig(steps=2000, batch_tokens=2048, num_shapes=5, validate_every=1000, log_every=100),
+    search=SearchConfig(beam_size=1),
+)

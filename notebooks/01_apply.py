@@ -1,0 +1,174 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # One jitted apply
+#
+# A Transformer from nothing: the pure functions of the paper, section by section, then the whole model behind one
+# jitted function. Everything here runs in seconds on a CPU; the axis letters are those of `transformer/shapes.py`:
+# `B` rows, `S` source, `T` target, `Q`/`K` queries and keys, `D` d_model, `H` heads, `E` features of a head.
+
+# %%
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer import ModelConfig, Transformer, ops
+
+keys = iter(jax.random.split(jax.random.key(0), 20))
+normal = lambda *shape: jax.random.normal(next(keys), shape)  # noqa: E731
+
+# %% [markdown]
+# ## Scaled dot-product attention (section 3.2.1)
+#
+# `Attention(Q, K, V) = softmax(Q Kᵀ / √E) V`. A mask is True where a query may attend to a key; here the last key is
+# padding, and nobody looks at it.
+
+# %%
+query, key, value = normal(3, 8), normal(5, 8), normal(5, 8)
+mask = jnp.array([True, True, True, True, False])
+attended, weights = ops.scaled_dot_product_attention(query, key, value, mask, return_weights=True)
+print(np.round(weights, 2))
+assert weights[:, 4].max() == 0
+assert np.allclose(weights.sum(-1), 1, atol=1e-6)
+
+# %% [markdown]
+# It is an ordinary function of arrays: `vmap` maps it over heads (section 3.2.2), `grad` differentiates it, `jit`
+# compiles it. Two ways to attend with four heads, one result:
+
+# %%
+x = normal(5, 32)
+heads = ops.split_heads(x, 4)  # [H, T, E]
+attend = lambda q: ops.scaled_dot_product_attention(q, q, q)[0]  # noqa: E731
+mapped = jax.vmap(attend)(heads)  # one head at a time, mapped
+at_once = attend(heads)  # leading axes are a batch by themselves
+print("heads", heads.shape, "merged", ops.merge_heads(mapped).shape)
+assert np.allclose(mapped, at_once, atol=1e-6)
+
+# %% [markdown]
+# The decoder must not look ahead (section 3.2.3). Under the causal mask, the gradient of a position's output with
+# respect to every later input is exactly zero:
+
+# %%
+causal = ops.causal_mask(5)[0, 0]
+jacobian = jax.jit(jax.jacobian(lambda x: ops.scaled_dot_product_attention(x, x, x, causal)[0]))(x)
+influence = jnp.abs(jacobian).sum((1, 3))  # of input position k (columns) on output position q (rows)
+print(np.round(influence, 1))
+assert (jnp.triu(influence, 1) == 0).all()
+
+# %% [markdown]
+# ## Add & Norm, feed-forward, positions, dropout (sections 3.1, 3.3, 3.5, 5.4)
+
+# %%
+scale, bias = jnp.ones(32), jnp.zeros(32)
+normalized = ops.layer_norm(x, scale, bias, 1e-6)
+print("mean", np.round(normalized.mean(-1), 6), "standard deviation", np.round(normalized.std(-1), 4))
+
+ffn = partial(ops.feed_forward, activation="relu")
+y = ffn(x, normal(32, 64) / 6, jnp.zeros(64), normal(64, 32) / 8, jnp.zeros(32))
+added = ops.layer_norm(x + y, scale, bias, 1e-6)  # LayerNorm(x + Sublayer(x))
+print("feed-forward", y.shape, "Add & Norm", added.shape)
+
+# %% [markdown]
+# A shift by k positions is one rotation of each (sin, cos) pair, the same everywhere: that is why the paper chose
+# sinusoids.
+
+# %%
+positions = ops.sinusoidal_positions(100, 32, "interleaved").reshape(100, 16, 2)
+angle = 7 / 10000 ** (np.arange(16) / 16)
+rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # by seven positions
+assert np.allclose(np.einsum("rcp,tpc->tpr", rotation, positions[:-7]), positions[7:], atol=1e-5)
+
+# %% [markdown]
+# The dropout mask is a hash of where an element stands: nothing is stored, and the same key gives the same mask.
+
+# %%
+dropout_key = ops.dropout_key(seed=0, step=1, row=jnp.arange(4))
+dropped = ops.dropout(jnp.ones((4, 100, 32)), 0.1, dropout_key, site=0)
+print("share of zeros", float((dropped == 0).mean()), "mean", float(dropped.mean()))
+assert (dropped == ops.dropout(jnp.ones((4, 100, 32)), 0.1, dropout_key, site=0)).all()
+
+# %% [markdown]
+# ## The model (Figure 1)
+#
+# `Transformer` is a linen module: it owns the parameters, and every formula in it is one of the functions above. Its
+# defaults are the paper's base model, whose parameters can be counted without computing one:
+
+# %%
+tokens, token_mask = jnp.zeros((1, 4), int), jnp.ones((1, 4), bool)
+shapes = jax.eval_shape(Transformer(ModelConfig()).init, jax.random.key(0), tokens, token_mask, tokens)
+print(f"base: {sum(leaf.size for leaf in jax.tree.leaves(shapes)):,} parameters")
+
+# %% [markdown]
+# A small one to compute with. `apply` is pure: parameters and token ids in, logits out, and the attention weights of
+# every layer and head as a plain dict where they are asked for.
+
+# %%
+config = ModelConfig(
+    vocabulary_size=100, d_model=32, num_heads=4, d_ff=64, num_encoder_layers=2, num_decoder_layers=2, dtype="float32"
+)
+model = Transformer(config)
+source = jnp.array([[5, 6, 7, 8, 2], [9, 10, 2, 0, 0]])  # 2 ends a sentence, 0 fills the row
+target = jnp.array([[1, 11, 12, 13], [1, 14, 15, 0]])  # 1 starts it
+params = jax.jit(model.init)(jax.random.key(1), source, source != 0, target)
+
+apply = jax.jit(model.apply, static_argnames="return_weights")
+logits, attention = apply(params, source, source != 0, target, return_weights=True)
+print("logits [B, T, V]", logits.shape)
+for name, weights in sorted(attention.items()):
+    print(f"{name:<10} [B, H, Q, K] {weights.shape}")
+
+# %% [markdown]
+# `encode` and `decode` can be called alone; together they are `apply`.
+
+# %%
+memory, _ = jax.jit(partial(model.apply, method="encode"))(params, source, source != 0)
+separately, _ = jax.jit(partial(model.apply, method="decode"))(params, target, memory, source != 0)
+assert np.allclose(separately, logits, atol=1e-5)
+
+# %% [markdown]
+# Gradients are `jax.grad` of a function of the parameters. Here: how much each source token moves the first logits,
+# through the embedding of the tokens. Padding moves nothing.
+
+
+# %%
+@jax.jit
+@jax.grad
+def sensitivity(noise):
+    table = params["params"]["embedding"]
+    own = jnp.arange(100, 100 + source.size).reshape(source.shape)  # a row of its own for each source token
+    rows = jnp.concatenate([table, table[source].reshape(-1, 32) + noise.reshape(-1, 32)])
+    moved = {"params": {**params["params"], "embedding": rows}}
+    larger = Transformer(ModelConfig(**{**vars(config), "vocabulary_size": len(rows)}))
+    return larger.apply(moved, own, source != 0, target)[0][:, 0, :100].var()
+
+
+gradient = jnp.linalg.norm(sensitivity(jnp.zeros((*source.shape, 32))), axis=-1)
+print(np.round(gradient, 4))
+assert (gradient[source == 0] == 0).all()
+assert (gradient[source != 0] > 0).all()
+
+# %% [markdown]
+# ## The loss (section 5.4)
+#
+# Label-smoothed cross-entropy as a sum and a count, computed together with the output layer so that the logits of a
+# whole batch never exist at once; and the same by the plain formula.
+
+# %%
+hidden, table, labels = normal(6, 32), normal(100, 32), jnp.array([3, 4, 5, 6, 7, 0])
+loss, count = ops.cross_entropy(hidden, table, jnp.zeros(100), labels, labels != 0, label_smoothing=0.1)
+log_probs = jax.nn.log_softmax(hidden @ table.T)
+plain = -(0.9 * log_probs[jnp.arange(6), labels] + 0.1 * log_probs.mean(-1))[:5].sum()
+print(f"{loss / count:.4f} nats per token over {count:.0f} tokens; by the plain formula {plain / 5:.4f}")
+assert np.allclose(loss, plain, rtol=1e-5)

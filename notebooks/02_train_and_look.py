@@ -1,0 +1,107 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Train and look
+#
+# The quickstart in a notebook: train briefly on the embedded synthetic corpus, translate, and look at where a pronoun
+# looks. "it" becomes *er*, *sie* or *es* by the gender of the German noun that it stands for, so a model that
+# translates it rightly must have found that noun.
+
+# %%
+import dataclasses
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import transformer
+from transformer.config_files import load_config
+from transformer.data import grammar
+
+quickstart = load_config(str(Path(transformer.__file__).parents[1] / "configs" / "quickstart.py"))
+training = dataclasses.replace(quickstart.training, steps=300, validate_every=300)
+config = dataclasses.replace(quickstart, run_dir="runs/notebook", training=training)
+
+# %% [markdown]
+# Training is one call. Run the cell again and it finds the run finished; interrupt it and the same call goes on.
+
+# %%
+transformer.train(config)
+
+# %% [markdown]
+# ## Translate
+#
+# A run loads on any machine. What it holds: `config`, `params`, `tokenizer`, `model`.
+
+# %%
+run = transformer.load("runs/notebook")
+test = grammar.generate("test")
+about_it = [sentence for sentence in test if "pronoun" in sentence.tags and " it " in sentence.source]
+translations = run.translate([sentence.source for sentence in about_it])
+for sentence, translation in list(zip(about_it, translations, strict=True))[:5]:
+    print(f"{sentence.source}\n    {translation}\n    {'right' if translation == sentence.target else sentence.target}")
+
+# %% [markdown]
+# ## Look
+#
+# `apply` is the jitted model: parameters and token ids in, logits and attention weights out. The cross-attention of the
+# last layer, averaged over its heads, for one sentence and its reference:
+
+# %%
+sentence = about_it[0]
+batch = run.batch([sentence.source], [sentence.target])
+logits, attention = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
+pieces = lambda ids: [text.strip() or "·" for text in run.tokenizer.decode_batch([[i] for i in ids])]  # noqa: E731
+source, target = pieces(batch.source[0]), pieces(batch.target_output[0])
+print({name: weights.shape for name, weights in attention.items()})
+
+
+# %%
+def draw(weights, rows, columns, title):
+    """A heat map: the row looks at the column."""
+    _, axes = plt.subplots(figsize=(0.4 * len(columns) + 2, 0.35 * len(rows) + 1.5), layout="constrained")
+    axes.imshow(weights, cmap="cividis", vmin=0, vmax=1)
+    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_title(title)
+    plt.show()
+
+
+cross = np.asarray(attention[f"cross/{config.model.num_decoder_layers - 1}"][0]).mean(0)
+draw(cross, target, source, "cross-attention, last layer, mean of the heads")
+
+# %% [markdown]
+# In the encoder, "it" may look at the noun already. Of all heads, the one whose "it" gives another word the most
+# weight:
+
+# %%
+it = source.index("it")
+heads = {
+    (layer, head): weights
+    for layer in range(config.model.num_encoder_layers)
+    for head, weights in enumerate(np.asarray(attention[f"encoder/{layer}"][0]))
+}
+others = [place for place, piece in enumerate(source) if piece not in ("it", "·")]
+(layer, head), weights = max(heads.items(), key=lambda item: item[1][it, others].max())
+looked_at = others[int(weights[it, others].argmax())]
+print(f"encoder layer {layer}, head {head}: 'it' looks at {source[looked_at]!r} with {weights[it, looked_at]:.2f}")
+draw(weights, source, source, f"encoder self-attention, layer {layer}, head {head}")
+
+# %% [markdown]
+# ## Evaluate a checkpoint
+#
+# Exact match is a fair score here: the grammar gives each English sentence one German one. The test sentences combine
+# words and constructions that were held out of training.
+
+# %%
+print(transformer.load("runs/notebook", "last").score([(pair.source, pair.target) for pair in test[:500]]).to_text())

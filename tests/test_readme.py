@@ -1,0 +1,87 @@
+"""README's code blocks, as a newcomer would run them one after the other: the first one trains the quickstart."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+INSTALL = re.compile(r"^pip install \S+ && ")
+
+
+def commands(shell: str) -> list[str]:
+    """The commands of a block, without the installation, which this test stands on."""
+    lines = [line.split("  #")[0] for line in shell.replace("\\\n", " ").splitlines() if line.strip()]
+    return [INSTALL.sub("", line) for line in lines]
+
+
+SHELL = [command for language, block in BLOCKS if language == "sh" for command in commands(block)]
+PYTHON = [block for language, block in BLOCKS if language == "python"]
+
+# In a process of its own: the tests' type checks make the grammar thirty times as slow.
+WRITE_FILES = """
+from pathlib import Path
+from transformer.data.grammar import generate
+for name, split in (("train", "train"), ("val", "validation"), ("test", "test")):
+    sentences = generate(split)
+    for language, side in (("en", 0), ("de", 1)):
+        Path(f"{name}.{language}").write_text("".join(f"{pair[side]}\\n" for pair in sentences), encoding="utf-8")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A checkout with a home of its own and some files to train on."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("train.py", "configs", "notebooks"):
+        (folder / name).symlink_to(ROOT / name)
+    run(folder, sys.executable, "-c", WRITE_FILES)
+    return folder
+
+
+def run(folder: Path, *command: str) -> str:
+    home = {name: str(folder / "home") for name in ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | home | {"PATH": path}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert result.returncode == 0, f"{command}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def quickstart(folder) -> str:
+    assert SHELL[0] == "python train.py"
+    return run(folder, "bash", "-c", SHELL[0])
+
+
+@pytest.mark.slow
+def test_quickstart_learns_the_grammar(folder, quickstart):
+    scores = json.loads((folder / "runs/quickstart/scores.json").read_text())
+    assert scores["exact_match"]["score"] >= 95
+    for tag, match in scores["exact_match_by_tag"].items():
+        assert match["sentences"] >= 100, tag
+        if "pronoun" in tag:
+            assert match["score"] > 90, tag
+    assert "transformer translate runs/quickstart" in quickstart
+    assert quickstart.count("translation  ") == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", SHELL[1:])
+def test_commands(folder, quickstart, command):
+    if command == "pytest":
+        pytest.skip("that is this run")
+    if command.startswith("python train.py --data"):
+        command += " --training.steps 20"
+    assert run(folder, "bash", "-c", command).strip() or ">" in command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PYTHON)
+def test_python(folder, quickstart, program):
+    assert run(folder, sys.executable, "-c", program).strip()

@@ -1,0 +1,283 @@
+"""Random phrases and clauses for the templates of the embedded corpus: who may do what to what, by the lexicon."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TypeVar
+
+from transformer.data.grammar.syntax import (
+    LEXICON,
+    Adjective,
+    Adverb,
+    Clause,
+    Conjunction,
+    Determiner,
+    Gap,
+    Modal,
+    Nominal,
+    Noun,
+    Phrase,
+    Place,
+    Predicate,
+    Pronoun,
+    Tense,
+    Verb,
+)
+
+T = TypeVar("T")
+
+
+class Pick:
+    """Draws at random, by nothing but `Random.random`: Python promises that this method never changes."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed).random
+
+    def __call__(self, options: Sequence[T]) -> T:
+        """One of the options."""
+        return options[int(self._random() * len(options))]
+
+    def chance(self, probability: float) -> bool:
+        """Whether something happens that has this probability."""
+        return self._random() < probability
+
+
+# --- What there is to draw from; what stands several times is drawn as often ------------------------------------------
+
+TENSES: tuple[Tense, ...] = ("present", "present", "present", "past", "past", "past", "future", "modal", "modal")
+ANY: tuple[Determiner, ...] = ("the", "the", "the", "the", "this", "a", "a", "a", "every")
+ANY_OR_NO: tuple[Determiner, ...] = (*ANY, *ANY, "no")
+SOME: tuple[Determiner, ...] = ("the", "the", "this", "a")
+DEFINITE: tuple[Determiner, ...] = ("the", "the", "this")
+NEGATED: tuple[Determiner, ...] = ("the", "this", "a", "a")
+MONTH_DAYS = [
+    (month, day)
+    for month, length in zip(LEXICON.month, (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), strict=True)
+    for day in range(1, length + 1)
+]
+OWNABLE = ("clothing", "thing", "device", "vehicle", "animal", "text")
+
+
+@cache
+def nouns(names: tuple[str, ...]) -> list[Noun]:
+    """The nouns that a list in the lexicon means, first names excepted."""
+    return [noun for noun in LEXICON.noun if noun.is_among(names) and noun.kind != "name"]
+
+
+@cache
+def verbs(*frames: str) -> list[Verb]:
+    """The verbs of these frames."""
+    return [verb for verb in LEXICON.verb if verb.frame in frames]
+
+
+@cache
+def verbs_with(noun: Noun, *frames: str) -> list[Verb]:
+    """The verbs of these frames that take the noun as an object."""
+    return [verb for verb in verbs(*frames) if noun.is_among(verb.objects)]
+
+
+@cache
+def adjectives(noun: Noun) -> list[Adjective]:
+    """The adjectives that suit a noun."""
+    return [adjective for adjective in LEXICON.adjective if noun.is_among(adjective.nouns)]
+
+
+@cache
+def modals(*, person: bool) -> list[Modal]:
+    """The modal verbs that a person, or a thing, may be the subject of."""
+    return [modal for modal in LEXICON.modal if person or modal.subjects == "any"]
+
+
+@cache
+def adverbs(tense: Tense) -> list[Adverb]:
+    """The adverbs of time that go with a tense."""
+    return [adverb for adverb in LEXICON.adverb if tense in adverb.tenses]
+
+
+NAMES = [noun for noun in LEXICON.noun if noun.kind == "name"]
+PERSONS = nouns(("person",))
+SEXED = [noun for noun in (*PERSONS, *NAMES) if noun.has_sex]
+THINGS = [noun for noun in LEXICON.noun if not (noun.is_person or noun.wholes)]
+PARTS = {whole: [part for part in LEXICON.noun if whole in nouns(part.wholes)] for whole in LEXICON.noun}
+WHOLES = [whole for whole, parts in PARTS.items() if parts]
+SINGLE = nouns(
+    (
+        "mother", "grandmother", "roof", "tail", "engine", "colour", "price", "title", "taste", "application",
+        "purpose", "meaning", "beginning", "end", "work",
+    )
+)  # fmt: skip
+"""What a whole has one of."""
+INTRANSITIVE = [verb for verb in verbs("none") if "person" in verb.subjects]
+TRANSITIVE = [verb for verb in verbs("direct", "indirect", "both") if "person" in verb.subjects]
+ACTIONS = [*TRANSITIVE, *INTRANSITIVE]
+PERSONAL = [verb for verb in verbs("direct", "indirect") if "person" in verb.subjects and "person" in verb.objects]
+(BE,), (MAKE,) = verbs("predicate"), verbs("change")
+CHANGEABLE = [(noun, one) for noun in nouns(MAKE.objects) for one in adjectives(noun) if one.comparative]
+CONJUNCTIONS = {conjunction.english: conjunction for conjunction in LEXICON.conjunction}
+SUBORDINATING = [conjunction for conjunction in LEXICON.conjunction if conjunction.kind == "subordinating"]
+
+
+# --- Phrases and clauses ----------------------------------------------------------------------------------------------
+
+
+def phrase(
+    pick: Pick,
+    noun: Noun,
+    determiners: Sequence[Determiner],
+    *,
+    plural: bool | None = None,
+    bare: bool = False,
+) -> Phrase:
+    """A noun with a determiner, in the plural perhaps none (if bare), and perhaps an adjective."""
+    if noun.kind == "name":
+        return Phrase(noun, "")
+    if not noun.english_plural:
+        plural, determiners = False, ("the",)
+    elif plural is None:
+        plural = pick.chance(0.35)
+    determiner = pick(determiners)
+    if plural and (determiner == "every" or (determiner == "a" and not bare)):
+        determiner = "the"
+    adjective = pick(adjectives(noun)) if pick.chance(0.35) else None
+    return Phrase(noun, determiner, plural, adjective)
+
+
+def participant(
+    pick: Pick,
+    names: tuple[str, ...],
+    determiners: Sequence[Determiner],
+    *,
+    bare: bool = False,
+    no_it: bool = False,
+    unlike: Nominal | None = None,
+) -> Phrase:
+    """Somebody or something that a list in the lexicon means, other than `unlike`."""
+    options = NAMES if "person" in names and pick.chance(0.12) else nouns(names)
+    noun = pick(options)
+    while unlike and noun is unlike.noun:
+        noun = pick(options)
+    return phrase(pick, noun, determiners, plural=True if no_it and not noun.has_sex else None, bare=bare)
+
+
+def action(
+    pick: Pick,
+    options: Sequence[Verb],
+    *,
+    subject: Nominal | None = None,
+    patient: Nominal | None = None,
+    tenses: Sequence[Tense] = TENSES,
+    no_it: bool = False,
+) -> Clause:
+    """A clause with one of the verbs; subject and object (the direct one of two) as given, or else drawn."""
+    verb = pick(options)
+    negated = is_definite(subject) and is_definite(patient) and pick.chance(0.12)
+    if subject is None:
+        subject = participant(pick, verb.subjects, DEFINITE if negated else ANY_OR_NO, no_it=no_it)
+    # Behind a relative clause, a place would seem to belong to that.
+    room_for_place = not (isinstance(patient, Phrase) and patient.relative)
+    if patient is None and verb.objects:
+        determiners = NEGATED if negated else ANY
+        patient = participant(pick, verb.objects, determiners, bare=True, no_it=no_it, unlike=subject)
+        patient = perhaps_owned(pick, patient, subject)
+    recipient = place = None
+    if verb.frame == "both":
+        recipient = participant(pick, ("person",), DEFINITE, no_it=no_it, unlike=subject)
+    if verb.frame == "place" or (verb.prepositions and room_for_place and pick.chance(0.25)):
+        preposition = pick([one for one in LEXICON.preposition if one.kind in verb.prepositions])
+        place = Place(preposition, participant(pick, preposition.nouns, SOME, bare=True, no_it=no_it, unlike=subject))
+        negated = negated and preposition.kind != "benefit"
+    indirect, direct = (patient, None) if verb.frame == "indirect" else (recipient, patient)
+    tense = pick(tenses)
+    if tense == "modal" and isinstance(subject, Phrase) and subject.determiner == "no":
+        tense = "present"  # "no guest must sleep": darf or muss?
+    modal = pick(modals(person=subject.noun.is_person)) if tense == "modal" else None
+    return Clause(verb, subject, indirect, direct, tense, modal, negated, place)
+
+
+def is_definite(nominal: Nominal | None) -> bool:
+    """Whether "not" in the clause leaves it alone: "every guest does not sleep" has two readings."""
+    return not (isinstance(nominal, Phrase) and nominal.determiner in ("a", "every", "no"))
+
+
+def perhaps_owned(pick: Pick, owned: Phrase, owner: Nominal) -> Phrase:
+    """The phrase, now and then with his, her or their instead of its article."""
+    if (
+        isinstance(owner, Phrase)
+        and owner.determiner in ("the", "this", "")
+        and (owner.noun.has_sex or (owner.plural and owner.noun.is_person))
+        and (owned.noun.kind in OWNABLE or "person" in owned.noun.wholes)
+        and pick.chance(0.15)
+    ):
+        return replace(owned, determiner=Pronoun(owner))
+    return owned
+
+
+def predicate(pick: Pick, subject: Phrase | Pronoun, *, beside: Clause | None = None) -> Clause:
+    """The subject is, will be, should be ... what goes with its own adjective, and with that of the clause beside."""
+    own = (subject.antecedent if isinstance(subject, Pronoun) else subject).adjective
+    said = beside.predicate.adjective if beside and beside.predicate else None
+    adjective = pick([one for one in adjectives(subject.noun) if one.goes_with(own) and one.goes_with(said)])
+    tense = pick(("present", "present", "present", "future", "modal"))
+    modal = pick(modals(person=False)) if tense == "modal" else None
+    negated = is_definite(subject) and pick.chance(0.12)
+    return Clause(BE, subject, tense=tense, modal=modal, negated=negated, predicate=Predicate(adjective))
+
+
+def timed(pick: Pick, clause: Clause) -> Clause:
+    """The clause with a time, at its start or end."""
+    return replace(clause, time=pick(adverbs(clause.tense)), time_first=pick.chance(0.6))
+
+
+def relative_clause(pick: Pick, head: Phrase, *, no_it: bool = False) -> Clause:
+    """A clause about the head of a noun phrase: who sells apples, whom the aunt thanks, that the women bought."""
+    gap, noun = Gap(head.noun, head.form), head.noun
+    if noun.is_person and pick.chance(0.5):
+        return action(pick, ACTIONS if pick.chance(0.7) else verbs("place"), subject=gap, no_it=no_it)
+    if (takers := verbs_with(noun, "indirect")) and pick.chance(0.5):
+        return action(pick, takers, patient=gap, no_it=no_it)
+    return action(pick, verbs_with(noun, "direct", "both"), patient=gap, no_it=no_it)
+
+
+def tenses_around(pick: Pick, conjunction: Conjunction) -> tuple[Sequence[Tense], Sequence[Tense]]:
+    """The tenses that a conjunction allows in the main clause and in its own."""
+    match conjunction.tenses:
+        case "free":
+            return TENSES, TENSES
+        case "present":
+            return ("present", "future", "modal"), ("present",)
+        case "same":
+            same: tuple[Tense, ...] = (pick(("present", "past")),)
+            return same, same
+
+
+def belonging(pick: Pick, part: Noun, determiner: Determiner | Pronoun, whole: Phrase) -> Phrase:
+    """A part or an aspect of a whole: the door of the house, its door."""
+    plural = False if part in SINGLE and not whole.plural else None
+    owned = replace(phrase(pick, part, DEFINITE, plural=plural), determiner=determiner)
+    return replace(owned, owner=whole) if determiner == "the" else owned
+
+
+def somebody(pick: Pick) -> Phrase:
+    """A person or persons for a sentence with "it", perhaps with a relative clause about them."""
+    return with_bystanders(pick, participant(pick, ("person",), SOME, no_it=True), 0.2)
+
+
+def with_bystanders(pick: Pick, head: Phrase, probability: float = 1.0) -> Phrase:
+    """The phrase with a relative clause in which nothing else might be meant by "it"."""
+    if head.noun.kind == "name" or not pick.chance(probability):
+        return head
+    return replace(head, relative=relative_clause(pick, head, no_it=True))
+
+
+def reporting(pick: Pick, content: Clause, subject: Phrase | None = None) -> Clause:
+    """Somebody says, believes, hopes, thinks that ..."""
+    tenses: tuple[Tense, ...] = ("present", "past") if content.tense == "past" else ("present",)
+    return replace(action(pick, verbs("content"), subject=subject, tenses=tenses), content=content)
+
+
+def topic(clause: Clause) -> tuple[str, str]:
+    """What a clause is about: its adjective or verb; and its object, else its place, else its subject."""
+    word = clause.predicate.adjective.english if clause.predicate else clause.verb.name
+    place = clause.place.phrase if clause.place else None
+    return word, (clause.direct or clause.indirect or place or clause.subject).noun.english

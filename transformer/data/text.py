@@ -1,0 +1,89 @@
+"""Text files, compressed or not, as lines: strictly UTF-8, and only `\\n` ends a line."""
+
+import gzip
+import lzma
+import zlib
+from pathlib import Path
+
+from transformer.errors import InputError
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file, compressed or not; only `\\n` ends a line.
+
+    Raises: InputError if the file is missing, damaged, not UTF-8, or has a `\\r`.
+    """
+    return decode_lines(read_bytes(path), path)
+
+
+def decode_lines(data: bytes, name: str) -> list[str]:
+    """The lines of text; only `\\n` ends a line: U+2028, U+0085, vertical tab and form feed stay inside it.
+
+    A byte-order mark at the start is left out.
+
+    Args:
+        data: UTF-8.
+        name: What errors call it.
+
+    Raises: InputError, naming the line, if data are not UTF-8 or have a `\\r`.
+    """
+    # Elsewhere a lone \r often counts as a line end: the same file would have other line numbers there, and its
+    # sentences other partners.
+    if (position := data.find(b"\r")) >= 0:
+        raise InputError(
+            f"{name}, line {_line_number(data, position)} has a carriage return (\\r): convert the file to Unix line "
+            "ends, and replace a \\r inside a sentence by a space."
+        )
+    return split_lines(data, name)
+
+
+def split_lines(data: bytes, name: str) -> list[str]:
+    try:
+        lines = data.decode("utf-8-sig").split("\n")  # without a byte-order mark
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name}, line {_line_number(error.object, error.start)} is not UTF-8 ({error.reason}): convert the "
+            "file to UTF-8."
+        ) from error
+    return lines if lines[-1] else lines[:-1]
+
+
+def _line_number(data: bytes, position: int) -> int:
+    return data.count(b"\n", 0, position) + 1
+
+
+def read_bytes(path: str) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        match Path(path).suffix:
+            case ".gz":
+                return gzip.decompress(data)
+            case ".xz":
+                return lzma.decompress(data)
+            case ".zst":
+                return _decompress_zst(data, path)
+            case _:
+                return data
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise InputError(f"{path} cannot be decompressed ({error}): it is damaged, or of another format.") from error
+
+
+def _decompress_zst(data: bytes, path: str) -> bytes:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise InputError(f"Reading {path} needs the zstandard module: pip install zstandard.") from error
+    frames = []
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            frames.append(frame.decompress(data))
+        except zstandard.ZstdError as error:
+            raise OSError(str(error)) from error
+        if not frame.eof:  # the module itself takes a truncated file for a whole one
+            raise EOFError("the file is truncated")
+        data = frame.unused_data
+    return b"".join(frames)

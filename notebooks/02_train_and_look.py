@@ -29,11 +29,12 @@ from transformer.config_files import load_config
 from transformer.data import grammar
 
 quickstart = load_config(str(Path(transformer.__file__).parents[1] / "configs" / "quickstart.py"))
-training = dataclasses.replace(quickstart.training, steps=300, validate_every=300)
+training = dataclasses.replace(quickstart.training, steps=300, validate_every=300, num_shapes=2)
 config = dataclasses.replace(quickstart, run_dir="runs/notebook", training=training)
 
 # %% [markdown]
-# Training is one call. Run the cell again and it finds the run finished; interrupt it and the same call goes on.
+# Training is one call: fewer steps than the quickstart's, and fewer shapes to compile. Run the cell again and it finds
+# the run finished; interrupt it and the same call goes on.
 
 # %%
 transformer.train(config)

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -252,6 +253,15 @@ def test_a_hub_dataset_is_the_same_from_everywhere(tmp_path: Path, monkeypatch: 
         open_run(tmp_path / "run", config)
     with pytest.raises(InputError, match=r"data\.train is \('train\[:9\]',\) there"):
         open_run(tmp_path / "run", dataclasses.replace(config, data=DataConfig(corpus="some/dataset", train=("test",))))
+
+
+def test_a_checkpoint_without_room_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path, {1: 1.0})
+    usage = type(shutil.disk_usage(tmp_path))(10**6, 10**6 - 9000, 9000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"no room for the checkpoint of step 2: it has 0\.0 MB, and 0\.0 MB are free"):
+        save(tmp_path, {2: 1.0})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
 def test_a_run_is_held_by_one_process(tmp_path: Path):

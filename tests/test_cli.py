@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+from transformer.checkpoint import hold_run
 from transformer.cli import main
 from transformer.config import Config
 from transformer.config_files import from_json
@@ -309,12 +310,37 @@ def fields_of(config_class: type) -> list[tuple[str, str]]:
 def test_train_py_in_a_process_of_its_own(tmp_path):
     write_corpus(tmp_path)
     command = [sys.executable, str(ROOT / "train.py"), "--run-dir", str(tmp_path / "run")]
-    data = ["--data.train", str(tmp_path / "train.en"), str(tmp_path / "missing.de")]
+    files = [str(tmp_path / "train.en"), str(tmp_path / "missing.de")]
+    data = ["--data.corpus", "files", "--data.train", *files]
     for arguments, message in (
         (data, r"^error: .*missing\.de cannot be read: No such file or directory\.$"),
         ([*data, "--training.step", "5"], r"Unrecognized options: --training\.step, 5 .* --training\.steps INT"),
+        (["--data.train", *files], r"data\.corpus=grammar brings its own pairs, .* add --data\.corpus files\."),
     ):
         result = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120)
         assert_refused(Result(result.returncode, result.stdout, result.stderr), message)
         assert result.stdout == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_loses_nothing_that_is_written(tmp_path):
+    write_corpus(tmp_path)
+    command = [sys.executable, str(ROOT / "train.py"), "--config", "tiny.py", "--no-compilation-cache"]
+    command += ["--run-dir", "run", "--data.train", "train.en", "train.de", "--data.test", "test.en", "test.de"]
+    # No file may be larger than this shell's limit, in KiB: the tokenizer has 6, a checkpoint's arrays more.
+    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *command]
+    full = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert full.returncode == 2
+    last = full.stderr.splitlines()[-1]
+    assert re.search(r"^error: A checkpoint could not be written to .*/run/checkpoints \(.*\)\. .* goes on from", last)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "step 20/20" in again.stdout
+
+
+def test_a_second_run_in_the_same_directory_is_refused(command, corpus, trained):
+    before = contents(corpus / "run")
+    with hold_run(corpus / "run"):
+        result = call(*command)
+    assert_refused(result, r"^error: Another process is training in the run directory .*/run\. .* another --run-dir\.")
+    assert contents(corpus / "run") == before

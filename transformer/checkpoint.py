@@ -17,6 +17,7 @@ import dataclasses
 import logging
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,13 +166,23 @@ class Checkpoints:
             state: A named tuple of pytrees of unreplicated arrays, with `params` and `batch_stats` among its fields.
             metrics: Kept with it; the one of the lowest `validation_loss` is the best.
 
-        Raises: RuntimeError if there is a checkpoint of this step or a later one. OSError and others if the save before
-            this one failed.
+        Raises: InputError if there is no room for it, or the save before this one failed. RuntimeError if there is a
+            checkpoint of this step or a later one.
         """
         items = _items(jax.tree.map(np.array, jax.device_get(state)))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+        free = shutil.disk_usage(self._manager.directory).free
+        if free < size:
+            raise InputError(
+                f"There is no room for the checkpoint of step {step}: it has {size / 1e6:,.1f} MB, and "
+                f"{free / 1e6:,.1f} MB are free in {self._manager.directory}. Make room; the same command goes on from "
+                "the last checkpoint."
+            )
         arguments = ocp.args.Composite(**{name: ocp.args.PyTreeSave(item) for name, item in items.items()})
         about = {"fingerprint": self._fingerprint}
-        if not self._manager.save(step, args=arguments, metrics=dict(metrics), custom_metadata=about):
+        with self._writing():
+            saved = self._manager.save(step, args=arguments, metrics=dict(metrics), custom_metadata=about)
+        if not saved:
             raise RuntimeError(f"Step {step} cannot be saved: there is a checkpoint of step {self.latest()}.")
 
     def restore(self, step: int, state: Any) -> Any:
@@ -213,12 +224,25 @@ class Checkpoints:
         return self._manager.best_step()
 
     def wait(self) -> None:
-        """Waits until the last checkpoint is complete. Raises: what went wrong in saving it."""
-        self._manager.wait_until_finished()
+        """Waits until the last checkpoint is complete. Raises: InputError if it could not be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits as `wait` does, and ends the threads."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:  # tensorstore raises ValueError when the disk is full
+            reason = str(error).splitlines()[0].rsplit('": ', 1)[-1]  # behind the names of files within files
+            raise InputError(
+                f"A checkpoint could not be written to {self._manager.directory} ({reason}). When this is mended, the "
+                "same command goes on from the last whole one."
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -136,7 +137,7 @@ def keep_report(run_dir: Path, report: dict[str, dict]) -> None:
 
 def keep_test_set(run_dir: Path, pairs: Pairs, config: DataConfig) -> None:
     """Writes the test set into the run directory, for `read_test_set`."""
-    columns = {config.source_language: pairs.sources, config.target_language: pairs.targets}
+    columns: dict[str, list] = {config.source_language: pairs.sources, config.target_language: pairs.targets}
     if pairs.tags is not None:
         columns[TAGS] = pairs.tags
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
@@ -173,4 +174,4 @@ def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
         return Tokenizer.load(kept, config.tokenizer, size)
     if config.tokenizer.file is not None:
         return Tokenizer.load(config.tokenizer.file, config.tokenizer, size)
-    return Tokenizer.train((text for side in pairs for text in side), size, config.tokenizer)
+    return Tokenizer.train(chain(pairs.sources, pairs.targets), size, config.tokenizer)

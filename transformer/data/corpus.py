@@ -25,7 +25,11 @@ class Pairs(NamedTuple):
 
     def select(self, kept: list[int]) -> "Pairs":
         """The pairs at these places."""
-        return Pairs(*(None if side is None else [side[place] for place in kept] for side in self))
+        return Pairs(
+            [self.sources[place] for place in kept],
+            [self.targets[place] for place in kept],
+            None if self.tags is None else [self.tags[place] for place in kept],
+        )
 
 
 @dataclass

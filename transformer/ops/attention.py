@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from transformer.ops.linear import dot, product_transposed
+from transformer.ops.linear import dot, product_transposed, transpose
 
 
 def scaled_dot_product_attention(
@@ -75,7 +75,7 @@ def _mix_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     weights, value = saved
     batch = value.ndim - 2
     dweights = dot(g, value, (batch + 1, batch + 1), batch).astype(weights.dtype)
-    dvalue = dot(weights, g, (batch, batch), batch).astype(value.dtype)
+    dvalue = dot(transpose(weights), g, (batch + 1, batch), batch).astype(value.dtype)
     return dweights, dvalue
 
 

@@ -40,7 +40,9 @@ def _product_transposed_forward(a: Array, b: Array) -> tuple[Array, tuple[Array,
 def _product_transposed_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     a, b = saved
     g, batch = g.astype(a.dtype), a.ndim - 2
-    return dot(g, b, (batch + 1, batch), batch).astype(a.dtype), dot(g, a, (batch, batch), batch).astype(b.dtype)
+    da = dot(g, b, (batch + 1, batch), batch).astype(a.dtype)
+    db = dot(transpose(g), a, (batch + 1, batch), batch).astype(b.dtype)
+    return da, db
 
 
 product_transposed.defvjp(_product_transposed_forward, _product_transposed_backward)
@@ -59,13 +61,18 @@ def dot(a: Array, b: Array, contract: tuple[int, int], batch: int = 0) -> Array:
 
 
 def transpose(x: Array) -> Array:
-    """x^T of a matrix; on a CPU written out in memory, so that XLA cannot fold it into a product off the fast path."""
-    return lax.platform_dependent(x, cpu=_transpose_in_halves, default=jnp.transpose)
+    """x^T of the last two axes; on a CPU written out in memory, so that XLA cannot fold it into a product off the fast
+    path."""
+    return lax.platform_dependent(x, cpu=_transpose_in_halves, default=lambda x: jnp.swapaxes(x, -1, -2))
 
 
 def _transpose_in_halves(x: Array) -> Array:
-    rows, columns = x.shape
-    return x.T if rows % 2 else x.reshape(2, rows // 2, columns).transpose(2, 0, 1).reshape(columns, rows)
+    *batch, rows, columns = x.shape
+    if rows % 2:
+        halves = x[..., : rows // 2, :], x[..., rows // 2 :, :]
+        return jnp.concatenate([jnp.swapaxes(half, -1, -2) for half in halves], axis=-1)
+    halves = x.reshape(*batch, 2, rows // 2, columns)
+    return jnp.moveaxis(halves, -1, -3).reshape(*batch, columns, rows)
 
 
 def sum_rows(x: Array) -> Array:

@@ -1,6 +1,6 @@
 """The first run: the embedded synthetic corpus, a small model, minutes on two CPU cores.
 
-Source: transformer/data/grammar.py, a synchronous grammar of English and German.
+Source: transformer/data/grammar/, a synchronous grammar of English and German.
 Command: python train.py
 Score: 96.4 % exact match on the test set's held-out combinations (2026-11-22).
 Time: 3 minutes 39 seconds on two AMD Zen 4 cores, compilation included.

@@ -27,6 +27,7 @@ import numpy as np
 import transformer
 from transformer.config_files import load_config
 from transformer.data import grammar
+from transformer.data.corpus import Pairs
 
 quickstart = load_config(str(Path(transformer.__file__).parents[1] / "configs" / "quickstart.py"))
 training = dataclasses.replace(quickstart.training, steps=300, validate_every=300, num_shapes=2)
@@ -62,8 +63,7 @@ for sentence, translation in list(zip(about_it, translations, strict=True))[:5]:
 sentence = about_it[0]
 batch = run.batch([sentence.source], [sentence.target])
 logits, attention = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
-pieces = lambda ids: [text.strip() or "·" for text in run.tokenizer.decode_batch([[i] for i in ids])]  # noqa: E731
-source, target = pieces(batch.source[0]), pieces(batch.target_output[0])
+source, target = run.tokenizer.pieces(batch.source[0]), run.tokenizer.pieces(batch.target_output[0])
 print({name: weights.shape for name, weights in attention.items()})
 
 
@@ -92,7 +92,7 @@ heads = {
     for layer in range(config.model.num_encoder_layers)
     for head, weights in enumerate(np.asarray(attention[f"encoder/{layer}"][0]))
 }
-others = [place for place, piece in enumerate(source) if piece not in ("it", "·")]
+others = [place for place, piece in enumerate(source) if piece not in ("it", "</s>")]
 (layer, head), weights = max(heads.items(), key=lambda item: item[1][it, others].max())
 looked_at = others[int(weights[it, others].argmax())]
 print(f"encoder layer {layer}, head {head}: 'it' looks at {source[looked_at]!r} with {weights[it, looked_at]:.2f}")
@@ -105,4 +105,6 @@ draw(weights, source, source, f"encoder self-attention, layer {layer}, head {hea
 # words and constructions that were held out of training.
 
 # %%
-print(transformer.load("runs/notebook", "last").score([(pair.source, pair.target) for pair in test[:500]]).to_text())
+sources, targets, tags = map(list, zip(*test[:500], strict=True))
+scores, _ = transformer.load("runs/notebook", "best").evaluate(Pairs(sources, targets, tags))
+print(scores.to_text())

@@ -238,7 +238,7 @@ def assert_refused(result: Result, message: str) -> None:
         (["train", "--config"], "Missing value for argument '--config'"),
         (["train", "--confg", "x.py"], "Unrecognized options: --confg, x.py .* --config"),
         (["train", "--config={}/none.py"], r"There is no config file .*none\.py"),
-        (["trian"], "There is no command trian; the commands are train, evaluate, translate"),
+        (["trian"], "There is no command trian; the commands are train, evaluate, translate, attention"),
         ([], "^$"),
         (["evaluate"], "RUN|run"),
         (["translate", "{}"], r"is not the directory of a run: it has no config\.json"),
@@ -344,3 +344,28 @@ def test_a_second_run_in_the_same_directory_is_refused(command, corpus, trained)
         result = call(*command)
     assert_refused(result, r"^error: Another process is training in the run directory .*/run\. .* another --run-dir\.")
     assert contents(corpus / "run") == before
+
+
+def test_attention_shows_where_each_piece_looks(corpus, trained):
+    run, source, target = str(corpus / "run"), "old dog", "alt hund"
+    for kind, looking, looked_at in (
+        ("cross", "<s> alt hund", "old dog </s>"),
+        ("encoder", "old dog </s>", "old dog </s>"),
+        ("decoder", "<s> alt hund", "<s> alt hund"),
+    ):
+        result = call("attention", run, "--source", source, "--target", target, "--kind", kind, "--layer", "0")
+        assert (result.status, result.err.splitlines()[1:]) == (0, [])
+        lines = [line.split() for line in result.out.splitlines()]
+        assert "".join(line[0] for line in lines) == looking.replace(" ", "")
+        pieces = {piece for line in lines for piece in line[1::2]}
+        assert all(piece in looked_at for piece in pieces)
+        assert all(float(weight) <= 1 for line in lines for weight in line[2::2])
+        if kind == "decoder":
+            assert lines[0][:3] == ["<s>", "<s>", "1.00"]  # the first position sees nothing else
+    for arguments, message in (
+        (["--source", " "], r"A sentence is needed to look at: give it with --source\."),
+        (["--source", source, "--layer", "1"], r"--layer 1 is not there: this run has 1, counted from 0\."),
+        (["--source", source, "--head", "-1"], r"--head -1 is not there: this run has 2, counted from 0\."),
+        (["--source", "dog " * 90], r"has \d+ tokens, but the model has positions for 64"),
+    ):
+        assert_refused(call("attention", run, *arguments), message)

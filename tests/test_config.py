@@ -61,6 +61,7 @@ CHECKS: list[tuple[Any, dict[str, Any], str]] = [
     (DataConfig, {"corpus": "some/set", "train": ("a", "b")}, r"data\.train takes one split .* some/set, but got 2"),
     (DataConfig, {"corpus": "grammar", "test": ("a",)}, r"data\.test names a\. To read .* add --data\.corpus files"),
     (DataConfig, {"corpus": "grammar", "source_language": "fr"}, r"is English to German, but .* are fr and de"),
+    (DataConfig, {"corpus": "grammar", "tags": "kind"}, r"grammar brings its own tags, but data\.tags is kind"),
     (DataConfig, {"corpus": ""}, r"data\.corpus is empty"),
     (DataConfig, {"corpus_config": "de-en"}, r"corpus_config=de-en is for a Hugging Face .* data\.corpus is files"),
     (DataConfig, {"max_length": 1}, r"data\.max_length must be at least 2, but is 1"),

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-INSTALL = re.compile(r"^pip install \S+ && ")
+INSTALL = re.compile(r"^pip install .+? && ")
 
 
 def commands(shell: str) -> list[str]:
@@ -67,7 +67,12 @@ def test_quickstart_learns_the_grammar(folder, quickstart):
         assert match["sentences"] >= 100, tag
         if "pronoun" in tag:
             assert match["score"] > 90, tag
-    assert "transformer translate runs/quickstart" in quickstart
+    for command in (
+        "transformer translate runs/quickstart",
+        "transformer attention runs/quickstart",
+        "python train.py",
+    ):
+        assert f"    {command}" in quickstart or f"| {command}" in quickstart
     assert quickstart.count("translation  ") == 5
 
 

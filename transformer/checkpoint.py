@@ -7,6 +7,7 @@
     RUN/metrics.jsonl       losses and scores along the way
     RUN/checkpoints/STEP/   arrays: `params` is all that evaluation needs, `rest` what resuming needs besides
     RUN/scores.json         the final scores
+    RUN/.lock               held by the process that trains
     RUN/hypotheses.txt      the translations of the test set
 
 Arrays are saved from the host's memory and restored into it, as NumPy arrays: no device or sharding is recorded, so a
@@ -64,7 +65,7 @@ def check_run(run_dir: str | Path, config: Config) -> None:
                 )
     elif run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"The run directory {run_dir} is a file. Give another --run-dir.")
-    elif run_dir.exists() and any(run_dir.iterdir()):
+    elif run_dir.exists() and any(path.suffix != ".part" for path in run_dir.iterdir()):  # cut off in `write_text`
         raise InputError(
             f"The run directory {run_dir} is neither empty nor that of a run (it has no config.json). Give another "
             "--run-dir."
@@ -238,6 +239,8 @@ class Checkpoints:
         try:
             yield
         except (ValueError, OSError) as error:  # tensorstore raises ValueError when the disk is full
+            if isinstance(error, ValueError) and "Error writing" not in str(error):
+                raise
             reason = str(error).splitlines()[0].rsplit('": ', 1)[-1]  # behind the names of files within files
             raise InputError(
                 f"A checkpoint could not be written to {self._manager.directory} ({reason}). When this is mended, the "

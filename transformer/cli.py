@@ -1,5 +1,5 @@
-"""The command line: `transformer train | evaluate | translate`. What is wrong with the input, the config or the
-environment is said in one or two sentences, and the exit status is 2."""
+"""The command line: `transformer train | evaluate | translate | attention`. What is wrong with the input, the config or
+the environment is said in one or two sentences, and the exit status is 2."""
 
 import argparse
 import dataclasses
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 2 for unusable input, 130 after Ctrl-C, 141 if nobody reads on."""
     given = sys.argv[1:] if arguments is None else arguments
-    commands: dict[str, Callable[[list[str]], None]] = {"train": train, "evaluate": evaluate, "translate": translate}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "translate": translate,
+        "attention": attention,
+    }
     if not given or given[0] in ("-h", "--help"):
         print(f"usage: transformer {{{','.join(commands)}}} ...   (`transformer COMMAND --help` for its options)")
         return 0 if given else 2
@@ -100,7 +105,7 @@ class DecodingOptions:
 
 @dataclass(frozen=True)
 class EvaluationOptions(DecodingOptions):
-    """Score a run: BLEU and chrF with sacreBLEU's signatures, loss and perplexity."""
+    """Score a run: BLEU and chrF with sacreBLEU's signatures, exact match, loss and perplexity."""
 
     source: str | None = None
     """Source sentences, one a line, instead of the run's test set; needs --reference."""
@@ -121,7 +126,8 @@ def evaluate(arguments: list[str]) -> None:
 
     config = translator.config
     if options.source is not None and options.reference is not None:
-        pairs, _ = read_files((options.source, options.reference), config.data)
+        files = dataclasses.replace(config.data, tags=None)
+        pairs, _ = read_files((options.source, options.reference), files)
     else:
         pairs = read_test_set(options.run, config.data)
     scores, _ = translator.evaluate(pairs, configure_search(config.search, options))
@@ -145,6 +151,40 @@ def translate(arguments: list[str]) -> None:
     sentences = decode_lines(sys.stdin.buffer.read(), "standard input")
     for line in translator.translate(sentences, configure_search(translator.config.search, options)):
         sys.stdout.buffer.write(line.encode() + b"\n")
+
+
+@dataclass(frozen=True)
+class AttentionOptions(DecodingOptions):
+    """Show where a run looks: for each piece of a sentence, the pieces that it gives the most weight."""
+
+    source: str | None = None
+    """The source sentence."""
+    target: str | None = None
+    """Its translation; the run's own unless given."""
+    kind: Literal["encoder", "decoder", "cross"] = "cross"
+    """The encoder's self-attention, the decoder's, or the decoder's attention to the encoder."""
+    layer: int | None = None
+    """Layer, counted from 0; the last one unless given."""
+    head: int | None = None
+    """Head, counted from 0; the mean of all unless given."""
+
+
+def attention(arguments: list[str]) -> None:
+    """Show where a run looks."""
+    options = tyro.cli(AttentionOptions, args=arguments, prog="transformer attention")
+    if options.source is None or not options.source.strip():
+        raise InputError("A sentence is needed to look at: give it with --source.")
+    run = load_translator(options)
+    from transformer.analysis import attention as analysis
+
+    search = configure_search(run.config.search, options)
+    target = run.translate([options.source], search)[0] if options.target is None else options.target
+    weights, queries, keys = analysis.attention(run, options.source, target, options.kind)
+    for name, number, count in (("layer", options.layer, len(weights)), ("head", options.head, weights.shape[1])):
+        if number is not None and not 0 <= number < count:
+            raise InputError(f"--{name} {number} is not there: this run has {count}, counted from 0.")
+    layer = weights[-1 if options.layer is None else options.layer]
+    print(analysis.strongest(layer.mean(0) if options.head is None else layer[options.head], queries, keys))
 
 
 def load_translator(options: DecodingOptions) -> "Translator":

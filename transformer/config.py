@@ -79,6 +79,10 @@ class DataConfig:
             f"{self.source_language} and {self.target_language}.",
         )
         require(
+            self.tags is None or self.corpus != "grammar",
+            f"data.corpus=grammar brings its own tags, but data.tags is {self.tags}.",
+        )
+        require(
             self.corpus_config is None or self.corpus not in ("files", "grammar"),
             f"data.corpus_config={self.corpus_config} is for a Hugging Face dataset, but data.corpus is {self.corpus}.",
         )

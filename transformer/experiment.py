@@ -107,6 +107,8 @@ def next_commands(config: Config) -> str:
         [
             "Translate a sentence of your own:",
             f'    echo "The old dog sleeps." | transformer translate {config.run_dir}',
+            "See where it looks, piece by piece:",
+            f'    transformer attention {config.run_dir} --source "The old dog sleeps."',
             "Train on your own files, one sentence a line:",
             f"    python train.py {own}",
         ]

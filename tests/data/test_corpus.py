@@ -11,6 +11,7 @@ import zstandard
 
 from transformer.config import DataConfig
 from transformer.data.corpus import Pairs, Report, read_files, read_pairs, splits
+from transformer.data.grammar.splits import SIZES
 from transformer.data.text import decode_lines, read_lines
 from transformer.errors import InputError
 
@@ -297,6 +298,11 @@ def test_tags_come_from_the_named_column(tmp_path):
     path = write(tmp_path / "x.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     assert read_files((path,), DataConfig(tags="kind"))[0] == Pairs(["a", "b"], ["A", "B"], [("x", "y"), ()])
     assert read_files((path,), DataConfig())[0].tags is None
+    assert read_pairs(DataConfig(tags="kind", train=(path,)), "train")[0].tags is None
+    assert read_pairs(DataConfig(tags="kind", test=(path,)), "test")[0].tags == [("x", "y"), ()]
+    plain = write(tmp_path / "x.tsv", b"a\tA\n")
+    message = error_of(read_files, (plain,), DataConfig(tags="kind"))
+    assert message == f"{plain} has no tags, but data.tags is kind: they need JSONL or parquet."
     message = error_of(read_files, (path,), DataConfig(tags="sort"))
     assert message == f"{path}, line 1: 'sort' (data.tags) must be a list of strings, but is None."
     table = pyarrow.table({"en": ["a"], "de": ["A"], "kind": [["x"]]})
@@ -305,17 +311,17 @@ def test_tags_come_from_the_named_column(tmp_path):
 
 
 def test_dropping_keeps_sides_and_tags_together(tmp_path):
-    rows = [("a", "A", "1"), ("", "B", "2"), ("a", "A", "3"), ("c", "C", "4")]
-    text = "".join(json.dumps({"en": en, "de": de, "kind": [tag]}) + "\n" for en, de, tag in rows)
-    config = DataConfig(
-        train=(write(tmp_path / "x.jsonl", text.encode()),), tags="kind", drop_empty=True, drop_duplicates=True
-    )
-    pairs, report = read_pairs(config, "train")
-    assert pairs == Pairs(["a", "c"], ["A", "C"], [("1",), ("4",)])
+    rows = [("a", "A"), ("", "B"), ("a", "A"), ("c", "C")]
+    path = write(tmp_path / "x.jsonl", "".join(json.dumps({"en": en, "de": de}) + "\n" for en, de in rows))
+    pairs, report = read_pairs(DataConfig(train=(path,), drop_empty=True, drop_duplicates=True), "train")
+    assert pairs == Pairs(["a", "c"], ["A", "C"])
     assert report.dropped == {"empty": 1, "duplicates": 1}
+    tagged = Pairs(["a", "b", "c"], ["A", "B", "C"], [("x",), (), ("y",)])
+    assert tagged.select([0, 2]) == Pairs(["a", "c"], ["A", "C"], [("x",), ("y",)])
 
 
-def test_the_embedded_corpus_is_a_corpus_like_any_other():
+def test_the_embedded_corpus_is_a_corpus_like_any_other(monkeypatch):
+    monkeypatch.setitem(SIZES, "test", 50)  # the tests' type checks make the grammar thirty times as slow
     config = DataConfig(corpus="grammar")
     assert splits(config) == ("train", "validation", "test")
     pairs, report = read_pairs(config, "test")

@@ -171,3 +171,12 @@ def test_load_errors(tmp_path, tokenizer):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"not a valid tokenizer\.json"):
             Tokenizer.load(path, CONFIG, 320)
+
+
+def test_pieces_are_the_ids_one_by_one(tokenizer):
+    ids = tokenizer.encode_batch(["The old man sees <pad>."])[0]
+    pieces = tokenizer.pieces([CONFIG.start_id, *ids, CONFIG.end_id, CONFIG.pad_id])
+    assert len(pieces) == len(ids) + 3
+    assert (pieces[0], *pieces[-2:]) == ("<s>", "</s>", "<pad>")
+    assert "".join(pieces[1:-2]) == "Theoldmansees<pad>."
+    assert tokenizer.pieces([]) == []

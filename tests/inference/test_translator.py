@@ -161,7 +161,7 @@ def test_loss_is_that_of_the_logits(translator, tokenizer):
 def test_apply_is_the_jitted_model(translator, tokenizer):
     batch = translator.batch(["a man runs", "two dogs under the tree"], ["the bird", "a small tree runs"])
     logits, weights = translator.apply(translator.params, batch.source, batch.target_input, return_weights=True)
-    expected, _ = translator.model.apply(
+    expected, _ = jax.jit(translator.model.apply)(
         translator.params, batch.source, batch.source_mask, batch.target_input, batch.target_mask
     )
     assert logits.shape == (*batch.target_output.shape, 300)

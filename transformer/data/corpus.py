@@ -1,5 +1,6 @@
 """Sentence pairs from local files, Hugging Face datasets and the embedded corpus; what is not in order is an error."""
 
+import dataclasses
 import io
 import json
 import typing
@@ -71,6 +72,8 @@ def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
     Raises: InputError if the split is not given or anything in it is not in order (see `read_files`).
     """
     given: tuple[str, ...] = getattr(config, split)
+    if split != "test":
+        config = dataclasses.replace(config, tags=None)  # only scores are broken down by them
     # A validation or test set is scored on all of its references, so nothing is ever dropped from those.
     drop_empty = split == "train" and config.drop_empty
     if config.corpus == "grammar":
@@ -115,6 +118,8 @@ def read_files(files: tuple[str, ...], config: DataConfig, *, drop_empty: bool =
     """
     if not all(files):
         raise InputError("The name of a file of sentence pairs is empty: give its path.")
+    if config.tags is not None and (len(files) == 2 or _suffix(files[0]) == ".tsv"):
+        raise InputError(f"{files[0]} has no tags, but data.tags is {config.tags}: they need JSONL or parquet.")
     if len(files) == 2:
         pairs = Pairs(read_lines(files[0]), read_lines(files[1]))
         if len(pairs.sources) != len(pairs.targets):

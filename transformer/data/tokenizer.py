@@ -153,3 +153,10 @@ class Tokenizer:
         special = {self.pad_id, self.start_id, self.end_id}
         kept = [[int(index) for index in sequence if index not in special] for sequence in sequences]
         return self._tokenizer.decode_batch(kept, skip_special_tokens=True)
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """Each id by itself as text to look at; special ids as `<pad>`, `<s>` and `</s>`."""
+        names = {self.start_id: "<s>", self.end_id: "</s>", self.pad_id: "<pad>"}
+        numbers = [int(index) for index in ids]
+        texts = self._tokenizer.decode_batch([[index] for index in numbers], skip_special_tokens=True)
+        return [names[index] if index in names else text.strip() for index, text in zip(numbers, texts, strict=True)]

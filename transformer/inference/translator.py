@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Int
 
 from transformer.checkpoint import load_params, read_config, saved_steps
 from transformer.config import Config, SearchConfig
@@ -79,13 +80,20 @@ class Translator:
         """
         return self._batches(sources, targets, len(sources) * self.model.config.max_positions, 1)[0]
 
-    def apply(self, params: Params, source: Array, target: Array, *, return_weights: bool = False) -> Any:
+    def apply(
+        self,
+        params: Params,
+        source: Int[Array | np.ndarray, "B S"],
+        target: Int[Array | np.ndarray, "B T"],
+        *,
+        return_weights: bool = False,
+    ) -> Any:
         """The model as a pure, jitted function of parameters and token ids.
 
         Args:
             params: such as `self.params`.
-            source: ids [B, S], the end id last, padded with the pad id.
-            target: ids [B, T] behind the start id, padded with the pad id.
+            source: ids, the end id last, padded with the pad id.
+            target: ids behind the start id, padded with the pad id.
             return_weights: whether to return the attention weights, too.
 
         Returns:

@@ -67,6 +67,7 @@ def transpose(x: Array) -> Array:
 
 
 def _transpose_in_halves(x: Array) -> Array:
+    """XLA folds a transpose into the product behind it, but neither a reshape that mixes axes nor a concatenation."""
     *batch, rows, columns = x.shape
     if rows % 2:
         halves = x[..., : rows // 2, :], x[..., rows // 2 :, :]

@@ -36,7 +36,7 @@ TAGS = {
 }
 # Of the first thousand training pairs. A change to the lexicon or the templates changes it, and belongs in the change
 # log: scores from before and after cannot be compared.
-FIRST_THOUSAND = "280e4266363e6a4762c6dcc7505ddbcbdc3c5a77186cc97a6e85af207e2d206d"
+FIRST_THOUSAND = "f2fd8cce4758f97287b18951777ee70e38dc7306e8d028bd8d55dff862f4922c"
 
 NOUN = {noun.english: noun for noun in LEXICON.noun}
 VERB = {verb.name: verb for verb in LEXICON.verb}
@@ -90,7 +90,7 @@ PAIRS = [
             be(np("the application", determiner=Pronoun(LAW)), "just", **modal("should")),
         ),
         "The law will be perfect, but its application should be just.",
-        "Das Gesetz wird perfekt sein, aber seine Anwendung soll gerecht sein.",
+        "Das Gesetz wird perfekt sein, aber seine Anwendung sollte gerecht sein.",
         "antecedent-gender future modal possessive-pronoun",
     ),
     (

@@ -219,7 +219,7 @@ def predicate(pick: Pick, subject: Phrase | Pronoun, *, beside: Clause | None = 
     said = beside.predicate.adjective if beside and beside.predicate else None
     adjective = pick([one for one in adjectives(subject.noun) if one.goes_with(own) and one.goes_with(said)])
     tense = pick(("present", "present", "present", "future", "modal"))
-    modal = pick(modals(person=False)) if tense == "modal" else None
+    modal = pick([one for one in modals(person=False) if one.english != "can"]) if tense == "modal" else None
     negated = is_definite(subject) and pick.chance(0.12)
     return Clause(BE, subject, tense=tense, modal=modal, negated=negated, predicate=Predicate(adjective))
 

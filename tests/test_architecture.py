@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors",
     "shapes",
+    "files",
     "config",
     "config_files",
     "runtime",

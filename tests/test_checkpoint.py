@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from transformer.checkpoint import Checkpoints, hold_run, load_params, open_run, read_config, write_text
+from transformer.checkpoint import Checkpoints, hold_run, load_params, open_run, read_config
 from transformer.config import Config, DataConfig, ModelConfig, TokenizerConfig
 from transformer.errors import InputError
 
@@ -314,11 +314,3 @@ def test_read_config_says_what_is_wrong(tmp_path: Path):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(InputError, match=rf"config\.json cannot be used\. .*{reason}"):
             read_config(tmp_path)
-
-
-def test_write_text_replaces_the_whole_file(tmp_path: Path):
-    file = tmp_path / "scores.json"
-    write_text(file, "a longer first text\n")
-    write_text(file, "ü\n")
-    assert file.read_bytes() == "ü\n".encode()
-    assert list(tmp_path.iterdir()) == [file]

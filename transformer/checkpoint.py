@@ -33,6 +33,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from transformer.config import Config
 from transformer.config_files import from_json, to_json
 from transformer.errors import InputError
+from transformer.files import PART, write_whole
 from transformer.shapes import Params
 
 # Orbax reports its routine on absl's logger, and absl sends it to stderr. What goes wrong it raises as well.
@@ -65,7 +66,7 @@ def check_run(run_dir: str | Path, config: Config) -> None:
                 )
     elif run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"The run directory {run_dir} is a file. Give another --run-dir.")
-    elif run_dir.exists() and any(path.suffix != ".part" for path in run_dir.iterdir()):  # cut off in `write_text`
+    elif run_dir.exists() and any(path.suffix != PART for path in run_dir.iterdir()):
         raise InputError(
             f"The run directory {run_dir} is neither empty nor that of a run (it has no config.json). Give another "
             "--run-dir."
@@ -90,7 +91,7 @@ def open_run(run_dir: str | Path, config: Config) -> Path:
     except OSError as error:
         raise InputError(f"The run directory {run_dir} cannot be made: {error.strerror}.") from error
     if not (run_dir / "config.json").exists():
-        write_text(run_dir / "config.json", to_json(config))
+        write_whole(run_dir / "config.json", to_json(config).encode())
     return run_dir
 
 
@@ -135,13 +136,6 @@ def read_config(run_dir: str | Path) -> Config:
         return from_json(file.read_text(encoding="utf-8"))
     except (InputError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be used. {error}") from error
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a file so that whoever reads it, at whatever moment, sees the old or the new one, whole."""
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
 
 
 class Checkpoints:

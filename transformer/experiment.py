@@ -9,12 +9,13 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from transformer.checkpoint import Checkpoints, check_run, hold_run, open_run, write_text
+from transformer.checkpoint import Checkpoints, check_run, hold_run, open_run
 from transformer.config import Config, DataConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
 from transformer.data.corpus import Pairs, read_files, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
+from transformer.files import write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.translator import LOSS_SHAPES, load, translate
 from transformer.model import Transformer
@@ -84,8 +85,8 @@ def run(config: Config) -> None:
             loop.train(config, train_batches, validation, checkpoints, dtype=dtype, evaluate=evaluate)
         if "test" in pairs:
             scores, hypotheses = load(run_dir).evaluate(pairs["test"])
-            write_text(run_dir / "scores.json", scores.to_json())
-            write_text(run_dir / "hypotheses.txt", "".join(f"{line}\n" for line in hypotheses))
+            write_whole(run_dir / "scores.json", scores.to_json().encode())
+            write_whole(run_dir / "hypotheses.txt", "".join(f"{line}\n" for line in hypotheses).encode())
             print(f"\n{scores.to_text()}\n\n{examples(pairs['test'], hypotheses)}")
     print(f"\nEverything is in {run_dir}.\n\n{next_commands(config)}")
 
@@ -134,7 +135,7 @@ def keep_report(run_dir: Path, report: dict[str, dict]) -> None:
             f"The training pairs are not those that the run in {run_dir} was begun with. Restore the files, or give "
             "another --run-dir."
         )
-    write_text(file, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_whole(file, f"{json.dumps(report, indent=2, ensure_ascii=False)}\n".encode())
 
 
 def keep_test_set(run_dir: Path, pairs: Pairs, config: DataConfig) -> None:
@@ -143,7 +144,7 @@ def keep_test_set(run_dir: Path, pairs: Pairs, config: DataConfig) -> None:
     if pairs.tags is not None:
         columns[TAGS] = pairs.tags
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    write_text(run_dir / TEST_SET, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(run_dir / TEST_SET, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def read_test_set(run_dir: str | Path, config: DataConfig) -> Pairs:

@@ -13,6 +13,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from transformer.config import TokenizerConfig
 from transformer.errors import InputError
+from transformer.files import write_whole
 
 # Without a decision of ours, `tokenizers` warns at every fork (orbax, subprocesses) after its threads have run.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -122,9 +123,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes the `tokenizer.json` that `load` reads, byte for byte as it was read or trained."""
-        temporary = Path(f"{path}.part")  # whoever reads the file, at whatever moment, sees it whole
-        temporary.write_bytes(self._text.encode())
-        os.replace(temporary, path)
+        write_whole(Path(path), self._text.encode())
 
     @property
     def fingerprint(self) -> str:

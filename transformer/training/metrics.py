@@ -3,12 +3,13 @@
 import collections
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import rich.progress
 from rich.console import Console
+
+from transformer.files import write_whole
 
 
 class MetricsLog:
@@ -59,9 +60,7 @@ def _cut(path: Path, last_step: int) -> None:
             continue
         if keep:
             kept.append(line)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(b"".join(kept))
-    os.replace(temporary, path)
+    write_whole(path, b"".join(kept))
 
 
 class Progress:

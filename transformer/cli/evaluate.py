@@ -1,0 +1,43 @@
+"""`transformer evaluate`: score a run on its test set, or on other files."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import tyro
+
+from transformer.cli.decoding import DecodingOptions, configure_search, load_translator
+from transformer.errors import InputError
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(DecodingOptions):
+    """Score a run: BLEU and chrF with sacreBLEU's signatures, exact match, loss and perplexity."""
+
+    source: str | None = None
+    """Source sentences, one a line, instead of the run's test set; needs --reference."""
+    reference: str | None = None
+    """Their reference translations, one a line."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def main(arguments: list[str]) -> None:
+    """Score a run on its test set, or on other files."""
+    options = tyro.cli(EvaluationOptions, args=arguments, prog="transformer evaluate")
+    if (options.source is None) != (options.reference is None):
+        raise InputError("--source and --reference go together: line n of the one must translate line n of the other.")
+    translator = load_translator(options)
+    from transformer.data.corpus import read_files
+    from transformer.experiment import read_test_set
+
+    config = translator.config
+    if options.source is not None and options.reference is not None:
+        files = dataclasses.replace(config.data, tags=None)
+        pairs, _ = read_files((options.source, options.reference), files)
+    else:
+        pairs = read_test_set(options.run, config.data)
+    scores, _ = translator.evaluate(pairs, configure_search(config.search, options))
+    if options.json:
+        print(scores.to_json(), end="")
+    else:
+        print(scores.to_text())

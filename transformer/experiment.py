@@ -19,7 +19,7 @@ from transformer.files import write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.translator import LOSS_SHAPES, load, translate
 from transformer.model import Transformer
-from transformer.runtime import resolve_dtype
+from transformer.runtime import resolve_dtype, use_compilation_cache
 from transformer.shapes import Params
 from transformer.training import loop, parallel
 
@@ -32,6 +32,8 @@ def run(config: Config) -> None:
     if "train" not in splits(config.data):
         raise InputError("No training pairs are given: name them with --data.train (see --help).")
     check_run(config.run_dir, config)
+    if config.compilation_cache:
+        use_compilation_cache()
     pairs, reports = {}, {}
     for split in splits(config.data):
         pairs[split], reports[split] = read_pairs(config.data, split)

@@ -8,7 +8,6 @@ import tyro
 
 from transformer.config import Config
 from transformer.config_files import load_config
-from transformer.runtime import use_compilation_cache
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,6 @@ class TrainingOptions(Config):
 def main(arguments: list[str]) -> None:
     """Train, then score the test set."""
     config = parse_config(arguments)
-    if config.compilation_cache:
-        use_compilation_cache()
     from transformer.experiment import run
 
     run(config)

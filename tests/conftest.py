@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+import pytest
+
 _home = tempfile.TemporaryDirectory(prefix="transformer-tests-")
 
 
@@ -16,6 +18,12 @@ def pytest_configure() -> None:
         "JAX_COMPILATION_CACHE_DIR": f"{_home.name}/jax",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process waits at the end for one that has begun late."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_unconfigure() -> None:

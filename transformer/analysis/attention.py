@@ -24,12 +24,12 @@ class Attention:
     Attributes:
         source: what the encoder reads, the end token last.
         target: what the decoder reads, the start token first.
-        weights: by kind: how much weight each piece that looks gives to each piece that is looked at. A row sums to 1.
+        weights: of each kind: how much each piece that looks gives to each that is looked at. A row sums to 1.
     """
 
     source: Pieces
     target: Pieces
-    weights: dict[Kind, Float[np.ndarray, "layers H Q K"]]
+    weights: dict[Kind, Float[np.ndarray, "_ _ _ _"]]
 
     def queries(self, kind: Kind) -> Pieces:
         """What looks."""
@@ -78,9 +78,7 @@ class Attention:
         return pieces.index(word.lower())
 
 
-def attention(
-    run: Translator, source: str, target: str | None = None, search: SearchConfig | None = None
-) -> Attention:
+def attention(run: Translator, source: str, target: str | None = None, search: SearchConfig | None = None) -> Attention:
     """The attention weights of a pair of sentences, in every layer and head.
 
     Args:
@@ -92,9 +90,15 @@ def attention(
     Raises:
         InputError: a sentence is empty, or has more tokens than the model has positions.
     """
+    longest = run.model.config.max_positions
     for name, text in (("source", source), ("target", target)):
-        if text is not None and not text.strip():
+        if text is None:
+            continue
+        if not text.strip():
             raise InputError(f"A sentence is needed to look at, but the {name} is empty.")
+        length = len(run.tokenizer.cut(text).tokens) + 1
+        if length > longest:
+            raise InputError(f"The {name} has {length} tokens, but the model has positions for {longest}: shorten it.")
     if target is None:
         (target,) = run.translate([source], search)
     batch = run.batch([source], [target])
@@ -132,9 +136,7 @@ def rollout(weights: Float[np.ndarray, "layers Q Q"]) -> Float[np.ndarray, "Q Q"
     return flow
 
 
-def strongest(
-    weights: Float[np.ndarray, "Q K"], queries: list[str], keys: list[str], number: int = 3
-) -> str:
+def strongest(weights: Float[np.ndarray, "Q K"], queries: list[str], keys: list[str], number: int = 3) -> str:
     """A line for each query: the keys that it gives the most weight, the strongest first.
 
     Args:

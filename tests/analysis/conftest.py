@@ -53,6 +53,7 @@ def make_attention() -> Callable[[list[str], int, int], Attention]:
         side = Pieces(" ".join(tokens), tokens, tokens, [*range(len(tokens))])
         shape = (layers, heads, len(tokens))
         weights = np.random.default_rng(0).dirichlet(np.full(len(tokens), 0.3), shape).astype(np.float32)
-        return Attention(side, side, dict.fromkeys(KINDS, weights) | {"rollout": weights[:1, :1]})
+        by_kind = {kind: weights[:1, :1] if kind == "rollout" else weights for kind in KINDS}
+        return Attention(side, side, by_kind)
 
     return make

@@ -1,20 +1,27 @@
 """Where a trained model looks in one pair of sentences: the weights of every layer and head, as numbers and as text."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from transformer.config import SearchConfig
+from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Pieces
 from transformer.errors import InputError
 from transformer.inference.translator import Translator
+from transformer.shapes import Batch
 
 Kind = Literal["encoder", "decoder", "cross", "rollout"]
 """The encoder's self-attention, the decoder's, the decoder's attention to the encoder (section 3.2.3), or the encoder's
 layers multiplied (see `rollout`)."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+HeadKind = Literal["encoder", "decoder", "cross"]
+"""The kinds that have heads of their own."""
+HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
+_ROWS = 50  # sentence pairs of a corpus whose weights are held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +65,7 @@ class Attention:
 
         A row therefore still sums to 1 (Clark et al. 2019, section 4.1).
         """
-        by_word = {
+        by_word: dict[Kind, np.ndarray] = {
             kind: _membership(self.queries(kind), mean=True) @ weights @ _membership(self.keys(kind), mean=False).T
             for kind, weights in self.weights.items()
         }
@@ -107,9 +114,8 @@ def attention(run: Translator, source: str, target: str | None = None, search: S
     S, T = len(read.tokens) + 1, len(written.tokens) + 1  # with the end token, and behind the start token
     rows, columns = {"encoder": S, "decoder": T, "cross": T}, {"encoder": S, "decoder": T, "cross": S}
     by_kind: dict[Kind, np.ndarray] = {}
-    for kind in ("encoder", "decoder", "cross"):
-        layers = [np.asarray(value[0], np.float32) for name, value in weights.items() if name.startswith(f"{kind}/")]
-        by_kind[kind] = np.stack(layers)[:, :, : rows[kind], : columns[kind]]
+    for kind, of_kind in _by_kind(weights).items():
+        by_kind[kind] = of_kind[0, :, :, : rows[kind], : columns[kind]]
     by_kind["rollout"] = rollout(by_kind["encoder"].mean(1))[None, None]
     return Attention(
         source=Pieces(source, [*read.tokens, "</s>"], [*read.words, "</s>"], [*read.word_of, len(read.words)]),
@@ -118,6 +124,17 @@ def attention(run: Translator, source: str, target: str | None = None, search: S
         ),
         weights=by_kind,
     )
+
+
+def corpus_weights(
+    run: Translator, pairs: Pairs
+) -> Iterator[tuple[Batch, dict[HeadKind, Float[np.ndarray, "_ _ _ _ _"]]]]:
+    """The weights [B, layers, H, Q, K] of a corpus by parts, all of one shape, in the order of the pairs."""
+    whole = run.batch(pairs.sources, pairs.targets)
+    for start in range(0, len(pairs.sources), _ROWS):
+        batch = Batch(*(array[start : start + _ROWS] for array in whole))
+        _, weights = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
+        yield batch, _by_kind(weights)
 
 
 def rollout(weights: Float[np.ndarray, "layers Q Q"]) -> Float[np.ndarray, "Q Q"]:
@@ -151,6 +168,14 @@ def strongest(weights: Float[np.ndarray, "Q K"], queries: list[str], keys: list[
         looked_at = [f"{keys[place]} {row[place]:.2f}" for place in np.argsort(-row, kind="stable")[:number]]
         lines.append(f"{query:<{width}}  {'   '.join(looked_at)}")
     return "\n".join(lines)
+
+
+def _by_kind(weights: Mapping[str, Any]) -> dict[HeadKind, Float[np.ndarray, "_ _ _ _ _"]]:
+    """What `apply` returns for each layer, [B, H, Q, K], as one array [B, layers, H, Q, K] for each kind."""
+    return {
+        kind: np.stack([np.asarray(value) for name, value in weights.items() if name.startswith(f"{kind}/")], axis=1)
+        for kind in HEAD_KINDS
+    }
 
 
 def _membership(pieces: Pieces, mean: bool) -> Float[np.ndarray, "W T"]:

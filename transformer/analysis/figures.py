@@ -12,6 +12,8 @@ from transformer.errors import InputError
 try:
     import matplotlib
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 except ImportError as error:
     raise InputError("Pictures need matplotlib: pip install 'transformer-jax[plot]'.") from error
@@ -19,7 +21,7 @@ except ImportError as error:
 # Okabe and Ito (2008), which the colour-blind can tell apart; heads beyond them repeat the colours with other dashes.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999000")
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # which comes with matplotlib
     "font.size": 9,
     "text.parse_math": False,  # a dollar sign in a sentence is a dollar sign
@@ -60,10 +62,11 @@ def heat_maps(attention: Attention, shown: Start) -> Figure:
     size = 0.2 if layers * heads == 1 else 0.115  # of a square, in inches
     label = max(map(len, queries + keys)) * 0.4 * size + 0.3
     figure = Figure((heads * (K * size + 0.15) + label + 1, layers * (Q * size + 0.3) + label), layout="constrained")
+    scale: dict[str, Any] = {"cmap": "Blues", "norm": Normalize(0, 1)}
     grid = figure.subplots(layers, heads, squeeze=False, sharex=True, sharey=True)
     for row, layer in zip(grid, range(layers), strict=True):
         for axes, head in zip(row, range(heads), strict=True):
-            image = axes.imshow(weights[layer, head], cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(weights[layer, head], interpolation="nearest", **scale)
             numbers = (layer if shown.layer is None else shown.layer, head if shown.head is None else shown.head)
             axes.set_title(_title(shown, *numbers), fontsize=8)
             axes.set_xticks(range(K), keys, rotation=90, fontsize=size * 45)
@@ -71,7 +74,9 @@ def heat_maps(attention: Attention, shown: Start) -> Figure:
             axes.tick_params(length=0)
             axes.spines[:].set(color="#888888", linewidth=0.5)
             axes.label_outer()
-    bar = figure.colorbar(image, ax=grid, aspect=30, shrink=min(1.0, 3 / figure.get_figheight()), label="weight")
+    bar = figure.colorbar(
+        ScalarMappable(**scale), ax=grid, aspect=30, shrink=min(1.0, 3 / figure.get_figheight()), label="weight"
+    )
     bar.outline.set_visible(False)  # type: ignore[operator]
     figure.suptitle(f"{LABELS[shown.kind].capitalize()}: the row looks at the column", fontsize=10)
     return figure

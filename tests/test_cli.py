@@ -416,3 +416,17 @@ def test_attention_refuses_what_it_cannot_show(corpus, trained, tmp_path):
         refused = call("attention", run, *pair, "--output", f"{tmp_path}/x.png")
     assert_refused(refused, r"Pictures need matplotlib: pip install 'transformer-jax\[plot\]'")
     assert contents(tmp_path) == before
+
+
+def test_heads_measures_each_head(corpus, trained):
+    run = str(corpus / "run")
+    table = call("heads", run, "--sentences", "4")
+    assert (table.status, table.err.splitlines()[1:]) == (0, [])
+    lines = [line.split() for line in table.out.splitlines()]
+    assert [line[:3] for line in lines[1:]] == [
+        [kind, "0", head] for kind in ("encoder", "decoder", "cross") for head in ("0", "1")
+    ]
+    heads = json.loads(call("heads", run, "--sentences", "4", "--json").out)
+    assert heads["pronouns"] == {}  # which only the grammar knows
+    assert [f"{head['entropy']:.2f}" for head in heads["heads"]] == [line[3] for line in lines[1:]]
+    assert_refused(call("heads", run, "--sentences", "0"), "--sentences must be at least 1, but is 0")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.analysis.attention import KINDS, Attention
+from transformer.analysis.attention import KINDS, Attention, Kind
 from transformer.analysis.view import View
 from transformer.config import Config, DataConfig, ModelConfig, SearchConfig, TokenizerConfig
 from transformer.data.tokenizer import Pieces, Tokenizer
@@ -36,7 +36,7 @@ def run() -> Run:
     variables = jax.tree.map(lambda leaf: generator.normal(0, 0.5, leaf.shape).astype(np.float32), dict(shapes))
     search = SearchConfig(beam_size=1, extra_length=2)
     config = Config(model=MODEL, search=search, data=DataConfig(max_length=MODEL.max_positions))
-    return Run(config, Transformer(MODEL), variables, tokenizer)
+    return Run(config, Transformer(MODEL), jax.device_put(variables), tokenizer)
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def make_attention() -> Callable[[list[str], int, int], Attention]:
         side = Pieces(" ".join(tokens), tokens, tokens, [*range(len(tokens))])
         shape = (layers, heads, len(tokens))
         weights = np.random.default_rng(0).dirichlet(np.full(len(tokens), 0.3), shape).astype(np.float32)
-        by_kind = {kind: weights[:1, :1] if kind == "rollout" else weights for kind in KINDS}
+        by_kind: dict[Kind, np.ndarray] = {kind: weights[:1, :1] if kind == "rollout" else weights for kind in KINDS}
         return Attention(side, side, by_kind)
 
     return make

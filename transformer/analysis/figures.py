@@ -77,7 +77,7 @@ def heat_maps(attention: Attention, shown: Start) -> Figure:
     bar = figure.colorbar(
         ScalarMappable(**scale), ax=grid, aspect=30, shrink=min(1.0, 3 / figure.get_figheight()), label="weight"
     )
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     figure.suptitle(f"{LABELS[shown.kind].capitalize()}: the row looks at the column", fontsize=10)
     return figure
 

@@ -56,11 +56,17 @@ for sentence, translation in list(zip(about_it, translations, strict=True))[:5]:
 # %% [markdown]
 # ## Look
 #
-# `apply` is the jitted model: parameters and token ids in, logits and attention weights out. The cross-attention of the
-# last layer, averaged over its heads, for one sentence and its reference:
+# Every layer and head at a glance: point at a word, or go there with the keyboard, and see where it looks.
 
 # %%
 sentence = about_it[0]
+run.attention(sentence.source, sentence.target)
+
+# %% [markdown]
+# The same as arrays. `apply` is the jitted model: parameters and token ids in, logits and attention weights out. The
+# cross-attention of the last layer, averaged over its heads, for the same sentence and its reference:
+
+# %%
 batch = run.batch([sentence.source], [sentence.target])
 logits, attention = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
 source, target = run.tokenizer.pieces(batch.source[0]), run.tokenizer.pieces(batch.target_output[0])

@@ -25,6 +25,7 @@ ROOMS = [
     "training",
     "inference",
     "analysis",
+    "run",
     "experiment",
     "cli",
 ]

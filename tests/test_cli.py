@@ -239,7 +239,7 @@ def assert_refused(result: Result, message: str) -> None:
         (["train", "--config"], "Missing value for argument '--config'"),
         (["train", "--confg", "x.py"], "Unrecognized options: --confg, x.py .* --config"),
         (["train", "--config={}/none.py"], r"There is no config file .*none\.py"),
-        (["trian"], "There is no command trian; the commands are train, evaluate, translate, attention"),
+        (["trian"], "There is no command trian; the commands are train, evaluate, translate, attention, heads"),
         ([], "^$"),
         (["evaluate"], "RUN|run"),
         (["translate", "{}"], r"is not the directory of a run: it has no config\.json"),
@@ -367,10 +367,66 @@ def test_attention_shows_where_each_piece_looks(corpus, trained):
         assert all(float(weight) <= 1 for line in lines for weight in line[2::2])
         if kind == "decoder":
             assert lines[0][:3] == ["<s>", "<s>", "1.00"]  # the first position sees nothing else
+    joined = call("attention", run, "--source", source, "--target", target, "--words", "--word", "HUND", "--head", "1")
+    assert joined.status == 0
+    assert re.fullmatch(r"head 1(  +(old|dog|</s>) [01]\.\d\d){3}\n", joined.out)
+    rollout = call("attention", run, "--source", source, "--target", target, "--kind", "rollout")
+    assert rollout.status == 0
+    assert "".join(line.split()[0] for line in rollout.out.splitlines()) == "olddog</s>"
+
+
+def test_attention_writes_pages_and_pictures(corpus, trained, tmp_path):
+    run = str(corpus / "run")
+    pair = ("--source", "old dog", "--target", "alt hund")
+    for name, options, begins in (
+        ("view.html", ["--kind", "encoder", "--head", "1"], b"<!doctype html>"),
+        ("grid.svg", [], b"<?xml"),
+        ("its.png", ["--figure", "its", "--source", "its old dog"], b"\x89PNG"),
+    ):
+        file = tmp_path / name
+        result = call("attention", run, *pair, "--output", str(file), *options)
+        assert (result.status, result.out) == (0, "")
+        assert file.read_bytes().startswith(begins)
+
+
+def test_attention_refuses_what_it_cannot_show(corpus, trained, tmp_path):
+    run, before = str(corpus / "run"), contents(tmp_path)
+    pair = ("--source", "old dog", "--target", "alt hund")
     for arguments, message in (
         (["--source", " "], r"A sentence is needed to look at: give it with --source\."),
-        (["--source", source, "--layer", "1"], r"--layer 1 is not there: this run has 1, counted from 0\."),
-        (["--source", source, "--head", "-1"], r"--head -1 is not there: this run has 2, counted from 0\."),
-        (["--source", "dog " * 90], r"has \d+ tokens, but the model has positions for 64"),
+        ([*pair[:2], "--target", " "], "A sentence is needed to look at, but the target is empty"),
+        ([*pair, "--layer", "1"], "There is no layer 1: of this kind the run has 1, counted from 0"),
+        ([*pair, "--head", "-1"], "There is no head -1: of this kind the run has 2, counted from 0"),
+        ([*pair, "--head", "2", "--output", f"{tmp_path}/view.html"], "There is no head 2"),
+        ([*pair, "--kind", "sideways"], "invalid choice.* 'sideways'"),
+        ([*pair, "--words", "--word", "katze"], "The word katze is not among those that look: <s> alt hund"),
+        (
+            [*pair, "--figure", "making", "--output", f"{tmp_path}/x.svg"],
+            "The word making is not among those that look",
+        ),
+        ([*pair, "--output", f"{tmp_path}/view.pdf"], r"must end in \.html, \.png, \.svg, but it is .*view\.pdf"),
+        ([*pair, "--output", f"{tmp_path}/nowhere/view.html"], "No such file or directory"),
+        (["--source", "dog " * 90], r"The source has \d+ tokens, but the model has positions for 64"),
     ):
         assert_refused(call("attention", run, *arguments), message)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        patch.delitem(sys.modules, "transformer.analysis.figures", raising=False)
+        patch.delattr("transformer.analysis.figures", raising=False)
+        refused = call("attention", run, *pair, "--output", f"{tmp_path}/x.png")
+    assert_refused(refused, r"Pictures need matplotlib: pip install 'transformer-jax\[plot\]'")
+    assert contents(tmp_path) == before
+
+
+def test_heads_measures_each_head(corpus, trained):
+    run = str(corpus / "run")
+    table = call("heads", run, "--sentences", "4")
+    assert (table.status, table.err.splitlines()[1:]) == (0, [])
+    lines = [line.split() for line in table.out.splitlines()]
+    assert [line[:3] for line in lines[1:]] == [
+        [kind, "0", head] for kind in ("encoder", "decoder", "cross") for head in ("0", "1")
+    ]
+    heads = json.loads(call("heads", run, "--sentences", "4", "--json").out)
+    assert heads["pronouns"] == {}  # which only the grammar knows
+    assert [f"{head['entropy']:.2f}" for head in heads["heads"]] == [line[3] for line in lines[1:]]
+    assert_refused(call("heads", run, "--sentences", "0"), "--sentences must be at least 1, but is 0")

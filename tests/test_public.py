@@ -12,8 +12,8 @@ def test_every_public_name_is_there():
     for name in transformer.__all__:
         assert getattr(transformer, name) is not None
     assert dir(transformer) == transformer.__all__
-    from transformer.inference.translator import load
     from transformer.model import Transformer
+    from transformer.run import load
 
     assert (transformer.load, transformer.Transformer) == (load, Transformer)
     for name in transformer.ops.__all__:

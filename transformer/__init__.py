@@ -3,6 +3,7 @@
     transformer.train(config)                       # or `python train.py`
     run = transformer.load("runs/quickstart")       # config, params, tokenizer, model
     run.translate(["The old dog sleeps."])
+    run.attention("The old dog sleeps.")            # a notebook shows it
     batch = run.batch(["The old dog sleeps."], ["Der alte Hund schläft."])
     logits, attention = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
 
@@ -26,8 +27,9 @@ from transformer.errors import InputError
 if TYPE_CHECKING:
     from transformer import ops
     from transformer.experiment import run as train
-    from transformer.inference.translator import Translator, load
+    from transformer.inference.translator import Translator
     from transformer.model import Transformer
+    from transformer.run import Run, load
 
 __all__ = [
     "Config",
@@ -35,6 +37,7 @@ __all__ = [
     "InputError",
     "ModelConfig",
     "OptimizerConfig",
+    "Run",
     "SearchConfig",
     "TokenizerConfig",
     "TrainingConfig",
@@ -51,8 +54,10 @@ def __getattr__(name: str) -> Any:
     match name:
         case "Transformer":
             value = import_module("transformer.model").Transformer
-        case "Translator" | "load":
-            value = getattr(import_module("transformer.inference.translator"), name)
+        case "Translator":
+            value = import_module("transformer.inference.translator").Translator
+        case "Run" | "load":
+            value = getattr(import_module("transformer.run"), name)
         case "train":
             value = import_module("transformer.experiment").run
         case "ops":

@@ -180,3 +180,22 @@ def test_pieces_are_the_ids_one_by_one(tokenizer):
     assert (pieces[0], *pieces[-2:]) == ("<s>", "</s>", "<pad>")
     assert "".join(pieces[1:-2]) == "Theoldmansees<pad>."
     assert tokenizer.pieces([]) == []
+
+
+def test_cut_shows_tokens_and_words(tokenizer):
+    text = "The old man,  sees\t€5 </s> \U0001f600!"
+    tokens = tokenizer.encode_batch([text])[0]
+    cut = tokenizer.cut(text)
+    assert cut.text == text
+    assert len(cut.tokens) == len(cut.word_of) == len(tokens)
+    assert cut.word_of == sorted(cut.word_of)
+    assert [*dict.fromkeys(cut.word_of)] == [*range(len(cut.words))]
+    assert [word for word in cut.words if word != "␣"] == [
+        *("The", "old", "man", ",", "sees", "€", "5", "</", "s", ">", "\U0001f600!"),
+    ]
+    assert [token for token in cut.tokens if token.startswith("€")] == ["€ 1/3", "€ 2/3", "€ 3/3"]
+    assert "\ufffd" not in "".join(cut.tokens)
+    assert all(token.strip() == token != "" for token in cut.tokens)
+    plain = "The old man sees it"
+    assert "".join(tokenizer.cut(plain).tokens).replace("␣", "") == plain.replace(" ", "")
+    assert tokenizer.cut("") == ("", [], [], [])

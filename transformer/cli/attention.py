@@ -8,6 +8,14 @@ import tyro
 from transformer.cli.decoding import DecodingOptions, configure_search, load_translator
 from transformer.errors import InputError
 
+# The paper's figures 3 and 4 ("Attention Visualizations"): a word of the encoder's input, and its sentence.
+FIGURES = {
+    "making": "It is in this spirit that a majority of American governments have passed new laws since 2009 making the "
+    "registration or voting process more difficult.",
+    "its": "The Law will never be perfect, but its application should be just - this is what we are missing, in my "
+    "opinion.",
+}
+
 
 @dataclass(frozen=True)
 class AttentionOptions(DecodingOptions):
@@ -17,27 +25,48 @@ class AttentionOptions(DecodingOptions):
     """The source sentence."""
     target: str | None = None
     """Its translation; the run's own unless given."""
-    kind: Literal["encoder", "decoder", "cross"] = "cross"
-    """The encoder's self-attention, the decoder's, or the decoder's attention to the encoder."""
+    output: str | None = None
+    """Write a page with every kind, layer and head (.html), or a picture (.png, .svg), instead of printing text."""
+    figure: Literal["making", "its"] | None = None
+    """The paper's figure 3 (making ... more difficult) or 4 (its, application) of this run: short for --kind encoder
+    --words --word making (or its) and the paper's sentence as --source."""
+    kind: Literal["encoder", "decoder", "cross", "rollout"] | None = None
+    """The encoder's self-attention, the decoder's, the decoder's attention to the encoder (unless given), or all of the
+    encoder's layers multiplied (Abnar & Zuidema 2020)."""
     layer: int | None = None
-    """Layer, counted from 0; the last one unless given."""
+    """Layer, counted from 0. Unless given: the last one, and in heat maps all."""
     head: int | None = None
-    """Head, counted from 0; the mean of all unless given."""
+    """Head, counted from 0. Unless given: all, and in text their mean."""
+    word: str | None = None
+    """Show only where this word looks, with each head by itself."""
+    words: bool = False
+    """Join the pieces of a word: weights are summed over them where they are looked at, averaged where they look."""
 
 
 def main(arguments: list[str]) -> None:
     """Show where a run looks."""
     options = tyro.cli(AttentionOptions, args=arguments, prog="transformer attention")
-    if options.source is None or not options.source.strip():
+    source = FIGURES[options.figure] if options.source is None and options.figure else options.source
+    if source is None or not source.strip():
         raise InputError("A sentence is needed to look at: give it with --source.")
-    run = load_translator(options)
-    from transformer.analysis import attention as analysis
+    from transformer.analysis.attention import strongest
+    from transformer.analysis.view import check_suffix, view
 
-    search = configure_search(run.config.search, options)
-    target = run.translate([options.source], search)[0] if options.target is None else options.target
-    weights, queries, keys = analysis.attention(run, options.source, target, options.kind)
-    for name, number, count in (("layer", options.layer, len(weights)), ("head", options.head, weights.shape[1])):
-        if number is not None and not 0 <= number < count:
-            raise InputError(f"--{name} {number} is not there: this run has {count}, counted from 0.")
-    layer = weights[-1 if options.layer is None else options.layer]
-    print(analysis.strongest(layer.mean(0) if options.head is None else layer[options.head], queries, keys))
+    if options.output is not None:
+        check_suffix(options.output)
+    run = load_translator(options)
+    shown = view(run, source, options.target, configure_search(run.config.search, options))
+    kind = options.kind or ("encoder" if options.figure else "cross")
+    word, joined = options.word or options.figure, options.words or options.figure is not None
+    if options.output is not None:
+        shown.save(options.output, kind=kind, layer=options.layer, head=options.head, joined=joined, word=word)
+        return
+    pieces = shown.joined() if joined else shown
+    layer = len(pieces.weights[kind]) - 1 if options.layer is None else options.layer
+    (weights,) = pieces.select(kind, layer, options.head)
+    queries, keys = pieces.queries(kind).tokens, pieces.keys(kind).tokens
+    if word is None:
+        print(strongest(weights.mean(0), queries, keys))
+    else:
+        heads = [f"head {head}" for head in range(len(weights))] if options.head is None else [f"head {options.head}"]
+        print(strongest(weights[:, pieces.find(word, kind)], heads, keys))

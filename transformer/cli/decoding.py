@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DecodingOptions:
-    """Which run translates, and how. What is not given is as the run's config says."""
+class RunOptions:
+    """Which run, and which of its checkpoints. What is not given is as the run's config says."""
 
     run: Positional[str]
     """The run directory."""
@@ -24,13 +24,19 @@ class DecodingOptions:
     """The last checkpoint, the one of lowest validation loss, or the one of a step."""
     average: int | None = None
     """Take the mean of this many checkpoints, this one and those before it."""
+
+
+@dataclass(frozen=True)
+class DecodingOptions(RunOptions):
+    """Which run translates, and how."""
+
     beam_size: int | None = None
     """Hypotheses kept a sentence; 1 is greedy."""
     length_penalty: float | None = None
     """Exponent alpha of the length penalty; 0 is none."""
 
 
-def load_translator(options: DecodingOptions) -> "Translator":
+def load_translator(options: RunOptions) -> "Translator":
     """The run's translator, with the compilation cache in use if the run used it."""
     from transformer.checkpoint import read_config
     from transformer.inference.translator import load

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -20,6 +21,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 _NUM_BYTES = 256
 _CHUNK = 20_000  # texts encoded at a time: the library's own objects weigh far more than the ids they hold
+
+
+class Pieces(NamedTuple):
+    """A text cut into tokens, as text to look at."""
+
+    text: str
+    """All of it."""
+    tokens: list[str]
+    """Each token without the space before it. A token that is a part of a character is the character with a count:
+    "€ 1/3" is the first of its three. Of a space alone a "␣" is shown."""
+    words: list[str]
+    """The words that the tokens are parts of, and punctuation."""
+    word_of: list[int]
+    """The place in `words` of each token's word."""
 
 
 class Tokenizer:
@@ -159,3 +174,18 @@ class Tokenizer:
         numbers = [int(index) for index in ids]
         texts = self._tokenizer.decode_batch([[index] for index in numbers], skip_special_tokens=True)
         return [names[index] if index in names else text.strip() for index, text in zip(numbers, texts, strict=True)]
+
+    def cut(self, text: str) -> Pieces:
+        """The tokens of a text, as `encode_batch` numbers them, and the words that they are parts of."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        spans = [(end - len(text[start:end].lstrip()), end) for start, end in encoding.offsets]
+        tokens = []
+        for (start, end), same in groupby(spans):
+            shown, count = text[start:end].rstrip() or "␣", len(list(same))
+            tokens += [shown] if count == 1 else [f"{shown} {number}/{count}" for number in range(1, count + 1)]
+        words, word_of = [], []
+        for word, (_, members) in enumerate(groupby(zip(encoding.word_ids, spans, strict=True), lambda pair: pair[0])):
+            parts = [span for _, span in members]
+            words.append(text[parts[0][0] : parts[-1][1]].strip() or "␣")
+            word_of += [word] * len(parts)
+        return Pieces(text, tokens, words, word_of)

@@ -105,6 +105,8 @@ class Translator:
         )
 
     def _batches(self, sources: Sequence[str], targets: Sequence[str], tokens: int, num_shapes: int) -> Batches:
+        if not len(sources):
+            raise InputError("There are no sentence pairs to compute with: at least one is needed.")
         pairs = Pairs(list(sources), list(targets))
         report = Report(files=("the given text",), read=len(pairs.sources))
         longest = self.model.config.max_positions

@@ -45,15 +45,20 @@ def generate(split: Split) -> list[Sentence]:
     Args:
         split: Which of the three.
     """
+    return [sentence for sentence, _ in generate_trees(split)]
+
+
+def generate_trees(split: Split) -> list[tuple[Sentence, Clause | Compound]]:
+    """The same with the tree of each, which says what its words mean."""
     pick = Pick(SEEDS[split])
-    sentences: dict[str, Sentence] = {}
+    sentences: dict[str, tuple[Sentence, Clause | Compound]] = {}
     while len(sentences) < SIZES[split]:
         template = pick(TEMPLATES)
         key, tree = template(pick)
         if split_of((template.__name__, *key)) == split:
             source = spell(english.sentence(tree))
             if source not in sentences:
-                sentences[source] = Sentence(source, spell(german.sentence(tree)), phenomena(tree))
+                sentences[source] = Sentence(source, spell(german.sentence(tree)), phenomena(tree)), tree
     return list(sentences.values())
 
 

@@ -1,7 +1,7 @@
 """Joey NMT: its own model and loss classes, out of its own configuration.
 
 Its package pins protobuf below 4 and tools of its developers; its model works with current versions when it is installed
-without them (`pip install --no-deps`, see requirements.txt). Tried and chosen: bfloat16 by autocast (its own trainer wraps
+without them (`pip install --no-deps`, see requirements.txt). Tried and chosen: bfloat16 by autocast or float32, whichever is faster (its own trainer wraps
 the model the same way); dropout on attention weights and within the feed-forward, which its one `dropout` also sets, is
 taken out, as in ours. Its loss, which holds log-probabilities and the smoothed targets of every token, is left as it is:
 it gives no probability to padding, so its value is not quite ours.
@@ -50,7 +50,7 @@ def vocabulary(job: Job) -> Vocabulary:
     return Numbered([], special)
 
 
-def start(job: Job, compiled: bool = False) -> TorchTraining:
+def start(job: Job, compiled: str | None = None) -> TorchTraining:
     torch.manual_seed(0)
     size = job.size
     part = {
@@ -63,7 +63,12 @@ def start(job: Job, compiled: bool = False) -> TorchTraining:
         "embeddings": {"embedding_dim": size.d_model, "scale": True, "dropout": DROPOUT},
         "layer_norm": "post",
     }
-    shared = {"tied_embeddings": True, "tied_softmax": True, "initializer": "xavier_uniform", "embed_initializer": "normal"}
+    shared = {
+        "tied_embeddings": True,
+        "tied_softmax": True,
+        "initializer": "xavier_uniform",
+        "embed_initializer": "normal",
+    }
     words = vocabulary(job)
     model = build_model({"encoder": part, "decoder": part} | shared, words, words)
     model.loss_function = ("crossentropy", LABEL_SMOOTHING)
@@ -86,4 +91,4 @@ def start(job: Job, compiled: bool = False) -> TorchTraining:
         )
         return total / is_token.sum()
 
-    return JoeyTraining(job, model, loss, dynamic=True if compiled else None)
+    return JoeyTraining(job, model, loss, compiled)

@@ -1,7 +1,7 @@
 """The machine's matmul limit: the fastest product that jax or PyTorch reaches here, in float32 and in bfloat16.
 
-Measured in turns with the programs. Square products and those of the models' feed-forward layers are tried at the
-start; in its turns the two best run again, and the limit is the faster of them.
+Measured in turns with the programs. The products of the model's feed-forward layers and a large square one are tried at
+the start; in its turns the two best run again, and the limit is the faster of them.
 """
 
 import json
@@ -12,19 +12,24 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from peers.job import Job
+from peers.job import Job, Size
 
-SHAPES = ((4096, 512, 2048), (4096, 2048, 512), (2048, 2048, 2048), (4096, 4096, 4096))
 SECONDS = 0.3  # of each measurement
 
 Product = Callable[[], object]
 
 
-def jax_products(dtype: str) -> dict[str, tuple[Product, int]]:
+def shapes(size: Size) -> list[tuple[int, int, int]]:
+    """Rows, inner and columns of the products that are tried."""
+    rows, square = size.batch_tokens, min(4096, 8 * size.d_model)
+    return [(rows, size.d_model, size.d_ff), (rows, size.d_ff, size.d_model), (square, square, square)]
+
+
+def jax_products(size: Size, dtype: str) -> dict[str, tuple[Product, int]]:
     """Products by name, each with its FLOPs."""
     products = {}
     multiply = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))
-    for rows, inner, columns in SHAPES:
+    for rows, inner, columns in shapes(size):
         a, b = jnp.ones((rows, inner), dtype), jnp.ones((inner, columns), dtype)
         products[f"jax {rows}x{inner}x{columns}"] = (
             lambda a=a, b=b: jax.block_until_ready(multiply(a, b)),
@@ -33,14 +38,14 @@ def jax_products(dtype: str) -> dict[str, tuple[Product, int]]:
     return products
 
 
-def torch_products(dtype: str, device: str) -> dict[str, tuple[Product, int]]:
+def torch_products(size: Size, dtype: str, device: str) -> dict[str, tuple[Product, int]]:
     """The same by PyTorch; none where it is not installed."""
     try:
         import torch
     except ImportError:
         return {}
     products, place = {}, "cuda" if device == "gpu" else "cpu"
-    for rows, inner, columns in SHAPES:
+    for rows, inner, columns in shapes(size):
         a = torch.ones(rows, inner, dtype=getattr(torch, dtype), device=place)
         b = torch.ones(inner, columns, dtype=getattr(torch, dtype), device=place)
 
@@ -68,7 +73,7 @@ def serve(job: Job, answer: Callable) -> None:
     best: dict[str, list[tuple[Product, int]]] = {}
     found: dict[str, dict[str, float]] = {}
     for dtype in ("float32", "bfloat16"):
-        products = jax_products(dtype) | torch_products(dtype, job.device)
+        products = jax_products(job.size, dtype) | torch_products(job.size, dtype, job.device)
         found[dtype] = {name: flops_a_second(*product) for name, product in products.items()}
         ranked = sorted(found[dtype], key=found[dtype].__getitem__, reverse=True)
         best[dtype] = [products[name] for name in ranked[:2]]

@@ -1,6 +1,6 @@
 """Hugging Face `MarianMTModel`, built from a config.
 
-Best practice, as tried and chosen: scaled_dot_product_attention; bfloat16 by autocast; no cache of keys and values while
+Best practice, as tried and chosen: scaled_dot_product_attention; bfloat16 by autocast or float32, whichever is faster; no cache of keys and values while
 training; label smoothing by `F.cross_entropy` (that of the Hugging Face Trainer makes a second copy of the logits).
 """
 
@@ -16,7 +16,7 @@ class MarianTraining(TorchTraining):
     packages = ("torch", "transformers")
 
 
-def start(job: Job, compiled: bool = False) -> TorchTraining:
+def start(job: Job, compiled: str | None = None) -> TorchTraining:
     torch.manual_seed(0)
     size = job.size
     config = MarianConfig(
@@ -48,4 +48,4 @@ def start(job: Job, compiled: bool = False) -> TorchTraining:
         output = model(input_ids=source, attention_mask=source_mask, decoder_input_ids=target)
         return cross_entropy(output.logits, labels)
 
-    return MarianTraining(job, model, loss, dynamic=True if compiled else None)
+    return MarianTraining(job, model, loss, compiled)

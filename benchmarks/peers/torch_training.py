@@ -1,6 +1,7 @@
 """What the PyTorch programs have in common: autocast, loss, fused Adam, the step."""
 
 import contextlib
+import time
 from collections.abc import Callable
 
 import torch
@@ -15,26 +16,47 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # source, source mask
 class TorchTraining:
     """Trains a model by its loss, a mean over the labels that are not IGNORED, with float32 parameters.
 
-    bfloat16 is torch.autocast: the same idea as ours, float32 parameters and bfloat16 products.
+    bfloat16 is torch.autocast: the same idea as ours, float32 parameters and bfloat16 products. On a CPU it need not be
+    the faster of the two, so `choose` tries both and takes the better.
     """
 
     packages: tuple[str, ...] = ("torch",)
 
-    def __init__(self, job: Job, model: nn.Module, loss: Loss, *, dynamic: bool | None = None, note: str = "") -> None:
-        """Args: dynamic: None does not compile; True compiles once for all shapes, False once for each."""
+    def __init__(self, job: Job, model: nn.Module, loss: Loss, compiled: str | None = None) -> None:
+        """Args: compiled: None does not compile; `dynamic` compiles once for all shapes, `static` once for each."""
         self._device = torch.device("cuda" if job.device == "gpu" else "cpu")
         self._model = model.to(self._device).train()
         # Parameters that are shared count once.
-        self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad)
+        self.num_parameters = sum(
+            parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad
+        )
         self._bfloat16 = job.dtype == "bfloat16"
-        self.note = f"{'bfloat16 autocast' if self._bfloat16 else 'float32'}{f', {note}' if note else ''}"
-        if dynamic is not None:
-            torch._dynamo.config.cache_size_limit = max(64, len(job.warm_up) + 8)
-            loss = torch.compile(loss, dynamic=dynamic)
+        if compiled is not None:
+            torch._dynamo.config.cache_size_limit = 2 * len(job.warm_up) + 8  # every shape in both types
+            loss = torch.compile(loss, dynamic=compiled == "dynamic")
         self._loss = loss
         self._optimizer = torch.optim.Adam(
             self._model.parameters(), LEARNING_RATE, betas=BETAS, eps=EPSILON, fused=True
         )
+
+    @property
+    def note(self) -> str:
+        return "bfloat16 autocast" if self._bfloat16 else "float32"
+
+    def choose(self, batch: Arrays) -> None:
+        """Takes the faster compute type, where bfloat16 is allowed: three steps of each, the first left out."""
+        if not self._bfloat16:
+            return
+        seconds = {}
+        for self._bfloat16 in (True, False):
+            for run in range(3):
+                if run == 1:
+                    self.wait()
+                    start = time.perf_counter()
+                self.step(batch)
+            self.wait()
+            seconds[self._bfloat16] = time.perf_counter() - start
+        self._bfloat16 = seconds[True] <= seconds[False]
 
     def step(self, batch: Arrays) -> None:
         tensors = (
@@ -52,7 +74,9 @@ class TorchTraining:
         self._last = loss.detach()
 
     def wait(self) -> float:
-        return float(self._last)  # waits for everything before it, and the update is before the next step
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return float(self._last)
 
     def device_bytes(self) -> int | None:
         return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None

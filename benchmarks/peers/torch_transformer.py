@@ -1,7 +1,7 @@
 """`torch.nn.Transformer`, eager and compiled.
 
 Best practice, as tried and chosen: batch first; scaled_dot_product_attention (`need_weights=False` inside) with a causal
-flag instead of a mask for the target, whose padding needs no mask; fused Adam; bfloat16 by autocast; the layers without
+flag instead of a mask for the target, whose padding needs no mask; fused Adam; bfloat16 by autocast or float32, whichever is faster; the layers without
 the final norms that `nn.Transformer` adds and the paper does not have. `dropout=` of these layers also drops attention
 weights and the feed-forward's activations, which takes attention off its fast path on a CPU: both are set to 0, as in
 ours. Compiled, the loss is in the compiled function, so that the logits' log-softmax is fused.
@@ -62,14 +62,11 @@ class TorchTransformer(nn.Module):
         return hidden @ self.embedding.weight.T
 
 
-def start(job: Job, compiled: bool = False) -> TorchTraining:
+def start(job: Job, compiled: str | None = None) -> TorchTraining:
     torch.manual_seed(0)
     model = TorchTransformer(job)
 
     def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(model(source, source_mask, target), labels)
 
-    return TorchTraining(job, model, loss, dynamic=DYNAMIC if compiled else None)
-
-
-DYNAMIC = True
+    return TorchTraining(job, model, loss, compiled)

@@ -25,14 +25,15 @@ def main() -> None:
         print(json.dumps(values), file=answers, flush=True)
 
     name, job_file = sys.argv[1:]
-    module = importlib.import_module(f"peers.{name.removesuffix('_compiled')}")  # before NumPy: it may set the allocator
+    kind, _, compiled = name.partition("_compiled_")  # dynamic, static, or nothing
+    module = importlib.import_module(f"peers.{kind}")  # before NumPy: it may set the allocator
     from peers.job import Arrays, Job
 
     job = Job.from_json(Path(job_file).read_text(encoding="utf-8"))
     if name == "limit":
         module.serve(job, answer)
         return
-    program = module.start(job, compiled=True) if name.endswith("_compiled") else module.start(job)
+    program = module.start(job, compiled) if compiled else module.start(job)
 
     import numpy as np
 
@@ -44,6 +45,8 @@ def main() -> None:
         if place == 0:
             program.wait()
             answer(first_step=time.time())
+            if hasattr(program, "choose"):
+                program.choose(batches[number])
     for number in job.warm_up:  # once more: the second time through a shape may still settle memory, or compile
         program.step(batches[number])
     loss = program.wait()

@@ -49,11 +49,11 @@ class XTraining(TorchTraining):
     packages = ("torch", "x-transformers")
 
 
-def start(job: Job, compiled: bool = False) -> TorchTraining:
+def start(job: Job, compiled: str | None = None) -> TorchTraining:
     torch.manual_seed(0)
     model = XTransformers(job)
 
     def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(model(source, source_mask, target), labels)
 
-    return XTraining(job, model, loss, dynamic=True if compiled else None)
+    return XTraining(job, model, loss, compiled)

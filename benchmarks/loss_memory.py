@@ -2,10 +2,10 @@
 
     python benchmarks/loss_memory.py
 
-`ops.loss.cross_entropy` holds the logits of one chunk of tokens only, so what grows with the batch should be the decoder's
-output and its gradient (4 KiB a token here, in float32) and not the logits (148 KB a token). The plain way, all logits at
-once with one-hot targets, stands beside it. Each figure is the growth of the peak resident memory from before the first
-call to behind the third, in a process of its own.
+`ops.loss.cross_entropy` holds the logits of one chunk of tokens only, so what grows with the batch should be the
+decoder's output and its gradient (4 KiB a token here, in float32) and not the logits (148 KB a token). The plain way,
+all logits at once with one-hot targets, stands beside it. Each figure is the growth of the peak resident memory from
+before the first call to behind the third, in a process of its own.
 """
 
 import json

@@ -3,27 +3,23 @@
     pip install -e . && pip install -r benchmarks/requirements.txt    # see there for PyTorch and Joey NMT
     python benchmarks/training.py --source train.en --target train.de
 
-Every program trains the same model (dropout 0.1, label smoothing 0.1, one embedding for source, target and output, Adam)
-on the same batches, in a process of its own that sleeps while it is not its turn. The turns go A B C A B C ...; a turn is
-some steps of forward, backward and update. Reported, as median and quartiles over the turns, are the source and target
-tokens a second that are no padding; the share of the machine's matmul limit, measured in the same turns, that the FLOPs of
-the model reach, padding included; peak memory; and the time from the start of the process to its first step and until it
-has seen every shape. Once with each program's own start-up ("alone"), with compilation caches that are empty, and once with
-the same allocator settings for all ("alike"), with the caches that the first has filled.
+Every program trains the same model (dropout 0.1, label smoothing 0.1, one embedding for source, target and output,
+Adam) on the same batches, in a process of its own that sleeps while it is not its turn. The turns go A B C A B C ...; a
+turn is some steps of forward, backward and update. Reported, as median and quartiles over the turns, are the source and
+target tokens a second that are no padding; the share of the machine's matmul limit, measured in the same turns, that
+the FLOPs of the model reach, padding included; peak memory; and the time from the start of the process to its first
+step and until it has seen every shape. Once with each program's own start-up ("alone"), with compilation caches that
+are empty, and once with the same allocator settings for all ("alike"), with the caches that the first has filled.
 
-The result is written after each part, and the same command goes on where it was stopped. `--device gpu` runs base and big,
-where there is a GPU.
+The result is written after each part, and the same command goes on where it was stopped. `--device gpu` runs base and
+big, where there is a GPU.
 """
 
 import argparse
-import dataclasses
 import datetime
 import json
-import os
 import platform
 import shlex
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,7 +27,8 @@ from typing import Any
 
 import numpy as np
 from peers.children import Child, ChildError, probe
-from peers.job import SIZES, Arrays, Job, Size
+from peers.job import SIZES, Arrays, Job
+from peers.report import TITLES, table
 
 from transformer.config import DataConfig, TokenizerConfig
 from transformer.data.batches import Batches, tokenize
@@ -48,18 +45,6 @@ ALIKE = {  # glibc keeps what it has: no page faults for buffers that are alloca
     "MALLOC_TOP_PAD_": "268435456",
 }
 SETTINGS: dict[str, dict[str, str]] = {"alone": {}, "alike": ALIKE}
-TITLES = {
-    "ours": "transformer-jax",
-    "plain_linen": "plain linen + optax",
-    "torch_transformer": "torch.nn.Transformer",
-    "torch_transformer_compiled_dynamic": "torch.nn.Transformer, compiled",
-    "torch_transformer_compiled_static": "torch.nn.Transformer, compiled for each shape",
-    "x_transformers_peer": "x-transformers",
-    "x_transformers_peer_compiled_dynamic": "x-transformers, compiled",
-    "marian": "Hugging Face Marian",
-    "marian_compiled_dynamic": "Hugging Face Marian, compiled",
-    "joeynmt_peer": "Joey NMT",
-}
 # Compiling eagerly written peers, or one graph for each of many shapes, takes long: only when they are named.
 DEFAULT = {
     "cpu": (
@@ -73,8 +58,6 @@ DEFAULT = {
     ),
     "gpu": ("ours", "torch_transformer_compiled_dynamic"),
 }
-# Dense bfloat16 FLOPs a second without sparsity, from the makers' data sheets, by a part of the device's name.
-PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
 
 
 def main() -> int:
@@ -169,11 +152,13 @@ def make_job(
     tokens = tokenize(pairs, tokenizer, DataConfig(), report, filter=True)
     ids = {"pad_id": special.pad_id, "start_id": special.start_id, "end_id": special.end_id}
     batches = Batches(tokens, tokens=size.batch_tokens, num_shapes=options.shapes, row_multiple=1, seed=0, **ids)
-    number, chosen, seen = options.turns * options.steps, [], {}
+    number, seen = options.turns * options.steps, {}
+    batches[0]  # lays out the epoch
     start = time.perf_counter()
-    for n in range(number):
-        chosen.append(without_empty_rows(Arrays(*batches[n]), special.end_id))
+    chosen = [Arrays(*batches[n]) for n in range(number)]
     milliseconds = (time.perf_counter() - start) / number * 1e3
+    for batch in chosen:
+        fill_empty_rows(batch, special.end_id)
     for n in range(number):
         seen.setdefault((*chosen[n].source.shape, chosen[n].target_input.shape[1]), n)
     # Every shape that the turns need is compiled before them; the longest first, which settles the memory.
@@ -194,12 +179,11 @@ def make_job(
     return job, data
 
 
-def without_empty_rows(batch: Arrays, end_id: int) -> Arrays:
-    """Rows of padding only, of which most peers' softmax makes NaN, become pairs of empty sentences: the end id alone."""
+def fill_empty_rows(batch: Arrays, end_id: int) -> None:
+    """Makes rows of padding, of which most peers' softmax makes NaN, pairs of empty sentences: the end id alone."""
     empty = ~batch.source_mask[:, 0]
     for ids, mask in ((batch.source, batch.source_mask), (batch.target_output, batch.target_mask)):
         ids[empty, 0], mask[empty, 0] = end_id, True
-    return batch
 
 
 def measure(job: Job, setting: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -232,81 +216,6 @@ def measure(job: Job, setting: str, options: argparse.Namespace, work: Path) -> 
             child.stop()
     limit = programs.pop("limit")
     return {"limit": limit, "programs": programs, "finished": datetime.datetime.now(datetime.UTC).isoformat()}
-
-
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """The quarter, the middle and the three-quarter value."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    return tuple(statistics.quantiles(values, n=4, method="inclusive"))  # pyright: ignore[reportReturnType]
-
-
-def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) -> str:
-    """The part as Markdown, programs by speed; and what is to be known beside it."""
-    steps, data, dtype = result["steps"], part["data"], result["dtype"]
-    tokens = [sum(data["tokens"][n : n + steps]) for n in range(0, len(data["tokens"]), steps)]
-    flops = [sum(data["flops"][n : n + steps]) for n in range(0, len(data["flops"]), steps)]
-    limits = None
-    if "failed" not in part["limit"]:
-        limits = [turn["limits"] for turn in part["limit"]["turns"]]
-    peak = next((value for key, value in PEAKS.items() if key in result["machine"]["device"]), None)
-
-    speeds: dict[str, list[float]] = {}
-    for program, run in part["programs"].items():
-        if "failed" not in run:
-            speeds[program] = [t / turn["seconds"] for t, turn in zip(tokens, run["turns"], strict=True)]
-    ours = speeds["ours"] if "ours" in speeds else None
-    lines = [
-        f"**{name}**, {dtype}, {setting}"
-        + (": each program as it starts by itself" if setting == "alone" else ": the same allocator settings for all"),
-        "",
-        "| program | tokens/s (quartiles) | ours is faster by | share of the limit | peak memory | first step | warm "
-        "| parameters | computes in |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
-    for program in sorted(speeds, key=lambda program: -statistics.median(speeds[program])):
-        run, speed = part["programs"][program], speeds[program]
-        low, middle, high = quartiles(speed)
-        ratio = "-" if ours is None else f"{statistics.median(a / b for a, b in zip(ours, speed, strict=True)):.2f}"
-        reached = [f / turn["seconds"] for f, turn in zip(flops, run["turns"], strict=True)]
-        if peak is not None and dtype == "bfloat16":
-            share = f"{statistics.median(reached) / peak:.0%} of the peak"
-        elif limits is not None:
-            best = [max(limit["float32"], limit[dtype]) for limit in limits]
-            share = f"{statistics.median(a / b for a, b in zip(reached, best, strict=True)):.0%}"
-        else:
-            share = "-"
-        last = run["turns"][-1]
-        memory = last["peak_bytes"] if last["device_bytes"] is None else last["device_bytes"]
-        lines.append(
-            f"| {TITLES[program]} | {middle:,.0f} ({low:,.0f} to {high:,.0f}) | {ratio} | {share} | {memory / 2**30:.2f} GiB "
-            f"| {run['first_step_seconds']:.1f} s | {run['warm_seconds']:.1f} s | {run['parameters']:,} | {run['note']} |"
-        )
-    for program, run in part["programs"].items():
-        if "failed" in run:
-            lines.append(f"| {TITLES[program]} | not measured: {run['failed']} | | | | | | | |")
-    lines.append("")
-    if limits is not None:
-        shown = ", ".join(
-            f"{kind} {statistics.median(limit[kind] for limit in limits) / 1e9:,.0f} GFLOP/s" for kind in limits[0]
-        )
-        lines.append(f"Limit of the machine (best matmul of jax and PyTorch): {shown}.")
-    lines.append(
-        f"Batches: {data['pairs']:,} pairs, {data['shapes']} shapes ({data['shapes_used']} of them measured), "
-        f"{data['padding']:.1%} padding; made in {data['host_milliseconds_a_batch']:.2f} ms each on the host"
-        + (
-            f", {data['host_milliseconds_a_batch'] / 1e3 * steps / statistics.median(t['seconds'] for t in part['programs']['ours']['turns']):.2%} of our step."
-            if ours is not None
-            else "."
-        )
-    )
-    idle = max(
-        (turn["idle_cpu_seconds"] for run in part["programs"].values() for turn in run.get("turns", [])), default=0.0
-    )
-    lines.append(
-        f"Processor time that a waiting program used between two of its turns: {idle * 1e3:.0f} ms at the most."
-    )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Child processes from the parent's side: start, ask, stop."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -88,10 +89,8 @@ class Child:
     def ask(self, **command: int) -> dict[str, Any]:
         """Raises: ChildError if it has died, or does not answer."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has died: the missing answer says so, with the reason
             print(json.dumps(command), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # it has died: the missing answer says so, with the reason
         return self._answer()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""This project, as `transformer train` runs it: its start-up, its mapped train step, its optimizer, metrics one step late."""
+"""This project as `transformer train` runs it: its start-up, mapped train step and optimizer; metrics a step late."""
 
 from transformer.runtime import keep_freed_memory, use_compilation_cache
 

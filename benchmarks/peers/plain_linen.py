@@ -1,10 +1,11 @@
-"""The same model written the natural way on flax.linen, `jax.random` and optax: what somebody would write in an evening.
+"""The same model the natural way on flax.linen, `jax.random` and optax: what somebody would write in an evening.
 
 Linen's own layers with `dtype=`, dropout by `nn.Dropout`, one-hot targets for the label smoothing as in
-`flax/examples/wmt`, Adam by optax, the step jitted with its state donated. It starts with the defaults of jax and of the
-system's allocator.
+`flax/examples/wmt`, Adam by optax, the step jitted with its state donated. It starts with the defaults of jax and of
+the system's allocator.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -92,11 +93,13 @@ class PlainLinen:
     def __init__(self, job: Job) -> None:
         model = PlainTransformer(job.size, jnp.dtype(job.dtype))
         tokens = jnp.zeros((1, 1), jnp.int32)
-        params = model.init(jax.random.key(0), tokens, tokens > 0, tokens, deterministic=True)["params"]
+        params = jax.jit(partial(model.init, deterministic=True))(jax.random.key(0), tokens, tokens > 0, tokens)[
+            "params"
+        ]
         optimizer = optax.adam(LEARNING_RATE, *BETAS, EPSILON)
         self.num_parameters = sum(x.size for x in jax.tree.leaves(params))
         self.note = job.dtype
-        self._state = params, optimizer.init(params), jax.random.key(1)
+        self._state = params, jax.jit(optimizer.init)(params), jax.random.key(1)
 
         def step(state, batch):
             params, moments, key = state

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from peers.job import BETAS, EPSILON, LABEL_SMOOTHING, LEARNING_RATE, Arrays, Job
 
@@ -87,6 +86,6 @@ IGNORED = -100
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The label-smoothed mean over the labels, in float32 as on a GPU under autocast."""
-    return F.cross_entropy(
+    return nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, label_smoothing=LABEL_SMOOTHING
     )

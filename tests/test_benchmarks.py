@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def sentences(tmp_path: Path) -> list[str]:
-    generator, words = random.Random(0), list("abcdefgh")
+    generator = random.Random(0)
+    words = ["".join(generator.choices("abcdefgh", k=generator.randint(1, 4))) for _ in range(60)]
     for language in ("en", "de"):
         lines = [" ".join(generator.choices(words, k=generator.randint(2, 12))) for _ in range(200)]
         (tmp_path / f"train.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")

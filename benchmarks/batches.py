@@ -52,7 +52,7 @@ def describe(name: str, pairs: TokenPairs, tokens: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
     parser.add_argument("--source", help="source sentences, one a line (.gz, .xz and .zst too)")
     parser.add_argument("--target", help="their translations")
     parser.add_argument("--pieces", type=int, default=8_000, help="of the tokenizer that is trained on the files")

@@ -20,12 +20,12 @@ LIMIT = 600.0  # seconds
 COMMAND = "import sys; from transformer.cli import main; sys.exit(main())"
 
 
-def seconds_to_first_step(source: str, target: str, directory: Path) -> float:
+def seconds_to_first_step(files: list[str], directory: Path) -> float:
     """Raises: RuntimeError if the command ends without a step."""
     run_dir = directory / "run"
     shutil.rmtree(run_dir, ignore_errors=True)
     options = {
-        "--data.train": [source, target],
+        "--data.train": files,
         "--run-dir": [str(run_dir)],
         "--model.vocabulary-size": ["8000"],
         "--training.batch-tokens": ["4096"],
@@ -55,7 +55,7 @@ def seconds_to_first_step(source: str, target: str, directory: Path) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
     parser.add_argument("--source", required=True, help="source sentences, one a line (.gz, .xz and .zst too)")
     parser.add_argument("--target", required=True, help="their translations")
     options = parser.parse_args()
@@ -63,7 +63,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="start-") as directory:
         for cache in ("empty", "filled", "filled"):
             try:
-                seconds = seconds_to_first_step(*files, Path(directory))
+                seconds = seconds_to_first_step(files, Path(directory))
             except RuntimeError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1

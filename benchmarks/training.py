@@ -16,6 +16,7 @@ big, where there is a GPU.
 """
 
 import argparse
+import copy
 import datetime
 import json
 import platform
@@ -70,7 +71,7 @@ def main() -> int:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
     parser.add_argument("--source", required=True, help="source sentences, one a line (.gz, .xz and .zst too)")
     parser.add_argument("--target", required=True, help="their translations")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
@@ -127,7 +128,6 @@ def run(options: argparse.Namespace) -> None:
     work = options.output.with_suffix(".work")  # batches and compilation caches; kept, so that the command can go on
     work.mkdir(exist_ok=True)
 
-    report = Report(files=(), read=0)
     pairs, report = read_pairs(DataConfig(train=(options.source, options.target)), "train")
     print(f"{report}", flush=True)
     for name in options.size:
@@ -149,9 +149,18 @@ def make_job(
     """The batches of one size in a file, and what is to be known of them."""
     size, special = SIZES[name], TokenizerConfig()
     tokenizer = Tokenizer.train([*pairs.sources, *pairs.targets], size.pieces, special)
+    report = copy.deepcopy(report)  # what is too long depends on the tokenizer
     tokens = tokenize(pairs, tokenizer, DataConfig(), report, filter=True)
-    ids = {"pad_id": special.pad_id, "start_id": special.start_id, "end_id": special.end_id}
-    batches = Batches(tokens, tokens=size.batch_tokens, num_shapes=options.shapes, row_multiple=1, seed=0, **ids)
+    batches = Batches(
+        tokens,
+        tokens=size.batch_tokens,
+        num_shapes=options.shapes,
+        row_multiple=1,
+        seed=0,
+        pad_id=special.pad_id,
+        start_id=special.start_id,
+        end_id=special.end_id,
+    )
     number, seen = options.turns * options.steps, {}
     batches[0]  # lays out the epoch
     start = time.perf_counter()
@@ -165,8 +174,18 @@ def make_job(
     warm_up = tuple(seen[shape] for shape in sorted(seen, key=lambda shape: -shape[1]))
     file = work / f"{name}.npz"
     np.savez(file, **{f"{n}/{key}": x for n, batch in enumerate(chosen) for key, x in batch._asdict().items()})
-    longest = max(max(S, T) for S, T, _ in batches.shapes)
-    job = Job(size, dtype, options.device, str(file), number, warm_up, longest, **ids)
+    job = Job(
+        size=size,
+        dtype=dtype,
+        device=options.device,
+        batches=str(file),
+        num_batches=number,
+        warm_up=warm_up,
+        longest=max(max(S, T) for S, T, _ in batches.shapes),
+        pad_id=special.pad_id,
+        start_id=special.start_id,
+        end_id=special.end_id,
+    )
     data = {
         "pairs": report.kept,
         "padding": batches.padding,

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,7 @@ def test_plain_linen_is_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
     params = model.init(jax.random.key(0), *batch[:3])["params"]
     # No parameter at 0 or 1: the places of biases and scales are tested too.
     params = jax.tree.map(lambda x: x + generator.normal(0, 0.1, x.shape).astype(np.float32), params)
-    ours = model.apply({"params": params}, batch, label_smoothing=LABEL_SMOOTHING, method="loss")
+    ours: Any = model.apply({"params": params}, batch, label_smoothing=LABEL_SMOOTHING, method="loss")
     plain = plain_linen.PlainTransformer(size, jnp.float32)
     theirs = plain_linen.loss(plain, {name: _as_linen(name, tree) for name, tree in params.items()}, batch, None)
     np.testing.assert_allclose(theirs, ours, rtol=1e-5)

@@ -50,7 +50,7 @@ def torch_products(size: Size, dtype: str, device: str) -> dict[str, tuple[Produ
         b = torch.ones(inner, columns, dtype=getattr(torch, dtype), device=place)
 
         def product(a=a, b=b) -> None:
-            a @ b
+            torch.matmul(a, b)
             if device == "gpu":
                 torch.cuda.synchronize()
 

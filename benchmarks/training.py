@@ -193,7 +193,9 @@ def make_job(
         "shapes_used": len(warm_up),
         "host_milliseconds_a_batch": milliseconds,
         "tokens": [int(batch.source_mask.sum() + batch.target_mask.sum()) for batch in chosen],
-        "flops": [size.step_flops(*batch.source.shape, batch.target_input.shape[1]) for batch in chosen],
+        "flops": [
+            size.step_flops(len(batch.row), batch.source.shape[1], batch.target_input.shape[1]) for batch in chosen
+        ],
     }
     return job, data
 

@@ -1,0 +1,1 @@
+"""The programs of `benchmarks/training.py`: each trains the same model on the same batches, in a process of its own."""

@@ -1,0 +1,122 @@
+"""Child processes from the parent's side: start, ask, stop."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from transformer.errors import InputError
+
+BENCHMARKS = Path(__file__).parents[1]
+PATIENCE = 3600.0  # seconds for one answer; compiling every shape of a large model takes its time
+
+PROBE = """
+import json, sys
+from transformer.runtime import resolve_dtype
+dtype, reason = resolve_dtype("auto")
+import jax
+device = jax.devices()[0]
+print(json.dumps({"dtype": dtype, "reason": reason, "platform": device.platform, "device": device.device_kind}))
+"""
+
+
+class ChildError(Exception):
+    """Why a program could not be measured, in one line."""
+
+
+def environment_for(device: str) -> dict[str, str]:
+    """Only what is measured is seen, and programs that wait leave the accelerator's memory to the others."""
+    if device == "gpu":
+        return {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def probe(device: str) -> dict[str, Any]:
+    """The machine as jax sees it, and the compute type for it.
+
+    Raises: InputError if a GPU is asked for and there is none.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], env=os.environ | environment_for(device), capture_output=True, text=True
+    )
+    if done.returncode and device == "gpu":
+        raise InputError("--device gpu needs a GPU that jax can use, and there is none here: use --device cpu.")
+    if done.returncode:
+        raise InputError(f"jax does not start: {done.stderr.strip().splitlines()[-1]}")
+    machine = json.loads(done.stdout)
+    if device == "cpu":
+        machine["device"] = cpu_name()
+        machine["cores"] = len(os.sched_getaffinity(0))
+    return machine
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+class Child:
+    """A program in a process of its own, started and warm; it runs on command and sleeps between two."""
+
+    def __init__(self, name: str, job_file: Path, environment: dict[str, str], device: str) -> None:
+        """Raises: ChildError if it does not get warm."""
+        start = time.time()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "peers.worker", name, str(job_file)],
+            cwd=BENCHMARKS,
+            env=os.environ | environment_for(device) | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self._errors: list[str] = []
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+        first, warm = self._answer(), self._answer()
+        self.started = {
+            "first_step_seconds": first["first_step"] - start,
+            "warm_seconds": warm.pop("warm") - start,
+            **warm,
+        }
+
+    def ask(self, **command: int) -> dict[str, Any]:
+        """Raises: ChildError if it has died, or does not answer."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died: the missing answer says so, with the reason
+            print(json.dumps(command), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(timeout=30)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        watch = threading.Timer(PATIENCE, self._process.kill)
+        watch.start()
+        line = self._process.stdout.readline()
+        watch.cancel()
+        if line:
+            return json.loads(line)
+        status = self._process.wait()
+        self._reader.join(timeout=10)
+        reason = next((text for text in reversed(self._errors) if text.strip()), "")
+        raise ChildError(f"exit status {status}: {reason.strip()[:300]}")
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._errors.append(line)
+            del self._errors[:-200]

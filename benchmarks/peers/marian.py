@@ -1,0 +1,52 @@
+"""Hugging Face `MarianMTModel`, built from a config.
+
+Best practice, as tried and chosen: scaled_dot_product_attention; bfloat16 by autocast or float32, whichever is faster;
+no cache of keys and values while training; label smoothing by `F.cross_entropy` (that of the Hugging Face Trainer makes
+a second copy of the logits).
+"""
+
+import torch
+from torch import Tensor
+from transformers import MarianConfig, MarianMTModel
+
+from peers.job import DROPOUT, Job
+from peers.torch_training import TorchTraining, cross_entropy
+
+
+class MarianTraining(TorchTraining):
+    packages = ("torch", "transformers")
+
+
+def start(job: Job, compiled: str | None = None) -> TorchTraining:
+    torch.manual_seed(0)
+    size = job.size
+    config = MarianConfig(
+        vocab_size=size.vocabulary,
+        d_model=size.d_model,
+        encoder_layers=size.num_layers,
+        decoder_layers=size.num_layers,
+        encoder_attention_heads=size.num_heads,
+        decoder_attention_heads=size.num_heads,
+        encoder_ffn_dim=size.d_ff,
+        decoder_ffn_dim=size.d_ff,
+        max_position_embeddings=job.longest,
+        activation_function="relu",
+        dropout=DROPOUT,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        scale_embedding=True,
+        share_encoder_decoder_embeddings=True,
+        tie_word_embeddings=True,
+        pad_token_id=job.pad_id,
+        eos_token_id=job.end_id,
+        decoder_start_token_id=job.start_id,
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    model = MarianMTModel(config)
+
+    def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+        output = model(input_ids=source, attention_mask=source_mask, decoder_input_ids=target)
+        return cross_entropy(output.logits, labels)
+
+    return MarianTraining(job, model, loss, compiled)

@@ -1,0 +1,74 @@
+"""This project as `transformer train` runs it: its start-up, mapped train step and optimizer; metrics a step late."""
+
+from transformer.runtime import keep_freed_memory, use_compilation_cache
+
+keep_freed_memory()
+use_compilation_cache()
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from peers.job import DROPOUT, LABEL_SMOOTHING, Arrays, Job
+from transformer.config import ModelConfig, OptimizerConfig
+from transformer.model import Transformer
+from transformer.shapes import Batch
+from transformer.training import parallel
+from transformer.training.optimizer import make_optimizer
+from transformer.training.step import create_state, train_step
+
+
+def model_of(job: Job) -> Transformer:
+    size = job.size
+    config = ModelConfig(
+        vocabulary_size=size.vocabulary,
+        d_model=size.d_model,
+        num_heads=size.num_heads,
+        d_ff=size.d_ff,
+        num_encoder_layers=size.num_layers,
+        num_decoder_layers=size.num_layers,
+        dropout=DROPOUT,
+    )
+    return Transformer(config, dtype=jnp.dtype(job.dtype), axis_name=parallel.AXIS)
+
+
+class Ours:
+    packages = ("transformer-jax", "jax", "jaxlib", "flax", "optax")
+
+    def __init__(self, job: Job) -> None:
+        model = model_of(job)
+        optimizer = make_optimizer(OptimizerConfig(), job.size.d_model, steps=100_000)
+        state = create_state(model, optimizer, seed=0)
+        self.num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
+        self.note = job.dtype
+        self._state = parallel.replicate(state)
+        self._step = parallel.map_train_step(
+            partial(
+                train_step,
+                model=model,
+                optimizer=optimizer,
+                label_smoothing=LABEL_SMOOTHING,
+                seed=0,
+                axis_name=parallel.AXIS,
+            )
+        )
+        self._pending = None
+
+    def step(self, batch: Arrays) -> None:
+        self._state, metrics = self._step(self._state, parallel.split(Batch(*batch), 1))
+        if self._pending is not None:
+            jax.device_get(self._pending)
+        self._pending = metrics
+
+    def wait(self) -> float:
+        jax.block_until_ready(self._state)
+        metrics = jax.device_get(self._pending)
+        return float(metrics["loss_sum"] / metrics["target_tokens"])
+
+    def device_bytes(self) -> int | None:
+        statistics = jax.devices()[0].memory_stats()
+        return statistics["peak_bytes_in_use"] if statistics else None
+
+
+start = Ours

@@ -1,0 +1,9 @@
+"""The paper's sinusoids (section 3.5) for the peers that have to be given them, in NumPy."""
+
+import numpy as np
+
+
+def sinusoids(length: int, d_model: int) -> np.ndarray:
+    """PE[pos, 2i] = sin(pos / 10000^(2i/d)), PE[pos, 2i + 1] = cos(pos / 10000^(2i/d)), in float32."""
+    angle = np.arange(length)[:, None] / 10000.0 ** (np.arange(0, d_model, 2) / d_model)
+    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(length, d_model).astype(np.float32)

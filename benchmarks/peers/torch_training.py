@@ -1,0 +1,91 @@
+"""What the PyTorch programs have in common: autocast, loss, fused Adam, the step."""
+
+import contextlib
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from peers.job import BETAS, EPSILON, LABEL_SMOOTHING, LEARNING_RATE, Arrays, Job
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # source, source mask, target input, labels
+
+
+class TorchTraining:
+    """Trains a model by its loss, a mean over the labels that are not IGNORED, with float32 parameters.
+
+    bfloat16 is torch.autocast: the same idea as ours, float32 parameters and bfloat16 products. On a CPU it need not be
+    the faster of the two, so `choose` tries both and takes the better.
+    """
+
+    packages: tuple[str, ...] = ("torch",)
+
+    def __init__(self, job: Job, model: nn.Module, loss: Loss, compiled: str | None = None) -> None:
+        """Args: compiled: None does not compile; `dynamic` compiles once for all shapes, `static` once for each."""
+        self._device = torch.device("cuda" if job.device == "gpu" else "cpu")
+        self._model = model.to(self._device).train()
+        # Parameters that are shared count once.
+        self.num_parameters = sum(
+            parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad
+        )
+        self._bfloat16 = job.dtype == "bfloat16"
+        if compiled is not None:
+            torch._dynamo.config.cache_size_limit = 2 * len(job.warm_up) + 8  # every shape in both types
+            loss = torch.compile(loss, dynamic=compiled == "dynamic")
+        self._loss = loss
+        self._optimizer = torch.optim.Adam(
+            self._model.parameters(), LEARNING_RATE, betas=BETAS, eps=EPSILON, fused=True
+        )
+
+    @property
+    def note(self) -> str:
+        return "bfloat16 autocast" if self._bfloat16 else "float32"
+
+    def choose(self, batch: Arrays) -> None:
+        """Takes the faster compute type, where bfloat16 is allowed: three steps of each, the first left out."""
+        if not self._bfloat16:
+            return
+        seconds = {}
+        for self._bfloat16 in (True, False):
+            self.step(batch)
+            self.wait()
+            start = time.perf_counter()
+            for _ in range(2):
+                self.step(batch)
+            self.wait()
+            seconds[self._bfloat16] = time.perf_counter() - start
+        self._bfloat16 = seconds[True] <= seconds[False]
+
+    def step(self, batch: Arrays) -> None:
+        tensors = (
+            torch.from_numpy(x).to(self._device, non_blocking=True)
+            for x in (batch.source, batch.source_mask, batch.target_input, batch.target_output, batch.target_mask)
+        )
+        source, source_mask, target_input, target_output, target_mask = tensors
+        labels = target_output.long().masked_fill(~target_mask, IGNORED)
+        autocast = torch.autocast(self._device.type, torch.bfloat16) if self._bfloat16 else contextlib.nullcontext()
+        with autocast:
+            loss = self._loss(source.long(), source_mask, target_input.long(), labels)
+        loss.backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._last = loss.detach()
+
+    def wait(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return float(self._last)
+
+    def device_bytes(self) -> int | None:
+        return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
+
+
+IGNORED = -100
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The label-smoothed mean over the labels, in float32 as on a GPU under autocast."""
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, label_smoothing=LABEL_SMOOTHING
+    )

@@ -1,0 +1,78 @@
+"""The child process of one program: builds it, warms it up, then runs stretches of steps on command.
+
+    python -m peers.worker PROGRAM JOB.json
+
+It answers each line of standard input with one line of JSON. While it waits for the next line it does nothing, which
+the processor time it reports lets the parent check.
+"""
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+
+def main() -> None:
+    # What libraries print goes to standard error; the parent reads nothing but our answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def answer(**values: object) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    name, job_file = sys.argv[1:]
+    kind, _, compiled = name.partition("_compiled_")  # dynamic, static, or nothing
+    module = importlib.import_module(f"peers.{kind}")  # before NumPy: it may set the allocator
+    from peers.job import Arrays, Job
+
+    job = Job.from_json(Path(job_file).read_text(encoding="utf-8"))
+    if name == "limit":
+        module.serve(job, answer)
+        return
+    program = module.start(job, compiled) if compiled else module.start(job)
+
+    import numpy as np
+
+    with np.load(job.batches) as file:
+        batches = [Arrays(*(file[f"{n}/{field}"] for field in Arrays._fields)) for n in range(job.num_batches)]
+
+    for place, number in enumerate(job.warm_up):
+        program.step(batches[number])
+        if place == 0:
+            program.wait()
+            answer(first_step=time.time())
+            if hasattr(program, "choose"):
+                program.choose(batches[number])
+    for number in job.warm_up:  # once more: the second time through a shape may still settle memory, or compile
+        program.step(batches[number])
+    loss = program.wait()
+    versions = {package: version(package) for package in program.packages}
+    answer(warm=time.time(), parameters=program.num_parameters, note=program.note, versions=versions, loss=loss)
+
+    idle_since = time.process_time()
+    for line in sys.stdin:
+        command = json.loads(line)
+        idle = time.process_time() - idle_since
+        chosen = batches[command["first"] : command["first"] + command["steps"]]
+        start, cpu = time.perf_counter(), time.process_time()
+        for batch in chosen:
+            program.step(batch)
+        loss = program.wait()
+        seconds = time.perf_counter() - start
+        answer(
+            seconds=seconds,
+            cpu_seconds=time.process_time() - cpu,
+            idle_cpu_seconds=idle,
+            loss=loss,
+            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            device_bytes=program.device_bytes(),
+        )
+        idle_since = time.process_time()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Training speed side by side: this project and what somebody would pick instead, on one machine, in turns.
+
+    pip install -e . && pip install -r benchmarks/requirements.txt    # see there for PyTorch and Joey NMT
+    python benchmarks/training.py --source train.en --target train.de
+
+Every program trains the same model (dropout 0.1, label smoothing 0.1, one embedding for source, target and output,
+Adam) on the same batches, in a process of its own that sleeps while it is not its turn. The turns go A B C A B C ...; a
+turn is some steps of forward, backward and update. Reported, as median and quartiles over the turns, are the source and
+target tokens a second that are no padding; the share of the machine's matmul limit, measured in the same turns, that
+the FLOPs of the model reach, padding included; peak memory; and the time from the start of the process to its first
+step and until it has seen every shape. Once with each program's own start-up ("alone"), with compilation caches that
+are empty, and once with the same allocator settings for all ("alike"), with the caches that the first has filled.
+
+The result is written after each part, and the same command goes on where it was stopped. `--device gpu` runs base and
+big, where there is a GPU.
+"""
+
+import argparse
+import copy
+import datetime
+import json
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peers.children import Child, ChildError, probe
+from peers.job import SIZES, Arrays, Job
+from peers.report import TITLES, table
+
+from transformer.config import DataConfig, TokenizerConfig
+from transformer.data.batches import Batches, tokenize
+from transformer.data.corpus import Pairs, Report, read_pairs
+from transformer.data.tokenizer import Tokenizer
+from transformer.errors import InputError
+from transformer.files import write_whole
+
+HERE = Path(__file__).parent
+ALIKE = {  # glibc keeps what it has: no page faults for buffers that are allocated anew at each step
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+SETTINGS: dict[str, dict[str, str]] = {"alone": {}, "alike": ALIKE}
+# Compiling eagerly written peers, or one graph for each of many shapes, takes long: only when they are named.
+DEFAULT = {
+    "cpu": (
+        "ours",
+        "plain_linen",
+        "torch_transformer",
+        "torch_transformer_compiled_dynamic",
+        "x_transformers_peer",
+        "marian",
+        "joeynmt_peer",
+    ),
+    "gpu": ("ours", "torch_transformer_compiled_dynamic"),
+}
+
+
+def main() -> int:
+    try:
+        run(parse_options())
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--source", required=True, help="source sentences, one a line (.gz, .xz and .zst too)")
+    parser.add_argument("--target", required=True, help="their translations")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--size", nargs="+", choices=SIZES, help="default: S B, and base big on a GPU")
+    parser.add_argument("--dtype", choices=("auto", "float32"), default="auto", help="auto: bfloat16 where it is fast")
+    parser.add_argument(
+        "--programs", nargs="+", choices=TITLES, help="default: one of each, on a GPU ours and PyTorch compiled"
+    )
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="allocator; default: both, on a GPU alone")
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=8, help="steps a turn")
+    parser.add_argument("--shapes", type=int, default=16, help="padded shapes at the most")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/training-DEVICE-DTYPE.json")
+    options = parser.parse_args()
+    gpu = options.device == "gpu"
+    options.size = options.size or (["base", "big"] if gpu else ["S", "B"])
+    options.programs = options.programs or list(DEFAULT[options.device])
+    options.settings = options.settings or (["alone"] if gpu else list(SETTINGS))
+    for name in ("turns", "steps", "shapes"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    options.output = options.output or HERE / "results" / f"training-{options.device}-{options.dtype}.json"
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    machine = probe(options.device)  # in a child: jax must not hold the device here
+    dtype = machine.pop("dtype") if options.dtype == "auto" else "float32"
+    # A result that was begun is gone on with, if it is of the same run.
+    same = {
+        "device": options.device,
+        "dtype": dtype,
+        "turns": options.turns,
+        "steps": options.steps,
+        "shapes": options.shapes,
+        "files": [Path(options.source).name, Path(options.target).name],
+    }
+    result: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "benchmarks/training.py", *sys.argv[1:]]),
+        **same,
+        "machine": machine | {"system": platform.platform(), "python": platform.python_version()},
+        "parts": {},
+    }
+    if options.output.exists():
+        begun = json.loads(options.output.read_text(encoding="utf-8"))
+        different = [name for name, value in same.items() if begun[name] != value]
+        if different:
+            raise InputError(
+                f"{options.output} has a result with other {', '.join(different)}. Give another --output, or remove it."
+            )
+        result = begun
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    work = options.output.with_suffix(".work")  # batches and compilation caches; kept, so that the command can go on
+    work.mkdir(exist_ok=True)
+
+    pairs, report = read_pairs(DataConfig(train=(options.source, options.target)), "train")
+    print(f"{report}", flush=True)
+    for name in options.size:
+        job, data = make_job(name, pairs, report, options, dtype, work)
+        for setting in options.settings:
+            part = result["parts"].setdefault(f"{name} {setting}", {"data": data, "programs": {}})
+            missing = [program for program in options.programs if program not in part["programs"]]
+            if missing:
+                # All of a part in the same turns, or a ratio would be between two afternoons.
+                part |= measure(job, setting, options, work)
+                write_whole(options.output, f"{json.dumps(result, indent=1)}\n".encode())
+            print(f"\n{table(name, setting, part, result)}", flush=True)
+    print(f"\nWritten to {options.output}.")
+
+
+def make_job(
+    name: str, pairs: Pairs, report: Report, options: argparse.Namespace, dtype: str, work: Path
+) -> tuple[Job, dict[str, Any]]:
+    """The batches of one size in a file, and what is to be known of them."""
+    size, special = SIZES[name], TokenizerConfig()
+    tokenizer = Tokenizer.train([*pairs.sources, *pairs.targets], size.pieces, special)
+    report = copy.deepcopy(report)  # what is too long depends on the tokenizer
+    tokens = tokenize(pairs, tokenizer, DataConfig(), report, filter=True)
+    batches = Batches(
+        tokens,
+        tokens=size.batch_tokens,
+        num_shapes=options.shapes,
+        row_multiple=1,
+        seed=0,
+        pad_id=special.pad_id,
+        start_id=special.start_id,
+        end_id=special.end_id,
+    )
+    number, seen = options.turns * options.steps, {}
+    batches[0]  # lays out the epoch
+    start = time.perf_counter()
+    chosen = [Arrays(*batches[n]) for n in range(number)]
+    milliseconds = (time.perf_counter() - start) / number * 1e3
+    for batch in chosen:
+        fill_empty_rows(batch, special.end_id)
+    for n in range(number):
+        seen.setdefault((*chosen[n].source.shape, chosen[n].target_input.shape[1]), n)
+    # Every shape that the turns need is compiled before them; the longest first, which settles the memory.
+    warm_up = tuple(seen[shape] for shape in sorted(seen, key=lambda shape: -shape[1]))
+    file = work / f"{name}.npz"
+    np.savez(file, **{f"{n}/{key}": x for n, batch in enumerate(chosen) for key, x in batch._asdict().items()})
+    job = Job(
+        size=size,
+        dtype=dtype,
+        device=options.device,
+        batches=str(file),
+        num_batches=number,
+        warm_up=warm_up,
+        longest=max(max(S, T) for S, T, _ in batches.shapes),
+        pad_id=special.pad_id,
+        start_id=special.start_id,
+        end_id=special.end_id,
+    )
+    data = {
+        "pairs": report.kept,
+        "padding": batches.padding,
+        "shapes": len(batches.shapes),
+        "shapes_used": len(warm_up),
+        "host_milliseconds_a_batch": milliseconds,
+        "tokens": [int(batch.source_mask.sum() + batch.target_mask.sum()) for batch in chosen],
+        "flops": [
+            size.step_flops(len(batch.row), batch.source.shape[1], batch.target_input.shape[1]) for batch in chosen
+        ],
+    }
+    return job, data
+
+
+def fill_empty_rows(batch: Arrays, end_id: int) -> None:
+    """Makes rows of padding, of which most peers' softmax makes NaN, pairs of empty sentences: the end id alone."""
+    empty = ~batch.source_mask[:, 0]
+    for ids, mask in ((batch.source, batch.source_mask), (batch.target_output, batch.target_mask)):
+        ids[empty, 0], mask[empty, 0] = end_id, True
+
+
+def measure(job: Job, setting: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """One part: all programs started one after the other, then the turns."""
+    programs: dict[str, dict[str, Any]] = {}
+    children: dict[str, Child] = {}
+    environment = SETTINGS[setting] | {"XDG_CACHE_HOME": str(work), "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor")}
+    job_file = work / "job.json"
+    job_file.write_text(job.to_json(), encoding="utf-8")
+    try:
+        for name in ("limit", *options.programs):
+            print(f"starting {name} ...", file=sys.stderr, flush=True)
+            try:
+                children[name] = Child(name, job_file, environment, job.device)
+                programs[name] = children[name].started | {"turns": []}
+            except ChildError as error:
+                programs[name] = {"failed": str(error)}
+                print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+        for turn in range(options.turns):
+            print(f"turn {turn + 1} of {options.turns}", file=sys.stderr, flush=True)
+            for name, child in list(children.items()):
+                try:
+                    programs[name]["turns"].append(child.ask(first=turn * options.steps, steps=options.steps))
+                except ChildError as error:
+                    programs[name] = {"failed": str(error)}
+                    children.pop(name).stop()
+                    print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+    finally:
+        for child in children.values():
+            child.stop()
+    limit = programs.pop("limit")
+    return {"limit": limit, "programs": programs, "finished": datetime.datetime.now(datetime.UTC).isoformat()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The benchmark of training speed runs, and what it compares with is the same model."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.config import ModelConfig
+from transformer.model import Transformer
+from transformer.shapes import Batch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def sentences(tmp_path: Path) -> list[str]:
+    generator = random.Random(0)
+    words = ["".join(generator.choices("abcdefgh", k=generator.randint(1, 4))) for _ in range(60)]
+    for language in ("en", "de"):
+        lines = [" ".join(generator.choices(words, k=generator.randint(2, 12))) for _ in range(200)]
+        (tmp_path / f"train.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return ["--source", str(tmp_path / "train.en"), "--target", str(tmp_path / "train.de")]
+
+
+def benchmark(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / "training.py"), *options]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+
+
+def test_it_measures_in_turns_and_goes_on_with_what_it_has(sentences: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    options = [*sentences, "--size", "tiny", "--turns", "2", "--steps", "1", "--shapes", "1", "--settings", "alone"]
+    options += ["--programs", "ours", "plain_linen", "--output", str(output)]
+    done = benchmark(*options)
+    assert done.returncode == 0, done.stderr
+    part = json.loads(output.read_text(encoding="utf-8"))["parts"]["tiny alone"]
+    runs = part["programs"]
+    assert list(runs) == ["ours", "plain_linen"]
+    assert not [run["failed"] for run in (*runs.values(), part["limit"]) if "failed" in run]
+    assert all(len(run["turns"]) == 2 for run in runs.values())
+    assert runs["plain_linen"]["parameters"] == runs["ours"]["parameters"]
+    assert "| plain linen + optax |" in done.stdout
+    again = benchmark(*options)
+    assert again.returncode == 0, again.stderr
+    assert "starting" not in again.stderr
+    assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1:]
+
+
+def test_a_gpu_that_is_not_there_is_said_in_a_sentence(sentences: list[str]) -> None:
+    if any(device.platform == "gpu" for device in jax.devices()):
+        return
+    done = benchmark(*sentences, "--device", "gpu")
+    assert done.returncode == 2
+    assert (
+        done.stderr == "error: --device gpu needs a GPU that jax can use, and there is none here: use --device cpu.\n"
+    )
+
+
+def test_flops_are_those_of_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from peers.job import Size
+
+    B, S, T, D, F, V = 3, 5, 7, 8, 16, 11
+    attention = lambda q, k: 2 * (2 * q * D * D + 2 * k * D * D) + 2 * 2 * q * k * D  # noqa: E731
+    feed_forward = lambda length: 2 * 2 * length * D * F  # noqa: E731
+    encoder = attention(S, S) + feed_forward(S)
+    decoder = attention(T, T) + attention(T, S) + feed_forward(T)
+    expected = B * (2 * (encoder + decoder) + 2 * T * D * V)
+    assert Size(D, 2, F, 2, vocabulary=V).step_flops(B, S, T) == 3 * expected
+
+
+def test_plain_linen_is_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same parameters and without dropout its loss is ours."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from peers import plain_linen
+    from peers.job import LABEL_SMOOTHING, Size
+
+    size = Size(d_model=16, num_heads=2, d_ff=24, num_layers=2, vocabulary=19)
+    config = ModelConfig(
+        vocabulary_size=19, d_model=16, num_heads=2, d_ff=24, num_encoder_layers=2, num_decoder_layers=2
+    )
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(3, 19, (3, 4, 6)).astype(np.int32)
+    source_mask, target_mask = np.arange(6) < generator.integers(1, 7, (2, 4, 1))
+    arrays = tokens[0], source_mask, tokens[1], tokens[2], target_mask, np.arange(4, dtype=np.int32)
+    batch = Batch(*map(jnp.asarray, arrays))
+
+    model = Transformer(config, dtype=jnp.dtype("float32"))
+    params = model.init(jax.random.key(0), *batch[:3])["params"]
+    # No parameter at 0 or 1: the places of biases and scales are tested too.
+    params = jax.tree.map(lambda x: x + generator.normal(0, 0.1, x.shape).astype(np.float32), params)
+    ours: Any = model.apply({"params": params}, batch, label_smoothing=LABEL_SMOOTHING, method="loss")
+    plain = plain_linen.PlainTransformer(size, jnp.float32)
+    theirs = plain_linen.loss(plain, {name: _as_linen(name, tree) for name, tree in params.items()}, batch, None)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+
+
+def _as_linen(name: str, ours: dict) -> dict:
+    """Our parameters of one layer under the names and in the shapes of linen's own layers."""
+    if name == "embedding":
+        return {"embedding": ours}
+    attentions = ["attention"] if name.startswith("encoder") else ["self_attention", "cross_attention"]
+    plain = {}
+    for place, attention in enumerate(attentions):
+        heads = {part: kernel["kernel"].reshape(16, 2, 8) for part, kernel in ours[attention].items()}
+        out = ours[attention]["output"]["kernel"].reshape(2, 8, 16)
+        plain[f"MultiHeadDotProductAttention_{place}"] = {
+            "query": {"kernel": heads["query"]},
+            "key": {"kernel": heads["key"]},
+            "value": {"kernel": heads["value"]},
+            "out": {"kernel": out},
+        }
+    feed_forward = ours["feed_forward"]
+    for place, part in enumerate(("in", "out")):
+        plain[f"Dense_{place}"] = {"kernel": feed_forward[f"kernel_{part}"], "bias": feed_forward[f"bias_{part}"]}
+    for place, sublayer in enumerate([*attentions, "feed_forward"]):
+        plain[f"LayerNorm_{place}"] = ours[f"{sublayer}_norm"]["norm"]
+    return plain

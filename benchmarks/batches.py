@@ -2,10 +2,9 @@
 
     python benchmarks/batches.py [--source train.en --target train.de]
 
-The synthetic lengths are log-normal, the usual model of sentence lengths: a source of median 23 pieces and mean 28
-(sigma 0.65), near the 29 pieces a side of WMT 2014 English-German under 37,000 joint pieces, and a target of 1.05 times
-as many on average with a spread of 20 % of its own; at most 256 pieces a side, as in training. They are an assumption
-that stands in for the corpus, not the corpus.
+The synthetic lengths stand in for WMT's, and are an assumption: log-normal, a source of median 23 pieces and mean 28
+(sigma 0.65), and a target of 1.05 times as many on average with a spread of 20 % of its own; at most 256 pieces a side,
+as in training.
 """
 
 import argparse

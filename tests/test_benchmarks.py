@@ -54,9 +54,8 @@ def test_it_measures_in_turns_and_goes_on_with_what_it_has(sentences: list[str],
     assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1:]
 
 
+@pytest.mark.skipif(any(device.platform == "gpu" for device in jax.devices()), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_said_in_a_sentence(sentences: list[str]) -> None:
-    if any(device.platform == "gpu" for device in jax.devices()):
-        return
     done = benchmark(*sentences, "--device", "gpu")
     assert done.returncode == 2
     assert (

@@ -1,7 +1,7 @@
 """Joey NMT: its own model and loss classes, out of its own configuration.
 
 Its package pins protobuf below 4 and tools of its developers; its model works with current versions when it is
-installed without them (`pip install --no-deps`, see requirements.txt). Tried and chosen: bfloat16 by autocast or
+installed without them (`pip install --no-deps`, see requirements.txt). Set up for speed: bfloat16 by autocast or
 float32, whichever is faster (its own trainer wraps the model the same way); dropout on attention weights and within the
 feed-forward, which its one `dropout` also sets, is taken out, as in ours. Its loss, which holds log-probabilities and
 the smoothed targets of every token, is left as it is: it gives no probability to padding, so its value is not quite

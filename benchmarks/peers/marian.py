@@ -1,6 +1,6 @@
 """Hugging Face `MarianMTModel`, built from a config.
 
-Best practice, as tried and chosen: scaled_dot_product_attention; bfloat16 by autocast or float32, whichever is faster;
+Set up for speed: scaled_dot_product_attention; bfloat16 by autocast or float32, whichever is faster;
 no cache of keys and values while training; label smoothing by `F.cross_entropy` (that of the Hugging Face Trainer makes
 a second copy of the logits).
 """

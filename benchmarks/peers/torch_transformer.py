@@ -1,6 +1,6 @@
 """`torch.nn.Transformer`, eager and compiled.
 
-Best practice, as tried and chosen: batch first; scaled_dot_product_attention (`need_weights=False` inside) with a
+Set up for speed: batch first; scaled_dot_product_attention (`need_weights=False` inside) with a
 causal flag instead of a mask for the target, whose padding needs no mask; fused Adam; bfloat16 by autocast or float32,
 whichever is faster; the layers without the final norms that `nn.Transformer` adds and the paper does not have.
 `dropout=` of these layers also drops attention weights and the feed-forward's activations, which takes attention off

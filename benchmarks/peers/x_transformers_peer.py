@@ -1,6 +1,6 @@
 """`x-transformers`: an encoder and a decoder with cross-attention out of its own parts.
 
-Best practice, as tried and chosen: `attn_flash` (scaled_dot_product_attention), pre-norm as it comes (its author's
+Set up for speed: `attn_flash` (scaled_dot_product_attention), pre-norm as it comes (its author's
 advice), feed-forward with relu, no attention dropout (it would take attention off its fast path on a CPU); it has no
 dropout behind the sub-layers, so dropout is on embeddings and within the feed-forward. `XTransformer` itself cannot tie
 the output to the embedding, so its two wrappers are built here. No biases in attention, as it comes.

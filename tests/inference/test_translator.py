@@ -93,13 +93,17 @@ def test_decoding_step_by_step_equals_decoding_at_once(changes):
     def at_once():
         memory, _ = model.apply(variables, source, source_mask, method="encode")
         whole = [model.apply(variables, target[:, k], memory, source_mask, method="decode")[0] for k in range(2)]
-        return jnp.stack(whole, axis=1), model.apply(variables, memory, 2, 10, method="start_decoding")
+        return jnp.stack(whole, axis=1), model.apply(variables, memory, method="start_decoding")
 
     @jax.jit
     def step(cache, token, position):
-        return model.apply(variables, token, position, cache, keys_and_values, source_mask, method="decode_step")
+        origins = jnp.broadcast_to(jnp.arange(2)[:, None], (3, 2, 10))
+        return model.apply(
+            variables, token, position, origins, cache, keys_and_values, source_mask, method="decode_step"
+        )
 
     whole, (cache, keys_and_values) = at_once()
+    cache = jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, 0), (0, 20), (0, 0))), cache)
     for position in range(7):
         logits, cache = step(cache, target[:, :, position], position)
         expected = whole[:, :, position]

@@ -2,7 +2,9 @@
 
 import gzip
 import lzma
+import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from transformer.errors import InputError
@@ -35,6 +37,29 @@ def decode_lines(data: bytes, name: str) -> list[str]:
             "ends, and replace a \\r inside a sentence by a space."
         )
     return split_lines(data, name)
+
+
+def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """Pieces of a text that fit: cut in half, and in half again, until they do.
+
+    A cut is made at the sentence end nearest to the middle, if the middle half of the text has one, else between two
+    words there, else in the middle.
+
+    Args:
+        text: One line.
+        fits: Whether a piece is short enough; a single character is taken to be.
+    """
+    if len(text) < 2 or fits(text):
+        return [text] if text.strip() else []
+    middle = len(text) // 2
+    for gap in (r"(?<=[.!?…])[\"'”’»)\]]*\s+|(?<=[。！？])", r"\s+"):
+        ends = [match.end() for match in re.finditer(gap, text)]
+        near = [end for end in ends if abs(end - middle) <= len(text) // 4]
+        if near:
+            middle = min(near, key=lambda end: abs(end - middle))
+            break
+    middle = min(max(middle, 1), len(text) - 1)
+    return [*cut(text[:middle].strip(), fits), *cut(text[middle:].strip(), fits)]
 
 
 def split_lines(data: bytes, name: str) -> list[str]:

@@ -158,7 +158,7 @@ def test_hypotheses_keep_their_own_past(longest):
     preferences = jnp.array([-9, -9, -9, *np.random.default_rng(0).permutation(longest + 1) / 10])
 
     def step(cache, token, position, origins):
-        batch, hypotheses, _ = origins.shape
+        hypotheses = origins.shape[1]
         cache = lax.dynamic_update_slice_in_dim(cache, token[:, None, :], position * hypotheses, axis=2)
         own = ancestor_mask(origins, position)[:, 0]
         used = (jax.nn.one_hot(cache, len(preferences)) * own[..., None]).sum(axis=2)

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
-
-from transformer.cli.decoding import DecodingOptions, configure_search, load_translator
+from transformer.cli.decoding import DecodingOptions, load_translator, parse
 from transformer.errors import InputError
 
 
@@ -27,14 +25,13 @@ class AttentionOptions(DecodingOptions):
 
 def main(arguments: list[str]) -> None:
     """Show where a run looks."""
-    options = tyro.cli(AttentionOptions, args=arguments, prog="transformer attention")
+    options = parse(AttentionOptions, arguments, "attention")
     if options.source is None or not options.source.strip():
         raise InputError("A sentence is needed to look at: give it with --source.")
     run = load_translator(options)
     from transformer.analysis import attention as analysis
 
-    search = configure_search(run.config.search, options)
-    target = run.translate([options.source], search)[0] if options.target is None else options.target
+    target = run.translate(options.source, options.search) if options.target is None else options.target
     weights, queries, keys = analysis.attention(run, options.source, target, options.kind)
     for name, number, count in (("layer", options.layer, len(weights)), ("head", options.head, weights.shape[1])):
         if number is not None and not 0 <= number < count:

@@ -3,9 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-import tyro
-
-from transformer.cli.decoding import DecodingOptions, configure_search, load_translator
+from transformer.cli.decoding import DecodingOptions, load_translator, parse
 from transformer.errors import InputError
 
 
@@ -23,7 +21,7 @@ class EvaluationOptions(DecodingOptions):
 
 def main(arguments: list[str]) -> None:
     """Score a run on its test set, or on other files."""
-    options = tyro.cli(EvaluationOptions, args=arguments, prog="transformer evaluate")
+    options = parse(EvaluationOptions, arguments, "evaluate")
     if (options.source is None) != (options.reference is None):
         raise InputError("--source and --reference go together: line n of the one must translate line n of the other.")
     translator = load_translator(options)
@@ -36,7 +34,7 @@ def main(arguments: list[str]) -> None:
         pairs, _ = read_files((options.source, options.reference), files)
     else:
         pairs = read_test_set(options.run, config.data)
-    scores, _ = translator.evaluate(pairs, configure_search(config.search, options))
+    scores, _ = translator.evaluate(pairs, options.search)
     if options.json:
         print(scores.to_json(), end="")
     else:

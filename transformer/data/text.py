@@ -4,8 +4,9 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from transformer.errors import InputError
 
@@ -71,6 +72,26 @@ def split_lines(data: bytes, name: str) -> list[str]:
             "file to UTF-8."
         ) from error
     return lines if lines[-1] else lines[:-1]
+
+
+def stream_lines(file: BinaryIO, name: str) -> Iterator[str]:
+    """The lines of a stream as they come; only `\\n` ends a line, and whatever else is in it stays there, `\\r` too.
+
+    A byte-order mark at the start is left out.
+
+    Args:
+        file: UTF-8.
+        name: What errors call it.
+
+    Raises: InputError, naming the line, if one is not UTF-8.
+    """
+    for number, line in enumerate(file, start=1):
+        try:
+            yield line.removesuffix(b"\n").decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name}, line {number} is not UTF-8 ({error.reason}): convert the file to UTF-8."
+            ) from error
 
 
 def _line_number(data: bytes, position: int) -> int:

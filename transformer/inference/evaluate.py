@@ -9,11 +9,14 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Int
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF, CHRFScore
 
 from transformer.errors import InputError
+from transformer.inference.search import log_mean
 from transformer.model import Transformer
 from transformer.shapes import Batch, Params
 
@@ -186,3 +189,46 @@ def _batch_loss(params: Params, batch: Batch, *, model: Transformer) -> tuple[Ar
     """The sum of a batch's losses, and its number of target tokens."""
     sums: Any = model.apply(params, batch, method="loss")
     return sums
+
+
+@partial(jax.jit, static_argnums=0)
+def token_log_probabilities(
+    models: tuple[Transformer, ...], params: tuple[Params, ...], batch: Batch
+) -> Float[Array, "B T"]:
+    """The log-probability of each target token given the source and the tokens before it, in nats.
+
+    log p(y_t | y_1 .. y_{t-1}, x), of several models that of their mean probability
+
+    Args:
+        models: the architectures.
+        params: the parameters of each.
+        batch: sentence pairs; what stands at the padding means nothing.
+    """
+
+    def of_model(model: Transformer, params: Params) -> Any:
+        tokens = batch.source, batch.source_mask, batch.target_input, batch.target_mask
+        hidden: Any = model.apply(params, *tokens, method="hidden")
+
+        def of_row(row: tuple[Array, Array]) -> Array:
+            logits: Any = model.apply(params, row[0], method="logits")
+            return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), row[1][:, None], axis=-1)[:, 0]
+
+        return jax.lax.map(of_row, (hidden, batch.target_output))  # the logits of a whole batch would be large
+
+    return log_mean([of_model(*member) for member in zip(models, params, strict=True)])
+
+
+@partial(jax.jit, static_argnums=0)
+def strongest_sources(model: Transformer, params: Params, batch: Batch) -> Int[Array, "B T"]:
+    """The source position that each target position looks at the most: the mean of all layers and heads (3.2.3).
+
+    Args:
+        model: the architecture.
+        params: its parameters.
+        batch: sentence pairs; what stands at the padding means nothing.
+    """
+    tokens = batch.source, batch.source_mask, batch.target_input, batch.target_mask
+    result: Any = model.apply(params, *tokens, return_weights=True)
+    weights = result[1]
+    cross = [weights[name].mean(axis=1) for name in sorted(weights) if name.startswith("cross/")]
+    return jnp.argmax(jnp.stack(cross).mean(axis=0), axis=-1)

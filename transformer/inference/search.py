@@ -8,7 +8,7 @@ Nor do they know what may not be said: `constrain` is any composition of the fun
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -179,7 +179,7 @@ def sample(
     end_id: int,
     pad_id: int,
     num_samples: int,
-    seed: int,
+    seed: int | Int[Array, ""],
     constrain: Constrain | None = None,
 ) -> Hypotheses:
     """Ancestral sampling: y_t ~ p'(. | y_1 .. y_{t-1}, X) until the end token, where p' is p as `constrain` changes it.
@@ -265,6 +265,35 @@ def _grow(leaf: Array, size: int) -> Array:
     padding = [(0, 0)] * leaf.ndim
     padding[2] = (0, size - leaf.shape[2])
     return jnp.pad(leaf, padding)
+
+
+def mean_step(members: Sequence[tuple[Step, Cache]]) -> tuple[Step, Cache]:
+    """Several models as one: the next token's probability is the mean of theirs.
+
+    p(y_t | ...) = 1/M sum_m p_m(y_t | ...), as in Sutskever et al. 2014 (arXiv 1409.3215, section 3.6): the arithmetic
+    mean, in which no model has a veto, as it would in the geometric one.
+
+    Args:
+        members: the `step` of each model, and the cache that it starts with.
+
+    Returns:
+        A `step` and a cache for `beam_search` or `sample`.
+    """
+    steps, caches = zip(*members, strict=True)
+
+    def step(caches: Cache, token: Array, position: Array, origins: Array) -> tuple[Array, Cache]:
+        results = [one(cache, token, position, origins) for one, cache in zip(steps, caches, strict=True)]
+        log_probs = [jax.nn.log_softmax(logits, axis=-1) for logits, _ in results]
+        return log_mean(log_probs), tuple(cache for _, cache in results)
+
+    return step, caches
+
+
+def log_mean(log_probs: Sequence[Float[Array, "*axes"]]) -> Float[Array, "*axes"]:
+    """The logarithm of the mean of probabilities: log(1/M sum_m exp(l_m)); of a single one, itself."""
+    if len(log_probs) == 1:
+        return log_probs[0]
+    return jax.nn.logsumexp(jnp.stack(log_probs), axis=0) - math.log(len(log_probs))
 
 
 def top_k(x: Float[Array, "*rows V"], k: int) -> tuple[Float[Array, "*rows k"], Int[Array, "*rows k"]]:

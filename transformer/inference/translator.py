@@ -23,8 +23,14 @@ from transformer.data.corpus import Pairs, Report
 from transformer.data.text import cut
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-from transformer.inference.evaluate import Scores, corpus_loss, score_translations
-from transformer.inference.search import Constrain, Hypotheses, Step, beam_search, sample
+from transformer.inference.evaluate import (
+    Scores,
+    corpus_loss,
+    score_translations,
+    strongest_sources,
+    token_log_probabilities,
+)
+from transformer.inference.search import Constrain, Hypotheses, Step, beam_search, mean_step, sample
 from transformer.model import Transformer
 from transformer.ops import logits
 from transformer.runtime import resolve_dtype
@@ -76,11 +82,11 @@ class Translator:
     @overload
     def translate(self, sentences: str, search: SearchConfig | None = None) -> str: ...
     @overload
-    def translate(self, sentences: Sequence[str], search: SearchConfig | None = None) -> list[str]: ...
+    def translate(self, sentences: list[str], search: SearchConfig | None = None) -> list[str]: ...
     @overload
     def translate(self, sentences: Iterator[str], search: SearchConfig | None = None) -> Iterator[str]: ...
     def translate(
-        self, sentences: str | Sequence[str] | Iterator[str], search: SearchConfig | None = None
+        self, sentences: str | list[str] | Iterator[str], search: SearchConfig | None = None
     ) -> str | list[str] | Iterator[str]:
         """The best translation of each sentence, or the first sample; see `translations`.
 
@@ -94,7 +100,7 @@ class Translator:
         if isinstance(sentences, str):
             return next(self.n_best([sentences], search))[0].text
         best = (found[0].text for found in self.n_best(sentences, search))
-        return list(best) if isinstance(sentences, Sequence) else best
+        return list(best) if isinstance(sentences, list) else best
 
     def n_best(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[list[Translation]]:
         """The `search.num_best` translations of each sentence, as they come; see `translations`."""
@@ -108,7 +114,7 @@ class Translator:
         """
         found: list[Any] = [None] * len(sources)
         for chosen, batch in self._groups(sources, targets):
-            log_probs = np.asarray(_log_probabilities(_params(self.members), batch, models=_models(self.members)))
+            log_probs = np.asarray(token_log_probabilities(_models(self.members), _params(self.members), batch))
             for row, pair in enumerate(chosen):
                 found[pair] = log_probs[row, np.asarray(batch.target_mask)[row]]
         return found
@@ -124,7 +130,7 @@ class Translator:
         """
         found: list[Any] = [None] * len(sources)
         for chosen, batch in self._groups(sources, targets):
-            places = np.asarray(_strongest_sources(self.params, batch, model=self.model))
+            places = np.asarray(strongest_sources(self.model, self.params, batch))
             for row, pair in enumerate(chosen):
                 found[pair] = places[row, np.asarray(batch.target_mask)[row]].tolist()
         return found
@@ -320,7 +326,7 @@ def translations(
             max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest)
             numbers[: len(chosen)] = [window[lines[piece]][0] for piece in chosen]
             max_length = min(width + search.extra_length, longest)
-            seed = np.uint32(search.seed % 2**32)
+            seed = np.int32(search.seed % 2**31)
             batch = program(_params(members), source, mask, max_lengths, numbers, seed, max_length=max_length)
             found.append((chosen, batch))
 
@@ -447,7 +453,7 @@ def _translate_batch(
     prefix: tuple[int, ...],
 ) -> Hypotheses:
     members = [_decoder(*member, source, source_mask) for member in zip(models, params, strict=True)]
-    step, cache = members[0] if len(members) == 1 else _mean(members)
+    step, cache = members[0] if len(members) == 1 else mean_step(members)
     pad_id, start_id, end_id = special_ids
     constrain = _constraints(search, forbidden, prefix, end_id)
     ids = {"max_length": max_length, "start_id": start_id, "end_id": end_id, "pad_id": pad_id}
@@ -478,22 +484,6 @@ def _decoder(model: Transformer, params: Params, source: Array, source_mask: Arr
     return step, cache
 
 
-def _mean(members: Sequence[tuple[Step, Any]]) -> tuple[Step, Any]:
-    """The `step` of several models: the logarithm of the mean of their probabilities."""
-    steps, caches = zip(*members, strict=True)
-
-    def step(caches: Any, token: Array, position: Array, origins: Array) -> Any:
-        results = [one(cache, token, position, origins) for one, cache in zip(steps, caches, strict=True)]
-        log_probs = [jax.nn.log_softmax(own, axis=-1) for own, _ in results]
-        return _log_mean(log_probs), tuple(cache for _, cache in results)
-
-    return step, caches
-
-
-def _log_mean(log_probs: Sequence[Array]) -> Array:
-    return jax.nn.logsumexp(jnp.stack(log_probs), axis=0) - math.log(len(log_probs))
-
-
 def _constraints(
     search: SearchConfig, forbidden: tuple[int, ...], prefix: tuple[int, ...], end_id: int
 ) -> Constrain | None:
@@ -518,34 +508,6 @@ def _constraints(
     if not parts:
         return None
     return lambda log_probs, tokens, t: functools.reduce(lambda kept, part: part(kept, tokens, t), parts, log_probs)
-
-
-@partial(jax.jit, static_argnames="models")
-def _log_probabilities(params: tuple[Params, ...], batch: Batch, *, models: tuple[Transformer, ...]) -> Array:
-    """log p of each target token [B, T]; row by row, since the logits of a whole batch are large."""
-
-    def of_member(model: Transformer, params: Params) -> Array:
-        hidden = model.apply(
-            params, batch.source, batch.source_mask, batch.target_input, batch.target_mask, method="hidden"
-        )
-
-        def of_row(row: tuple[Array, Array]) -> Array:
-            log_probs = jax.nn.log_softmax(model.apply(params, row[0], method="logits"), axis=-1)
-            return jnp.take_along_axis(log_probs, row[1][:, None], axis=-1)[:, 0]
-
-        return jax.lax.map(of_row, (hidden, batch.target_output))
-
-    return _log_mean([of_member(*member) for member in zip(models, params, strict=True)])
-
-
-@partial(jax.jit, static_argnames="model")
-def _strongest_sources(params: Params, batch: Batch, *, model: Transformer) -> Array:
-    """The source position [B, T] that each target position looks at the most."""
-    _, weights = model.apply(
-        params, batch.source, batch.source_mask, batch.target_input, batch.target_mask, return_weights=True
-    )
-    cross = [weights[name].mean(axis=1) for name in weights if name.startswith("cross/")]
-    return jnp.argmax(sum(cross), axis=-1)
 
 
 @partial(jax.jit, static_argnames=("model", "pad_id", "return_weights"))

@@ -239,7 +239,10 @@ def assert_refused(result: Result, message: str) -> None:
         (["train", "--config"], "Missing value for argument '--config'"),
         (["train", "--confg", "x.py"], "Unrecognized options: --confg, x.py .* --config"),
         (["train", "--config={}/none.py"], r"There is no config file .*none\.py"),
-        (["trian"], "There is no command trian; the commands are train, evaluate, translate, score, attention"),
+        (
+            ["trian"],
+            "There is no command trian; the commands are train, evaluate, translate, score, compare, attention",
+        ),
         ([], "^$"),
         (["evaluate"], "RUN|run"),
         (["translate", "{}"], r"is not the directory of a run: it has no config\.json"),

@@ -20,6 +20,7 @@ from transformer.checkpoint import load_params, read_config, saved_steps
 from transformer.config import Config, SearchConfig
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
+from transformer.data.rows import of_one_width, pad
 from transformer.data.text import cut
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
@@ -199,10 +200,12 @@ class Translator:
         read, written = tokenizer.encode_batch(sources), tokenizer.encode_batch(targets)
         lengths = np.array([max(map(len, pair)) + 1 for pair in zip(read, written, strict=True)], int)
         _check_lengths(lengths, longest, 0)
-        for width, rows, chosen in _of_one_width(lengths, self.config.search.batch_tokens, longest):
-            source, source_mask = _pad([[*read[pair], tokenizer.end_id] for pair in chosen], rows, width, tokenizer)
-            output, mask = _pad([[*written[pair], tokenizer.end_id] for pair in chosen], rows, width, tokenizer)
-            shifted, _ = _pad([[tokenizer.start_id, *written[pair]] for pair in chosen], rows, width, tokenizer)
+        for width, rows, chosen in of_one_width(lengths, self.config.search.batch_tokens, longest):
+            source, source_mask = pad(
+                [[*read[pair], tokenizer.end_id] for pair in chosen], rows, width, tokenizer.pad_id
+            )
+            output, mask = pad([[*written[pair], tokenizer.end_id] for pair in chosen], rows, width, tokenizer.pad_id)
+            shifted, _ = pad([[tokenizer.start_id, *written[pair]] for pair in chosen], rows, width, tokenizer.pad_id)
             yield chosen, Batch(source, source_mask, shifted, output, mask, np.arange(rows))
 
     def _batches(self, sources: Sequence[str], targets: Sequence[str], tokens: int, num_shapes: int) -> Batches:
@@ -320,8 +323,8 @@ def translations(
         lengths = np.array([len(ids) + 1 for ids in sources], int)  # with the end id
 
         found: list[tuple[np.ndarray, Hypotheses]] = []
-        for width, rows, chosen in _of_one_width(lengths, search.batch_tokens // beam, longest):
-            source, mask = _pad([[*sources[piece], tokenizer.end_id] for piece in chosen], rows, width, tokenizer)
+        for width, rows, chosen in of_one_width(lengths, search.batch_tokens // beam, longest):
+            source, mask = pad([[*sources[piece], tokenizer.end_id] for piece in chosen], rows, width, tokenizer.pad_id)
             max_lengths, numbers = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
             max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest)
             numbers[: len(chosen)] = [window[lines[piece]][0] for piece in chosen]
@@ -371,30 +374,6 @@ def _check_lengths(lengths: np.ndarray, longest: int, first: int) -> None:
         )
 
 
-def _of_one_width(lengths: np.ndarray, tokens: int, longest: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Batches of sequences of about the same length: padded width, number of rows, and which sequences.
-
-    The widest come first: memory that lacks, lacks at once.
-    """
-    widths = np.array([min(_width(length), longest) for length in lengths.tolist()], int)
-    for width in sorted({*widths.tolist()}, reverse=True):
-        of_width = np.flatnonzero(widths == width)
-        of_width = of_width[np.argsort(lengths[of_width], kind="stable")]
-        rows = max(1, tokens // width)
-        rows = min(rows, 1 << (len(of_width) - 1).bit_length())  # one sentence need not carry a batch of empty rows
-        for start in range(0, len(of_width), rows):
-            yield width, rows, of_width[start : start + rows]
-
-
-def _pad(ids: Sequence[Sequence[int]], rows: int, width: int, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """The ids [rows, width], and True where there is one; rows that are left over are empty."""
-    padded, mask = np.full((rows, width), tokenizer.pad_id), np.zeros((rows, width), bool)
-    for row, sequence in enumerate(ids):
-        padded[row, : len(sequence)] = sequence
-        mask[row, : len(sequence)] = True
-    return padded, mask
-
-
 def _one_line(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
 
@@ -418,14 +397,6 @@ def _forbidden(words: Sequence[str], tokenizer: Tokenizer) -> tuple[int, ...]:
                 f"Only what is one piece of the vocabulary can be forbidden, but {word!r} is {len(ids)} pieces."
             )
     return tuple(ids[0] for ids in pieces)
-
-
-def _width(length: int) -> int:
-    """The length rounded up to 16, 24, 32, 48, 64, 96, 128, 192 ...: few widths, so few compilations."""
-    power = 16
-    while power < length:
-        power *= 2
-    return power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power
 
 
 def _models(members: Members) -> tuple[Transformer, ...]:

@@ -159,12 +159,13 @@ def test_evaluate_finds_the_same_scores(corpus, trained):
 
 
 def test_evaluate_other_files(corpus, trained):
-    files = ("--source", f"{corpus}/val.en.gz", "--reference", f"{corpus}/val.de")
+    files = ("--source", f"{corpus}/val.en.gz", "--reference", f"{corpus}/val.de", "--hypotheses", f"{corpus}/out")
     options = ("--checkpoint", "20", "--average", "1", "--beam-size", "1", "--length-penalty", "0")
     found = call("evaluate", f"{corpus}/run", *files, *options)
     assert found.status == 0
     assert re.fullmatch(r"computing in (bfloat16|float32) \(.+\)\n", found.err)
     assert "BLEU" in found.out
+    assert (corpus / "out").read_bytes().count(b"\n") == 12
     metrics = [json.loads(line) for line in (corpus / "run" / "metrics.jsonl").read_text().splitlines()]
     assert f"{metrics[-1]['validation_loss']:.2f}" in found.out  # the loss of the same pairs and parameters
 

@@ -104,7 +104,8 @@ def compare(first: Result, second: Result, *, bootstrap: int = 1000) -> Comparis
     for name, signature in signatures.items():
         one, other = (result for result in scores[name] if not isinstance(result, str))
         # Of equal translations sacreBLEU's p-value is the smallest possible: no resampled difference exceeds theirs.
-        p_value = 1.0 if first.hypotheses == second.hypotheses else float(other.p_value)  # pyright: ignore
+        unchanged = first.hypotheses == second.hypotheses
+        p_value = 1.0 if unchanged or other.p_value is None else float(other.p_value)
         metrics[name] = Difference(float(one.score), float(other.score), p_value, str(signature))
     sentence = CHRF()
     changes = [

@@ -2,9 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformer.cli.decoding import DecodingOptions, load_translator, parse
 from transformer.errors import InputError
+from transformer.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,8 @@ class EvaluationOptions(DecodingOptions):
     """Source sentences, one a line, instead of the run's test set; needs --reference."""
     reference: str | None = None
     """Their reference translations, one a line."""
+    hypotheses: str | None = None
+    """A file to write the translations to, one a line."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -34,7 +38,9 @@ def main(arguments: list[str]) -> None:
         pairs, _ = read_files((options.source, options.reference), files)
     else:
         pairs = read_test_set(options.run, config.data)
-    scores, _ = translator.evaluate(pairs, options.search)
+    scores, hypotheses = translator.evaluate(pairs, options.search)
+    if options.hypotheses is not None:
+        write_whole(Path(options.hypotheses), "".join(f"{line}\n" for line in hypotheses).encode())
     if options.json:
         print(scores.to_json(), end="")
     else:

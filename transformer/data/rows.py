@@ -19,10 +19,10 @@ def of_one_width(lengths: np.ndarray, tokens: int, longest: int) -> Iterator[tup
     for width in sorted({*widths.tolist()}, reverse=True):
         of_width = np.flatnonzero(widths == width)
         of_width = of_width[np.argsort(lengths[of_width], kind="stable")]
-        rows = max(1, tokens // width)
-        rows = min(rows, 1 << (len(of_width) - 1).bit_length())  # one sentence need not carry a batch of empty rows
-        for start in range(0, len(of_width), rows):
-            yield width, rows, of_width[start : start + rows]
+        most = max(1, tokens // width)
+        for start in range(0, len(of_width), most):
+            chosen = of_width[start : start + most]
+            yield width, min(most, 1 << (len(chosen) - 1).bit_length()), chosen  # the last need not be as large
 
 
 def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -138,8 +138,9 @@ def test_translations_are_those_of_numpy(translator, beam_size):
         for path, leaf in flatten_dict(jax.device_get(translator.params)["params"]).items()
     }
     found = list(translator.n_best(sentences, search))
-    special_ids = tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id
-    for sentence, (best, *_) in zip(sentences, found, strict=True):
+    special_ids, compared = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id), 0
+    log_probs = translator.log_probabilities(sentences, [best[0].text for best in found])
+    for sentence, own, (best, *_) in zip(sentences, log_probs, found, strict=True):
         source = [*tokenizer.encode_batch([sentence])[0], tokenizer.end_id]
         scorer = partial(next_log_probs, arrays, source)
         alpha = 0.6 if beam_size > 1 else 0.0
@@ -147,6 +148,10 @@ def test_translations_are_those_of_numpy(translator, beam_size):
         assert best.text == tokenizer.decode_batch([tokens])[0]
         assert best.tokens == len(tokens)
         assert best.score == pytest.approx(score, rel=1e-4, abs=1e-5)
+        if tokenizer.encode_batch([best.text])[0] == list(tokens[:-1]):
+            compared += 1
+            assert own.sum() == pytest.approx(score * ((5 + len(tokens)) / 6) ** alpha, rel=1e-4, abs=1e-5)
+    assert compared > 6
     assert len({best[0].tokens for best in found}) > 3
     right = [best[0].text.split() == sentence.split()[::-1] for sentence, best in zip(sentences, found, strict=True)]
     assert any(right)

@@ -250,8 +250,8 @@ def token_log_probabilities(
         hidden: Any = model.apply(params, *tokens, method="hidden")
 
         def of_row(row: tuple[Array, Array]) -> Array:
-            logits: Any = model.apply(params, row[0], method="logits")
-            return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), row[1][:, None], axis=-1)[:, 0]
+            logits: Any = model.apply(params, row[0][None], method="logits")
+            return jnp.take_along_axis(jax.nn.log_softmax(logits[0], axis=-1), row[1][:, None], axis=-1)[:, 0]
 
         return jax.lax.map(of_row, (hidden, batch.target_output))  # the logits of a whole batch would be large
 

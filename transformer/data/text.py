@@ -54,12 +54,11 @@ def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
         return [text] if text.strip() else []
     middle = len(text) // 2
     for gap in (r"(?<=[.!?…])[\"'”’»)\]]*\s+|(?<=[。！？])", r"\s+"):
-        ends = [match.end() for match in re.finditer(gap, text)]
-        near = [end for end in ends if abs(end - middle) <= len(text) // 4]
-        if near:
-            middle = min(near, key=lambda end: abs(end - middle))
+        found = [(abs(match.start() + match.end() - len(text)), match.end()) for match in re.finditer(gap, text)]
+        distance, end = min(found, default=(len(text), middle))
+        if distance <= len(text) // 2:
+            middle = min(max(end, 1), len(text) - 1)
             break
-    middle = min(max(middle, 1), len(text) - 1)
     return [*cut(text[:middle].strip(), fits), *cut(text[middle:].strip(), fits)]
 
 

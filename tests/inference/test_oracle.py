@@ -85,7 +85,7 @@ def next_log_probs(p, source, target):
     def embed(tokens):
         angles = np.arange(len(tokens))[:, None] / 10000 ** (np.arange(0, MODEL.d_model, 2) / MODEL.d_model)
         positions = np.stack([np.sin(angles), np.cos(angles)], -1).reshape(len(tokens), -1)
-        return p["embedding"][tokens] * math.sqrt(MODEL.d_model) + positions
+        return p["embedding"][np.array(tokens)] * math.sqrt(MODEL.d_model) + positions
 
     memory = embed(source)
     memory = norm("encoder_0/attention_norm", memory + attend("encoder_0/attention", memory, memory, True))

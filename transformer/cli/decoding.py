@@ -1,7 +1,7 @@
 """What every command that uses a trained run asks for: which checkpoint of it, and how it searches."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -32,7 +32,7 @@ class DecodingOptions:
     search: OmitArgPrefixes[SearchConfig] = field(default_factory=SearchConfig)
 
 
-def parse(options: type[Options], arguments: list[str], command: str, description: str | None = None) -> Options:
+def parse(options: type[Options], arguments: list[str], command: str) -> Options:
     """A command's options; those of the search are the run's unless given."""
     runs = [argument for argument in arguments if (Path(argument) / "config.json").is_file()]
     # Behind --ensemble stand further runs, and the run itself may stand before or behind them.
@@ -43,8 +43,9 @@ def parse(options: type[Options], arguments: list[str], command: str, descriptio
         from transformer.checkpoint import read_config
 
         search = read_config(first).search
-    default = options(run=tyro.MISSING, search=search)
-    return tyro.cli(options, default=default, args=arguments, prog=f"transformer {command}", description=description)
+    fields = [("search", OmitArgPrefixes[SearchConfig], field(default=search))]
+    configured = make_dataclass(options.__name__, fields, bases=(options,), frozen=True)
+    return tyro.cli(configured, args=arguments, prog=f"transformer {command}", description=options.__doc__)
 
 
 def load_translator(options: DecodingOptions) -> "Translator":

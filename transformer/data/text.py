@@ -4,9 +4,8 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from transformer.errors import InputError
 
@@ -73,13 +72,13 @@ def split_lines(data: bytes, name: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def stream_lines(file: BinaryIO, name: str) -> Iterator[str]:
+def stream_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
     """The lines of a stream as they come; only `\\n` ends a line, and whatever else is in it stays there, `\\r` too.
 
     A byte-order mark at the start is left out.
 
     Args:
-        file: UTF-8.
+        file: Its lines with their ends, as a binary file gives them; UTF-8.
         name: What errors call it.
 
     Raises: InputError, naming the line, if one is not UTF-8.

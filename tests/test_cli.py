@@ -159,12 +159,13 @@ def test_evaluate_finds_the_same_scores(corpus, trained):
 
 
 def test_evaluate_other_files(corpus, trained):
-    files = ("--source", f"{corpus}/val.en.gz", "--reference", f"{corpus}/val.de")
+    files = ("--source", f"{corpus}/val.en.gz", "--reference", f"{corpus}/val.de", "--hypotheses", f"{corpus}/out")
     options = ("--checkpoint", "20", "--average", "1", "--beam-size", "1", "--length-penalty", "0")
     found = call("evaluate", f"{corpus}/run", *files, *options)
     assert found.status == 0
     assert re.fullmatch(r"computing in (bfloat16|float32) \(.+\)\n", found.err)
     assert "BLEU" in found.out
+    assert (corpus / "out").read_bytes().count(b"\n") == 12
     metrics = [json.loads(line) for line in (corpus / "run" / "metrics.jsonl").read_text().splitlines()]
     assert f"{metrics[-1]['validation_loss']:.2f}" in found.out  # the loss of the same pairs and parameters
 
@@ -239,7 +240,10 @@ def assert_refused(result: Result, message: str) -> None:
         (["train", "--config"], "Missing value for argument '--config'"),
         (["train", "--confg", "x.py"], "Unrecognized options: --confg, x.py .* --config"),
         (["train", "--config={}/none.py"], r"There is no config file .*none\.py"),
-        (["trian"], "There is no command trian; the commands are train, evaluate, translate, attention, heads"),
+        (
+            ["trian"],
+            "There is no command trian; the commands are train, evaluate, translate, score, compare, attention, heads",
+        ),
         ([], "^$"),
         (["evaluate"], "RUN|run"),
         (["translate", "{}"], r"is not the directory of a run: it has no config\.json"),
@@ -260,10 +264,61 @@ def test_commands_refuse_bad_arguments(corpus, trained, arguments, message):
     assert contents(corpus) == before
 
 
-def test_translate_refuses_what_is_no_text(corpus, trained):
-    result = call("translate", f"{corpus}/run", stdin="one\ntwo\rthree\n")
-    assert_refused(result, "standard input, line 2 has a carriage return")
-    assert result.out == ""
+def test_translate_counts_lines_by_their_ends_alone(corpus, trained):
+    lines = [
+        "old dog",
+        "",
+        "a\rb",
+        "nul \0 nul",
+        "u\u2028v\x0bw\x85x",
+        "😀 👩‍👩‍👧",
+        "שלום מרחבא",
+        "\ufeffman",
+        "dog " * 500,
+    ]
+    result = call("translate", f"{corpus}/run", "--long-input", "split", "--beam-size", "1", stdin="\n".join(lines))
+    assert result.status == 0
+    assert result.out.count("\n") == len(lines)
+    assert "\r" not in result.out
+    refused = call("translate", f"{corpus}/run", stdin="\n".join(lines))
+    assert_refused(refused, r"Line 9 has \d+ tokens, but the model has positions for 64")
+
+
+def test_translate_refuses_what_it_cannot_write(corpus, trained):
+    assert_refused(call("translate", f"{corpus}/run", "--num-best", "2"), "--num-best 2 needs --jsonl")
+    assert_refused(call("translate", f"{corpus}/run", "--alignments"), "--alignments needs --jsonl")
+    assert_refused(call("translate", f"{corpus}/run", "--top-k", "5"), "they need search.sample")
+
+
+def test_translate_to_json(corpus, trained):
+    options = ("--jsonl", "--num-best", "2", "--alignments", "--ensemble", f"{corpus}/run")
+    found = call("translate", f"{corpus}/run", *options, stdin="old dog runs\n\nred house\n")
+    assert found.status == 0
+    records = [json.loads(line) for line in found.out.splitlines()]
+    assert [record["source"] for record in records] == ["old dog runs", "", "red house"]
+    plain = call("translate", f"{corpus}/run", stdin="old dog runs\n\nred house\n").out.splitlines()
+    assert [record["translations"][0]["text"] for record in records] == plain
+    for record in records:
+        scores = [translation["score"] for translation in record["translations"]]
+        assert scores == sorted(scores, reverse=True)
+        for translation in record["translations"]:
+            assert len(translation["alignment"]) == len(translation["target_pieces"])
+            assert max(translation["alignment"]) < len(translation["source_pieces"])
+            assert translation["source_pieces"][-1] == "</s>"
+
+
+def test_score_gives_each_pair_its_probability(corpus, trained):
+    files = ("--source", f"{corpus}/test.en", "--target", f"{corpus}/test.de")
+    totals = [float(line) for line in call("score", f"{corpus}/run", *files).out.splitlines()]
+    records = [json.loads(line) for line in call("score", f"{corpus}/run", *files, "--tokens").out.splitlines()]
+    assert len(totals) == len(records) == 10
+    for total, record in zip(totals, records, strict=True):
+        assert record["pieces"][-1] == "</s>"
+        assert len(record["pieces"]) == len(record["log_probabilities"])
+        assert total == pytest.approx(sum(record["log_probabilities"]), abs=1e-3)
+    assert_refused(call("score", f"{corpus}/run", *files[:2]), "Scoring needs --source and --target")
+    other = ("--source", f"{corpus}/val.en", "--target", f"{corpus}/test.de")
+    assert_refused(call("score", f"{corpus}/run", *other), "val.en has 12 lines, but .*test.de has 10")
 
 
 def test_a_run_directory_keeps_its_config_and_its_run(corpus, command, trained):

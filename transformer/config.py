@@ -299,13 +299,55 @@ class SearchConfig:
     """`wu`: ((5 + L) / 6) ** alpha (Wu et al. 2016, the paper's); `power`: L ** alpha."""
     extra_length: int = 50
     """A translation may have this many tokens more than its source."""
+    min_length: int = 0
+    """Shortest translation in tokens, the end token counted."""
+    no_repeat_ngram: int = 0
+    """No sequence of this many tokens comes twice in a translation; 0 is no such rule."""
+    repetition_penalty: float = 1.0
+    """Factor on the log-probability of tokens that the translation has already; 1 is none."""
+    forbidden: tuple[str, ...] = ()
+    """Words that are never generated; each must be one piece of the vocabulary."""
+    prefix: str = ""
+    """Text that every translation begins with."""
+    num_best: int = 1
+    """Translations of each sentence: the best ones of the beam, or as many samples."""
+    sample: bool = False
+    """Draw translations at random, instead of searching for the most probable."""
+    temperature: float = 1.0
+    """Of the sampling: below 1 keeps closer to what is most probable."""
+    top_k: int = 0
+    """Draw each token from this many most probable ones; 0 is all."""
+    top_p: float = 1.0
+    """Draw each token from the fewest most probable ones that have this probability together."""
+    seed: int = 0
+    """Of the sampling. A sample is a function of the seed, the sentence's number and the sample's."""
+    long_input: Literal["refuse", "split"] = "refuse"
+    """What to do with a source longer than the model's positions: stop, or translate it in pieces, cut at sentence
+    ends, else between words."""
     batch_tokens: int = 8192
-    """Padded source tokens times beam size in one batch."""
+    """Padded source tokens times beam size (or samples) in one batch."""
 
     def __post_init__(self) -> None:
-        for name in ("beam_size", "extra_length", "batch_tokens"):
+        for name in ("beam_size", "extra_length", "num_best", "batch_tokens"):
             require(getattr(self, name) >= 1, f"search.{name} must be at least 1, but is {getattr(self, name)}.")
-        require(self.length_penalty >= 0, f"search.length_penalty must not be negative, but is {self.length_penalty}.")
+        for name in ("length_penalty", "min_length", "no_repeat_ngram", "top_k", "seed"):
+            require(getattr(self, name) >= 0, f"search.{name} must not be negative, but is {getattr(self, name)}.")
+        require(
+            self.repetition_penalty >= 1,
+            f"search.repetition_penalty must be at least 1, but is {self.repetition_penalty}.",
+        )
+        require(self.temperature > 0, f"search.temperature must be positive, but is {self.temperature}.")
+        require(0 < self.top_p <= 1, f"search.top_p must be in (0, 1], but is {self.top_p}.")
+        require(
+            self.sample or (self.temperature, self.top_k, self.top_p) == (1.0, 0, 1.0),
+            "search.temperature, search.top_k and search.top_p change how translations are drawn: they need "
+            "search.sample.",
+        )
+        require(
+            self.sample or self.num_best <= self.beam_size,
+            f"search.num_best ({self.num_best}) must not exceed search.beam_size ({self.beam_size}): a beam holds no "
+            "more translations.",
+        )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from transformer.ops.linear import linear
 from transformer.ops.masks import padding_mask
 from transformer.ops.normalization import batch_norm, layer_norm, rms_norm
 
-Cache = tuple[Array, Array]  # a layer's keys and values so far, each [B, K, H, T, E] for K hypotheses
+# A layer's keys and values so far, each [B, H, P K, E]: for every position those of all K hypotheses, side by side
+Cache = tuple[Array, Array]
 
 glorot = nn.initializers.xavier_uniform()
 # Queries, keys and values are projected side by side, as by one matrix [D, 3 D]: Glorot's variance 2 / (D + 3 D), half
@@ -241,21 +242,24 @@ class DecoderLayer(nn.Module):
         return x, (self_weights, cross_weights)
 
     def step(
-        self, x: Array, position: Array, cache: Cache, memory: tuple[Array, Array], memory_mask: Array
+        self,
+        x: Array,
+        position: Array,
+        self_mask: Array,
+        cache: Cache,
+        memory: tuple[Array, Array],
+        memory_mask: Array,
     ) -> tuple[Array, Cache]:
-        """One token of each hypothesis, [B, K, D]; the cache holds the keys and values before it, [B, K, H, T, E]."""
+        """One token of each hypothesis, [B, K, D]; the cache holds the keys and values before it."""
 
         def attend_to_past(y: Array) -> tuple[Array, Cache]:
-            batch, hypotheses, width = y.shape
-            flat = y.reshape(batch * hypotheses, 1, width)
-            past = []
-            for old, new in zip(cache, self.self_attention.keys_and_values(flat), strict=True):
-                new = new.reshape(batch, hypotheses, *new.shape[1:])
-                past.append(lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=3))
-            keys, values = (kept.reshape(batch * hypotheses, *kept.shape[2:]) for kept in past)
-            visible = jnp.arange(keys.shape[2])[None, None, None, :] <= position
-            attended, _ = self.self_attention.attend(flat, keys, values, visible)
-            return attended.reshape(y.shape), tuple(past)
+            newest, place = self.self_attention.keys_and_values(y), position * y.shape[1]
+            keys, values = (
+                lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), place, axis=2)
+                for old, new in zip(cache, newest, strict=True)
+            )
+            attended, _ = self.self_attention.attend(y, keys, values, self_mask)
+            return attended, (keys, values)
 
         x, cache = self.self_attention_norm(x, attend_to_past)
         x, _ = self.cross_attention_norm(x, lambda y: self.cross_attention.attend(y, *memory, memory_mask))

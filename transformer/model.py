@@ -21,7 +21,7 @@ from transformer.layers import Cache, DecoderLayer, Dropout, EncoderLayer, Norm
 from transformer.ops.dropout import DropoutKey
 from transformer.ops.linear import product_transposed
 from transformer.ops.loss import cross_entropy
-from transformer.ops.masks import causal_mask, padding_mask
+from transformer.ops.masks import ancestor_mask, causal_mask, padding_mask
 from transformer.ops.positions import sinusoidal_positions
 from transformer.shapes import Batch
 
@@ -152,13 +152,10 @@ class Transformer(nn.Module):
         x, weights = self._decode(target, memory, source_mask, target_mask, dropout, return_weights)
         return self.logits(x), weights
 
-    def start_decoding(
-        self, memory: Float[Array, "B S D"], num_hypotheses: int, max_length: int
-    ) -> tuple[list[Cache], list[tuple[Array, Array]]]:
-        """An empty cache for `max_length` tokens, and the keys and values of the encoder's output for each layer."""
+    def start_decoding(self, memory: Float[Array, "B S D"]) -> tuple[list[Cache], list[tuple[Array, Array]]]:
+        """A cache without any position, and the keys and values of the encoder's output for each layer."""
         config = self.config
-        size = config.d_model // config.num_heads
-        empty = jnp.zeros((memory.shape[0], num_hypotheses, config.num_heads, max_length, size), self.dtype)
+        empty = jnp.zeros((memory.shape[0], config.num_heads, 0, config.d_model // config.num_heads), self.dtype)
         cache = [(empty, empty) for _ in self.decoder]
         return cache, [layer.cross_attention.keys_and_values(memory) for layer in self.decoder]
 
@@ -166,6 +163,7 @@ class Transformer(nn.Module):
         self,
         token: Int[Array, "B K"],
         position: Int[Array, ""],
+        origins: Int[Array, "B K P"],
         cache: list[Cache],
         memory: list[tuple[Array, Array]],
         source_mask: Bool[Array, "B S"],
@@ -174,16 +172,19 @@ class Transformer(nn.Module):
 
         Args:
             token: the newest token of each hypothesis, at `position` (the start id at 0).
-            position: how many tokens stand before it.
-            cache: as `start_decoding` or the last step returned it.
+            position: how many tokens stand before it, below P.
+            origins: in which of the K places each hypothesis's token of each position was computed; at `position`
+                its own. So the cache need not be reordered when hypotheses change their places.
+            cache: keys and values [B, H, P K, E] of each layer, as the last step returned them, grown to P positions
+                with anything.
             memory: the encoder's keys and values, from `start_decoding`.
             source_mask: True for the source's tokens.
         """
-        keys, _ = cache[0]
-        x = self._embed(token, self.target_table(), position, length=keys.shape[3])
+        x = self._embed(token, self.target_table(), position, length=origins.shape[2])
+        self_mask, memory_mask = ancestor_mask(origins, position), padding_mask(source_mask)
         new_cache = []
         for layer, layer_cache, layer_memory in zip(self.decoder, cache, memory, strict=True):
-            x, layer_cache = layer.step(x, position, layer_cache, layer_memory, padding_mask(source_mask))
+            x, layer_cache = layer.step(x, position, self_mask, layer_cache, layer_memory, memory_mask)
             new_cache.append(layer_cache)
         if self.config.norm_position == "pre":
             x = self.decoder_norm(x, None, False)

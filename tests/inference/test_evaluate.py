@@ -31,9 +31,21 @@ def test_scores_and_signatures_are_those_of_sacrebleu():
     scores = score_translations(HYPOTHESES, REFERENCES, bootstrap=50)
     assert scores.bleu.score == sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES]).score
     assert scores.chrf.score == sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score
+    assert scores.ter.score == sacrebleu.corpus_ter(HYPOTHESES, [REFERENCES]).score
+    corpus = sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES])
+    assert scores.length_ratio == corpus.sys_len / corpus.ref_len
     version = sacrebleu.__version__
     assert scores.bleu.signature == (f"nrefs:1|bs:50|seed:12345|case:mixed|eff:no|tok:13a|smooth:exp|version:{version}")
     assert scores.chrf.signature == f"nrefs:1|bs:50|seed:12345|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{version}"
+
+
+def test_scores_are_broken_down_by_length():
+    long = " ".join(["Wort"] * 35)
+    scores = score_translations([*HYPOTHESES, long], [*REFERENCES, long], bootstrap=2)
+    assert list(scores.bleu_by_length) == ["0-10", "31-50"]
+    short = scores.bleu_by_length["0-10"]
+    assert (short.score, short.sentences) == (bleu(HYPOTHESES, REFERENCES), 4)
+    assert scores.bleu_by_length["31-50"].score == pytest.approx(100)
 
 
 def test_case_counts():
@@ -99,7 +111,9 @@ def test_without_loss_there_is_no_perplexity():
     scores = score_translations(HYPOTHESES, REFERENCES, bootstrap=2)
     assert isinstance(scores, Scores)
     assert json.loads(scores.to_json())["perplexity"] is None
-    assert [line.split()[0] for line in scores.to_text().splitlines()] == ["BLEU", "chrF2", "exact"]
+    assert [line.split()[0] for line in scores.to_text().splitlines()] == [
+        *("BLEU", "chrF2", "TER", "length", "0-10", "exact"),
+    ]
 
 
 def test_exact_match_is_counted_for_all_and_by_tag():

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
-from transformer.inference.search import beam_search, top_k
+from transformer.inference.search import beam_search, sample, top_k
+from transformer.ops import logits
+from transformer.ops.masks import ancestor_mask
 
 PAD, START, END = 0, 1, 2
 WORDS = (3, 4, 5)
@@ -24,7 +27,7 @@ def markov(seed, sentences=1, spread=1.5):
 def scorer(tables, on_step=None):
     """A `step` without a cache. Logits are log-probabilities plus any constant."""
 
-    def step(cache, token, position):
+    def step(cache, token, position, origins):
         if on_step is not None:
             jax.debug.callback(on_step, position)
         return 7.0 + tables[jnp.arange(len(tables))[:, None], token], cache
@@ -149,18 +152,23 @@ def test_score_is_the_log_probability_of_the_tokens_over_the_penalty():
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
-def test_hypotheses_keep_their_own_cache():
-    """A scorer that depends on the whole past, kept in the cache: each token may be used only once."""
+@pytest.mark.parametrize("longest", [10, 60])
+def test_hypotheses_keep_their_own_past(longest):
+    """A scorer that depends on the whole past, kept in a cache that also grows: each token may be used only once."""
+    preferences = jnp.array([-9, -9, -9, *np.random.default_rng(0).permutation(longest + 1) / 10])
 
-    def step(cache, token, position):
-        cache = cache + jax.nn.one_hot(token, 12)
-        return jnp.where(cache > 0, -30.0, jnp.array([-9, -9, -9, 0.1, 0.2, 0.3, 0.0, 0.2, 0.1, 0.3, 0.2, 0.1])), cache
+    def step(cache, token, position, origins):
+        hypotheses = origins.shape[1]
+        cache = lax.dynamic_update_slice_in_dim(cache, token[:, None, :], position * hypotheses, axis=2)
+        own = ancestor_mask(origins, position)[:, 0]
+        used = (jax.nn.one_hot(cache, len(preferences)) * own[..., None]).sum(axis=2)
+        return jnp.where(used > 0, -30.0, preferences), cache
 
     found = beam_search(
         step,
-        jnp.zeros((1, 4, 12)),
-        jnp.array([10]),
-        max_length=10,
+        jnp.zeros((1, 1, 0), int),
+        jnp.array([longest]),
+        max_length=longest,
         beam_size=4,
         length_penalty=0.0,
         num_best=4,
@@ -169,7 +177,7 @@ def test_hypotheses_keep_their_own_cache():
         pad_id=PAD,
     )
     for n in range(4):
-        assert len(set(found.tokens[0, n].tolist())) == 10
+        assert len(set(found.tokens[0, n].tolist())) == longest
     assert len({tuple(row) for row in found.tokens[0].tolist()}) == 4
 
 
@@ -232,3 +240,91 @@ def test_top_k(size, k):
     expected = np.argsort(-x, axis=-1)[..., :k]
     np.testing.assert_array_equal(indices, expected)
     np.testing.assert_array_equal(values, np.take_along_axis(x, expected, -1))
+
+
+def drawn(tables, max_lengths, sentences, longest=None, num_samples=3, seed=0, constrain=None):
+    @jax.jit
+    def draw(tables, max_lengths, sentences):
+        return sample(
+            scorer(tables),
+            (),
+            max_lengths,
+            sentences,
+            max_length=max(max_lengths_given) if longest is None else longest,
+            start_id=START,
+            end_id=END,
+            pad_id=PAD,
+            num_samples=num_samples,
+            seed=seed,
+            constrain=constrain,
+        )
+
+    max_lengths_given = max_lengths
+    found = draw(jnp.asarray(tables, jnp.float32), jnp.array(max_lengths), jnp.array(sentences))
+    return jax.tree.map(np.asarray, found)
+
+
+def test_samples_have_the_frequencies_of_the_model():
+    table = markov(10)[0]
+    table[:, [PAD, START]] = -40.0
+    found = drawn(table[None], [3], [0], num_samples=4000)
+    counts = {}
+    for tokens, length, score in zip(found.tokens[0].tolist(), found.lengths[0], found.scores[0], strict=True):
+        tokens = tuple(tokens[:length])
+        np.testing.assert_allclose(score, normalized_log_probability(table, tokens), rtol=1e-4)
+        counts[tokens] = counts.get(tokens, 0) + 1
+    for tokens, count in counts.items():
+        if tokens[-2:] != (END,) and len(tokens) < 3:  # those of three tokens may have been made to end
+            expected = np.exp(normalized_log_probability(table, tokens))
+            assert abs(count / 4000 - expected) < 5 * np.sqrt(expected / 4000)
+
+
+def normalized_log_probability(table, tokens):
+    total = np.log(np.exp(table).sum(-1))
+    return log_probability(table, tokens) - sum(total[token] for token in (START, *tokens[:-1]))
+
+
+def test_a_sample_depends_on_seed_sentence_and_number_alone():
+    tables, max_lengths = markov(11, sentences=6), [9, 4, 9, 0, 7, 9]
+    together = drawn(tables, max_lengths, [3, 8, 5, 6, 0, 2], num_samples=3)
+    order = [4, 2, 0]
+    alone = drawn(tables[order], [max_lengths[b] for b in order], [0, 5, 3], num_samples=2)
+    np.testing.assert_array_equal(alone.tokens, together.tokens[order, :2])
+    np.testing.assert_allclose(alone.scores, together.scores[order, :2], rtol=1e-6)
+    assert (drawn(tables, max_lengths, [3, 8, 5, 6, 0, 2], seed=1).tokens != together.tokens).any()
+    assert (together.tokens[0, 0] != together.tokens[0, 1]).any()
+    assert (together.lengths[3] == 0).all()
+    greedy = drawn(tables, max_lengths, [0] * 6, constrain=lambda log_probs, *_: logits.keep_top_k(log_probs, 1))
+    best = search(tables, max_lengths, beam_size=1)
+    np.testing.assert_array_equal(greedy.tokens[:, :1], best.tokens)
+
+
+def test_constraints_bound_the_search_and_leave_the_scores_the_models_own():
+    def constrain(log_probs, tokens, position):
+        log_probs = logits.forbid(log_probs, (WORDS[1],))
+        log_probs = logits.block_repeated_ngrams(log_probs, tokens, position, 2)
+        return logits.require_length(log_probs, position, 3, END)
+
+    tables, allowed = markov(12, sentences=3), []
+    for table in tables:
+        allowed.append([])
+        for score, tokens in enumerate_best(table, 5, 0.6, "wu"):
+            pairs = list(itertools.pairwise(tokens))
+            if WORDS[1] not in tokens and len(tokens) >= 3 and len(set(pairs)) == len(pairs):
+                allowed[-1].append((score, tokens))
+    found = beam_search(
+        scorer(jnp.asarray(tables, jnp.float32)),
+        (),
+        jnp.array([5, 5, 5]),
+        max_length=5,
+        start_id=START,
+        end_id=END,
+        pad_id=PAD,
+        beam_size=64,
+        length_penalty=0.6,
+        num_best=3,
+        constrain=constrain,
+    )
+    for b, best in enumerate(allowed):
+        np.testing.assert_allclose(found.scores[b], [score for score, _ in best[:3]], rtol=1e-5)
+        assert found.tokens[b, 0, : len(best[0][1])].tolist() == list(best[0][1])

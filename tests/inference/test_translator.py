@@ -12,7 +12,7 @@ from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfi
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-from transformer.inference.translator import Translator, load, translate
+from transformer.inference.translator import Translator, ensemble, load, translate
 from transformer.model import Transformer
 
 MODEL = ModelConfig(
@@ -93,13 +93,17 @@ def test_decoding_step_by_step_equals_decoding_at_once(changes):
     def at_once():
         memory, _ = model.apply(variables, source, source_mask, method="encode")
         whole = [model.apply(variables, target[:, k], memory, source_mask, method="decode")[0] for k in range(2)]
-        return jnp.stack(whole, axis=1), model.apply(variables, memory, 2, 10, method="start_decoding")
+        return jnp.stack(whole, axis=1), model.apply(variables, memory, method="start_decoding")
 
     @jax.jit
     def step(cache, token, position):
-        return model.apply(variables, token, position, cache, keys_and_values, source_mask, method="decode_step")
+        origins = jnp.broadcast_to(jnp.arange(2)[:, None], (3, 2, 10))
+        return model.apply(
+            variables, token, position, origins, cache, keys_and_values, source_mask, method="decode_step"
+        )
 
     whole, (cache, keys_and_values) = at_once()
+    cache = jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, 0), (0, 20), (0, 0))), cache)
     for position in range(7):
         logits, cache = step(cache, target[:, :, position], position)
         expected = whole[:, :, position]
@@ -210,3 +214,105 @@ def test_load_brings_back_what_was_saved(translator, tokenizer, tmp_path):
     average = load(run, "last", average=2).params["params"]["embedding"]
     both = [load(run, step).params["params"]["embedding"] for step in (1, 2)]
     np.testing.assert_allclose(average, (both[0] + both[1]) / 2, rtol=1e-6)
+
+
+def test_a_string_a_list_and_a_stream(translator):
+    sentences = ["a man runs", "two dogs under the tree"]
+    expected = translator.translate(sentences)
+    assert translator.translate(sentences[0]) == expected[0]
+    assert list(translator.translate(iter(sentences))) == expected
+
+
+def test_a_stream_is_read_a_window_at_a_time(translator, monkeypatch):
+    monkeypatch.setattr("transformer.inference.translator.WINDOW", 4)
+    read, sentences = [], ["a man", "", "two dogs", "the bird", "a tree", "old house", "a man"]
+    found = translator.translate(read.append(line) or line for line in sentences)
+    first = next(found)
+    assert len(read) == 4
+    assert [first, *found] == translator.translate(sentences)
+    with pytest.raises(InputError, match="Line 6 has"):
+        list(translator.translate(iter([*sentences[:5], "man " * 200])))
+
+
+def test_a_long_sentence_is_translated_in_pieces(translator):
+    search = dataclasses.replace(SEARCH, long_input="split", num_best=2)
+    long = "a man runs. " * 30
+    short, found = translator.n_best(["a man runs", long], search)
+    assert short[0].text == translator.translate("a man runs")
+    assert len(found) == 2
+    assert found[0].tokens > 80 or found[0].text.count(" ") > 0
+    assert translator.translate(["x" * 500], search) != [""]
+
+
+def test_n_best_come_with_their_scores(translator):
+    sources = ["a man runs", "", "two dogs under the tree"]
+    search = dataclasses.replace(SEARCH, num_best=3, length_penalty_form="power", length_penalty=1.0)
+    found = list(translator.n_best(sources, search))
+    assert [len(best) for best in found] == [3, 3, 3]
+    assert found[1] == [("", 0.0, 0)] * 3
+    assert found[0][0].text == translator.translate(sources[0], search)
+    for best in found[::2]:
+        assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
+        assert len({one.score for one in best}) == 3  # of other tokens, though perhaps of one text
+
+
+def test_log_probabilities_are_those_of_the_loss(translator):
+    sources, targets = ["a man runs", "two dogs under the tree"], ["the bird", "a small tree runs"]
+    log_probs = translator.log_probabilities(sources, targets)
+    assert translator.loss(sources, targets) == pytest.approx(-np.concatenate(log_probs).mean(), rel=1e-5)
+    alone = translator.log_probabilities(sources[1:], targets[1:])[0]
+    np.testing.assert_allclose(alone, log_probs[1], rtol=1e-5)
+
+
+def test_what_may_be_said(translator, tokenizer):
+    sentences = ["a man runs", "two dogs under the tree"]
+    search = dataclasses.replace(SEARCH, prefix="the bird", forbidden=("man",), min_length=6, no_repeat_ngram=2)
+    for best in translator.n_best(sentences, search):
+        assert best[0].text.startswith("the bird")
+        assert best[0].tokens >= 6
+        assert "man" not in best[0].text.split()
+    with pytest.raises(InputError, match=r"Only what is one piece .* 'incomprehensible' is"):
+        translator.translate(sentences, dataclasses.replace(SEARCH, forbidden=("incomprehensible",)))
+
+
+def test_samples_depend_on_the_place_in_the_input_alone(translator):
+    generator = random.Random(2)
+    sentences = [sentence(generator, generator.randint(1, 10)) for _ in range(12)]
+    search = dataclasses.replace(SEARCH, sample=True, num_best=2, temperature=0.7, top_p=0.9, seed=5)
+
+    def draw(sentences, search):
+        return [[sample.text for sample in samples] for samples in translator.n_best(sentences, search)]
+
+    together = draw(sentences, search)
+    assert draw(sentences[:5], dataclasses.replace(search, batch_tokens=1)) == together[:5]
+    assert any(first != second for first, second in together)
+    assert draw(sentences, dataclasses.replace(search, seed=6)) != together
+
+
+def test_an_ensemble_searches_the_mean_of_probabilities(translator, tokenizer):
+    second = dataclasses.replace(translator, params=variables_of(MODEL, seed=1))
+    sources = ["a man runs", "two dogs under the tree"]
+    assert ensemble([translator, translator]).translate(sources) == translator.translate(sources)
+    both = ensemble([translator, second])
+    log_probs = [one.log_probabilities(sources, sources) for one in (translator, second, both)]
+    for first, other, mean in zip(*log_probs, strict=True):
+        np.testing.assert_allclose(np.exp(mean), (np.exp(first) + np.exp(other)) / 2, rtol=1e-4)
+    found = list(both.n_best(sources))
+    own = both.log_probabilities(sources, [best[0].text for best in found])
+    penalties = [((5 + best[0].tokens) / 6) ** 0.6 for best in found]
+    for best, log_prob, penalty in zip(found, own, penalties, strict=True):
+        if len(log_prob) == best[0].tokens:
+            assert best[0].score == pytest.approx(log_prob.sum() / penalty, rel=1e-4)
+    assert both.loss(sources, sources) == pytest.approx(-np.concatenate(log_probs[2]).mean())
+    strange = Tokenizer.train(["other words here"] * 9 + ["x y z"], 262, TokenizerConfig())
+    with pytest.raises(InputError, match="need one tokenizer, but number 2"):
+        ensemble([translator, dataclasses.replace(second, tokenizer=strange)])
+
+
+def test_alignments_are_the_strongest_attention(translator):
+    sources, targets = ["two dogs under the tree", "a man"], ["a small tree runs", "the bird"]
+    found = translator.alignments(sources, targets)
+    for source, target, places in zip(sources, targets, found, strict=True):
+        batch = translator.batch([source], [target])
+        _, weights = translator.apply(translator.params, batch.source, batch.target_input, return_weights=True)
+        assert places == weights["cross/0"][0].mean(0).argmax(-1).tolist()

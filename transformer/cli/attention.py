@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
-
-from transformer.cli.decoding import DecodingOptions, configure_search, load_translator
+from transformer.cli.decoding import DecodingOptions, load_translator, parse
 from transformer.errors import InputError
 
 # The paper's figures 3 and 4 ("Attention Visualizations"): a word of the encoder's input, and its sentence.
@@ -45,7 +43,7 @@ class AttentionOptions(DecodingOptions):
 
 def main(arguments: list[str]) -> None:
     """Show where a run looks."""
-    options = tyro.cli(AttentionOptions, args=arguments, prog="transformer attention")
+    options = parse(AttentionOptions, arguments, "attention")
     source = FIGURES[options.figure] if options.source is None and options.figure else options.source
     if source is None or not source.strip():
         raise InputError("A sentence is needed to look at: give it with --source.")
@@ -55,7 +53,7 @@ def main(arguments: list[str]) -> None:
     if options.output is not None:
         check_suffix(options.output)
     run = load_translator(options)
-    shown = view(run, source, options.target, configure_search(run.config.search, options))
+    shown = view(run, source, options.target, options.search)
     kind = options.kind or ("encoder" if options.figure else "cross")
     word, joined = options.word or options.figure, options.words or options.figure is not None
     if options.output is not None:

@@ -1,17 +1,20 @@
 """What every command that uses a trained run asks for: which checkpoint of it, and how it searches."""
 
-import dataclasses
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from tyro.conf import Positional
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
 
 from transformer.config import SearchConfig
 from transformer.runtime import resolve_dtype, use_compilation_cache
 
 if TYPE_CHECKING:
     from transformer.inference.translator import Translator
+
+Options = TypeVar("Options", bound="DecodingOptions")
 
 
 @dataclass(frozen=True)
@@ -30,26 +33,36 @@ class RunOptions:
 class DecodingOptions(RunOptions):
     """Which run translates, and how."""
 
-    beam_size: int | None = None
-    """Hypotheses kept a sentence; 1 is greedy."""
-    length_penalty: float | None = None
-    """Exponent alpha of the length penalty; 0 is none."""
+    ensemble: tuple[str, ...] = ()
+    """Further runs with the same tokenizer: the mean of all models' probabilities is searched."""
+    search: OmitArgPrefixes[SearchConfig] = field(default_factory=SearchConfig)
+
+
+def parse(options: type[Options], arguments: list[str], command: str) -> Options:
+    """A command's options; those of the search are the run's unless given."""
+    runs = [argument for argument in arguments if (Path(argument) / "config.json").is_file()]
+    # Behind --ensemble stand further runs, and the run itself may stand before or behind them.
+    further = arguments.index("--ensemble") if "--ensemble" in arguments else len(arguments)
+    first = next((run for run in runs if arguments.index(run) < further), runs[-1] if runs else None)
+    search = SearchConfig()
+    if first is not None:
+        from transformer.checkpoint import read_config
+
+        search = read_config(first).search
+    fields = [("search", OmitArgPrefixes[SearchConfig], field(default=search))]
+    configured = make_dataclass(options.__name__, fields, bases=(options,), frozen=True)
+    return tyro.cli(configured, args=arguments, prog=f"transformer {command}", description=options.__doc__)
 
 
 def load_translator(options: RunOptions) -> "Translator":
-    """The run's translator, with the compilation cache in use if the run used it."""
+    """The run's translator, or that of the ensemble, with the compilation cache in use if the run used it."""
     from transformer.checkpoint import read_config
-    from transformer.inference.translator import load
+    from transformer.inference.translator import ensemble, load
 
     config = read_config(options.run)
     if config.compilation_cache:
         use_compilation_cache()
     dtype, reason = resolve_dtype(config.model.dtype)
     print(f"computing in {dtype} ({reason})", file=sys.stderr)
-    return load(options.run, options.checkpoint, options.average)
-
-
-def configure_search(search: SearchConfig, options: DecodingOptions) -> SearchConfig:
-    """The run's search with what the options change."""
-    given = {"beam_size": options.beam_size, "length_penalty": options.length_penalty}
-    return dataclasses.replace(search, **{name: value for name, value in given.items() if value is not None})
+    others = options.ensemble if isinstance(options, DecodingOptions) else ()
+    return ensemble([load(run, options.checkpoint, options.average) for run in (options.run, *others)])

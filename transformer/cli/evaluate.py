@@ -2,11 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
-import tyro
-
-from transformer.cli.decoding import DecodingOptions, configure_search, load_translator
+from transformer.cli.decoding import DecodingOptions, load_translator, parse
 from transformer.errors import InputError
+from transformer.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,15 @@ class EvaluationOptions(DecodingOptions):
     """Source sentences, one a line, instead of the run's test set; needs --reference."""
     reference: str | None = None
     """Their reference translations, one a line."""
+    hypotheses: str | None = None
+    """A file to write the translations to, one a line."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 def main(arguments: list[str]) -> None:
     """Score a run on its test set, or on other files."""
-    options = tyro.cli(EvaluationOptions, args=arguments, prog="transformer evaluate")
+    options = parse(EvaluationOptions, arguments, "evaluate")
     if (options.source is None) != (options.reference is None):
         raise InputError("--source and --reference go together: line n of the one must translate line n of the other.")
     translator = load_translator(options)
@@ -36,7 +38,9 @@ def main(arguments: list[str]) -> None:
         pairs, _ = read_files((options.source, options.reference), files)
     else:
         pairs = read_test_set(options.run, config.data)
-    scores, _ = translator.evaluate(pairs, configure_search(config.search, options))
+    scores, hypotheses = translator.evaluate(pairs, options.search)
+    if options.hypotheses is not None:
+        write_whole(Path(options.hypotheses), "".join(f"{line}\n" for line in hypotheses).encode())
     if options.json:
         print(scores.to_json(), end="")
     else:

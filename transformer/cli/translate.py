@@ -1,23 +1,89 @@
 """`transformer translate`: standard input to standard output, one line out for each line in."""
 
+import json
+import math
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, tee
+from typing import TYPE_CHECKING, Any
 
-import tyro
+from transformer.cli.decoding import DecodingOptions, load_translator, parse
+from transformer.errors import InputError
 
-from transformer.cli.decoding import DecodingOptions, configure_search, load_translator
+if TYPE_CHECKING:
+    from transformer.inference.translator import Translation, Translator
+
+
+@dataclass(frozen=True)
+class TranslationOptions(DecodingOptions):
+    """Translate standard input to standard output, one line out for each line in."""
+
+    jsonl: bool = False
+    """Write a JSON object for each line: the source, and its translations with their scores, best first."""
+    alignments: bool = False
+    """With --jsonl: for each piece of a translation, the piece of the source that it looks at the most."""
 
 
 def main(arguments: list[str]) -> None:
     """Translate standard input to standard output: one line out for each line in."""
-    options = tyro.cli(
-        DecodingOptions,
-        args=arguments,
-        prog="transformer translate",
-        description="Translate standard input to standard output, one line out for each line in.",
-    )
+    options = parse(TranslationOptions, arguments, "translate")
+    if options.search.num_best > 1 and not options.jsonl:
+        raise InputError(f"--num-best {options.search.num_best} needs --jsonl: a line of text holds one translation.")
+    if options.alignments and not options.jsonl:
+        raise InputError("--alignments needs --jsonl: a line of text has no room for them.")
     translator = load_translator(options)
-    from transformer.data.text import decode_lines
+    from transformer.data.text import stream_lines
 
-    sentences = decode_lines(sys.stdin.buffer.read(), "standard input")
-    for line in translator.translate(sentences, configure_search(translator.config.search, options)):
-        sys.stdout.buffer.write(line.encode() + b"\n")
+    lines = _counted(stream_lines(sys.stdin.buffer, "standard input"))
+    if not options.jsonl:
+        for line in translator.translate(lines, options.search):
+            sys.stdout.buffer.write(line.encode() + b"\n")
+        return
+    for record in _records(translator, lines, options):
+        sys.stdout.buffer.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+
+def _records(translator: "Translator", lines: Iterator[str], options: TranslationOptions) -> Iterator[dict[str, Any]]:
+    from transformer.inference.translator import WINDOW
+
+    lines, read = tee(lines)
+    both = zip(lines, translator.n_best(read, options.search), strict=True)
+    while window := list(islice(both, WINDOW)):
+        sources, found = map(list, zip(*window, strict=True))
+        aligned = _alignments(translator, sources, found) if options.alignments else None
+        for source, translations in zip(sources, found, strict=True):
+            yield {"source": source, "translations": [_record(best, aligned) for best in translations]}
+
+
+def _record(translation: "Translation", aligned: Iterator[dict[str, Any]] | None) -> dict[str, Any]:
+    score = translation.score if math.isfinite(translation.score) else None  # JSON has no word for infinity
+    record = {"text": translation.text, "score": score, "tokens": translation.tokens}
+    return record if aligned is None else record | next(aligned)
+
+
+def _alignments(
+    translator: "Translator", sources: list[str], found: list[list["Translation"]]
+) -> Iterator[dict[str, Any]]:
+    """The pieces of both sides of each translation, and their alignment."""
+    pairs = [(source, best.text) for source, own in zip(sources, found, strict=True) for best in own]
+    places = translator.alignments(*map(list, zip(*pairs, strict=True)))
+    tokenizer = translator.tokenizer
+    for (source, target), own in zip(pairs, places, strict=True):
+        source_pieces, target_pieces = (
+            tokenizer.pieces([*ids, tokenizer.end_id]) for ids in tokenizer.encode_batch([source, target])
+        )
+        yield {"source_pieces": source_pieces, "target_pieces": target_pieces, "alignment": own}
+
+
+def _counted(lines: Iterator[str]) -> Iterator[str]:
+    """The same lines, with their number on standard error where somebody looks on."""
+    start, count = time.monotonic(), 0
+    for count, line in enumerate(lines, start=1):
+        if sys.stderr.isatty() and count % 1000 == 0:
+            speed = count / (time.monotonic() - start)
+            print(f"\r{count:,} lines read, {speed:,.0f} a second", end="", file=sys.stderr, flush=True)
+        yield line
+    if sys.stderr.isatty() and count >= 1000:
+        print(file=sys.stderr)

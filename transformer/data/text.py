@@ -2,7 +2,9 @@
 
 import gzip
 import lzma
+import re
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from transformer.errors import InputError
@@ -37,6 +39,28 @@ def decode_lines(data: bytes, name: str) -> list[str]:
     return split_lines(data, name)
 
 
+def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """Pieces of a text that fit: cut in half, and in half again, until they do.
+
+    A cut is made at the sentence end nearest to the middle, if the middle half of the text has one, else between two
+    words there, else in the middle.
+
+    Args:
+        text: One line.
+        fits: Whether a piece is short enough; a single character is taken to be.
+    """
+    if len(text) < 2 or fits(text):
+        return [text] if text.strip() else []
+    middle = len(text) // 2
+    for gap in (r"(?<=[.!?…])[\"'”’»)\]]*\s+|(?<=[。！？])", r"\s+"):
+        found = [(abs(match.start() + match.end() - len(text)), match.end()) for match in re.finditer(gap, text)]
+        distance, end = min(found, default=(len(text), middle))
+        if distance <= len(text) // 2:
+            middle = min(max(end, 1), len(text) - 1)
+            break
+    return [*cut(text[:middle].strip(), fits), *cut(text[middle:].strip(), fits)]
+
+
 def split_lines(data: bytes, name: str) -> list[str]:
     try:
         lines = data.decode("utf-8-sig").split("\n")  # without a byte-order mark
@@ -46,6 +70,26 @@ def split_lines(data: bytes, name: str) -> list[str]:
             "file to UTF-8."
         ) from error
     return lines if lines[-1] else lines[:-1]
+
+
+def stream_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
+    """The lines of a stream as they come; only `\\n` ends a line, and whatever else is in it stays there, `\\r` too.
+
+    A byte-order mark at the start is left out.
+
+    Args:
+        file: Its lines with their ends, as a binary file gives them; UTF-8.
+        name: What errors call it.
+
+    Raises: InputError, naming the line, if one is not UTF-8.
+    """
+    for number, line in enumerate(file, start=1):
+        try:
+            yield line.removesuffix(b"\n").decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name}, line {number} is not UTF-8 ({error.reason}): convert the file to UTF-8."
+            ) from error
 
 
 def _line_number(data: bytes, position: int) -> int:

@@ -1,4 +1,4 @@
-"""Numbers that others can compare with: BLEU and chrF by sacreBLEU with signature and interval, exact match, loss."""
+"""Numbers that others can compare with: sacreBLEU's BLEU, chrF, TER with signature and interval; exact match, loss."""
 
 import dataclasses
 import json
@@ -9,18 +9,24 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Int
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF, CHRFScore
+from sacrebleu.metrics.ter import TER
 
 from transformer.errors import InputError
+from transformer.inference.search import log_mean
 from transformer.model import Transformer
 from transformer.shapes import Batch, Params
+
+LENGTHS = ((0, 10), (11, 20), (21, 30), (31, 50), (51, None))  # of references in words: scores are broken down by them
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value for a corpus, from 0 to 100.
+    """A metric's value for a corpus, from 0 to 100 (TER may exceed it).
 
     Attributes:
         score: the value.
@@ -47,12 +53,28 @@ class ExactMatch:
 
 
 @dataclass(frozen=True)
+class LengthBucket:
+    """BLEU of the sentences whose reference has so many words, without an interval.
+
+    Attributes:
+        score: cased BLEU.
+        sentences: their number.
+    """
+
+    score: float
+    sentences: int
+
+
+@dataclass(frozen=True)
 class Scores:
     """What a translated test set was worth.
 
     Attributes:
         bleu: cased BLEU of detokenized text, tokenized as `13a`.
         chrf: character F-score (chrF2).
+        ter: edits, shifts included, in percent of the references' words: the lower the better.
+        length_ratio: words of the translations over words of the references, tokenized as for BLEU.
+        bleu_by_length: of the sentences in each range of reference lengths in words, split at spaces.
         exact_match: of all sentences.
         exact_match_by_tag: of the sentences with each tag, by its name; empty where the sentences have none.
         loss: nats per target token given the source and the tokens before it, the end token counted, without label
@@ -61,6 +83,9 @@ class Scores:
 
     bleu: Score
     chrf: Score
+    ter: Score
+    length_ratio: float
+    bleu_by_length: dict[str, LengthBucket]
     exact_match: ExactMatch
     exact_match_by_tag: dict[str, ExactMatch]
     loss: float | None = None
@@ -78,9 +103,12 @@ class Scores:
     def to_text(self) -> str:
         """The same for people: a table in plain text, so that no terminal cuts the signatures off."""
         lines = []
-        for name, score in (("BLEU", self.bleu), ("chrF2", self.chrf)):
+        for name, score in (("BLEU", self.bleu), ("chrF2", self.chrf), ("TER", self.ter)):
             lower, upper = score.interval
             lines.append(f"{name:<11}{score.score:7.2f}  95 % in {lower:.2f} to {upper:.2f}  {score.signature}")
+        lines.append(f"{'length':<11}{self.length_ratio:7.3f}  words of translations / words of references")
+        for words, bucket in self.bleu_by_length.items():
+            lines.append(f"  {words:<5} words {bucket.score:6.2f}  BLEU of {bucket.sentences:,} sentences")
         if self.loss is not None:
             lines.append(f"{'loss':<11}{self.loss:7.4f}  nats per target token")
             lines.append(f"{'perplexity':<11}{self.perplexity:7.2f}")
@@ -109,9 +137,9 @@ def score_translations(
     loss: float | None = None,
     bootstrap: int = 1000,
 ) -> Scores:
-    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of whole sentences, by sacreBLEU (Post 2018).
+    """BLEU (Papineni et al. 2002), chrF (Popović 2015) and TER (Snover et al. 2006), by sacreBLEU (Post 2018).
 
-    Both are computed on the text as it is: detokenized, cased. The interval is that of sacreBLEU's `--confidence`: the
+    All are computed on the text as it is: detokenized, cased. The interval is that of sacreBLEU's `--confidence`: the
     mean of the resampled corpora's scores, plus and minus half the width of their middle 95 %. Its seed is fixed
     (12345, or else the environment's SACREBLEU_SEED) and stands in the signature.
 
@@ -133,7 +161,7 @@ def score_translations(
     if not references:
         raise InputError("There is nothing to score: the references are empty.")
 
-    def score(metric: BLEU | CHRF) -> Score:
+    def score(metric: BLEU | CHRF | TER) -> Score:
         result = metric.corpus_score(hypotheses, [references], n_bootstrap=bootstrap)
         mean, half_width = float(result._mean), float(result._ci)  # sacreBLEU has no public name for them
         return Score(float(result.score), str(metric.get_signature()), (mean - half_width, mean + half_width))
@@ -143,9 +171,13 @@ def score_translations(
     for match, own in zip(matches, tags or [()] * len(matches), strict=True):
         for tag in own:
             by_tag.setdefault(tag, []).append(match)
+    corpus = BLEU().corpus_score(hypotheses, [references])
     return Scores(
         bleu=score(BLEU()),
         chrf=score(_FloatCHRF()),
+        ter=score(TER()),
+        length_ratio=corpus.sys_len / max(corpus.ref_len, 1),
+        bleu_by_length=_bleu_by_length(hypotheses, references),
         exact_match=_exact_match(matches),
         exact_match_by_tag={tag: _exact_match(by_tag[tag]) for tag in sorted(by_tag)},
         loss=loss,
@@ -154,6 +186,17 @@ def score_translations(
 
 def _exact_match(matches: list[bool]) -> ExactMatch:
     return ExactMatch(100 * sum(matches) / len(matches), len(matches))
+
+
+def _bleu_by_length(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, LengthBucket]:
+    words = [len(reference.split()) for reference in references]
+    found = {}
+    for low, high in LENGTHS:
+        own = [place for place, number in enumerate(words) if low <= number and (high is None or number <= high)]
+        if own:
+            score = bleu([hypotheses[place] for place in own], [references[place] for place in own])
+            found[f"{low}-{high}" if high else f"{low}+"] = LengthBucket(score, len(own))
+    return found
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
@@ -186,3 +229,46 @@ def _batch_loss(params: Params, batch: Batch, *, model: Transformer) -> tuple[Ar
     """The sum of a batch's losses, and its number of target tokens."""
     sums: Any = model.apply(params, batch, method="loss")
     return sums
+
+
+@partial(jax.jit, static_argnums=0)
+def token_log_probabilities(
+    models: tuple[Transformer, ...], params: tuple[Params, ...], batch: Batch
+) -> Float[Array, "B T"]:
+    """The log-probability of each target token given the source and the tokens before it, in nats.
+
+    log p(y_t | y_1 .. y_{t-1}, x), of several models that of their mean probability
+
+    Args:
+        models: the architectures.
+        params: the parameters of each.
+        batch: sentence pairs; what stands at the padding means nothing.
+    """
+
+    def of_model(model: Transformer, params: Params) -> Any:
+        tokens = batch.source, batch.source_mask, batch.target_input, batch.target_mask
+        hidden: Any = model.apply(params, *tokens, method="hidden")
+
+        def of_row(row: tuple[Array, Array]) -> Array:
+            logits: Any = model.apply(params, row[0][None], method="logits")
+            return jnp.take_along_axis(jax.nn.log_softmax(logits[0], axis=-1), row[1][:, None], axis=-1)[:, 0]
+
+        return jax.lax.map(of_row, (hidden, batch.target_output))  # the logits of a whole batch would be large
+
+    return log_mean([of_model(*member) for member in zip(models, params, strict=True)])
+
+
+@partial(jax.jit, static_argnums=0)
+def strongest_sources(model: Transformer, params: Params, batch: Batch) -> Int[Array, "B T"]:
+    """The source position that each target position looks at the most: the mean of all layers and heads (3.2.3).
+
+    Args:
+        model: the architecture.
+        params: its parameters.
+        batch: sentence pairs; what stands at the padding means nothing.
+    """
+    tokens = batch.source, batch.source_mask, batch.target_input, batch.target_mask
+    result: Any = model.apply(params, *tokens, return_weights=True)
+    weights = result[1]
+    cross = [weights[name].mean(axis=1) for name in sorted(weights) if name.startswith("cross/")]
+    return jnp.argmax(jnp.stack(cross).mean(axis=0), axis=-1)

@@ -1,12 +1,15 @@
-"""Beam search (section 6.1) as one pure function over a `step` callable; a beam of 1 is greedy search.
+"""Beam search (section 6.1) and sampling, as pure functions over a `step` callable; a beam of 1 is greedy search.
 
-The search knows nothing of the model: the cache is an argument and a result of `step`, and what a sentence's hypotheses
-share (the encoder's keys and values) is closed over by it. A sentence's translation does not depend on its batch:
-every sentence has its own longest length and its own end.
+They know nothing of the model: the cache is an argument and a result of `step`, and what a sentence's hypotheses share
+(the encoder's keys and values) is closed over by it. A sentence's translation does not depend on its batch: every
+sentence has its own longest length and its own end, and its own random numbers.
+
+Nor do they know what may not be said: `constrain` is any composition of the functions in `ops/logits.py`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,8 +17,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-Cache = Any  # a pytree whose leaves are [B, K, ...] for B sentences and K hypotheses
-Step = Callable[[Cache, Array, Array], tuple[Array, Cache]]
+Cache = Any  # a pytree of arrays [B, H, P K, ...]: for each of P positions, what the K hypotheses of a sentence leave
+Step = Callable[[Cache, Array, Array, Array], tuple[Array, Cache]]
+Constrain = Callable[[Array, Array, Array], Array]  # (log_probs [B, K, V], tokens [B, K, L], position []) -> log_probs
+
+FIRST_HORIZON = 32  # positions that a cache begins with; it doubles when they are full
 
 
 class Hypotheses(NamedTuple):
@@ -34,6 +40,7 @@ class Hypotheses(NamedTuple):
 class _State(NamedTuple):
     position: Array  # steps taken
     tokens: Array  # [B, K, 1 + L], the start id first
+    origins: Array  # [B, K, 1 + L], the place where each of these tokens was computed
     log_probs: Array  # [B, K], of live hypotheses; -inf for those that are not, and for all of a sentence that is done
     finished: Hypotheses
     cache: Cache
@@ -52,6 +59,7 @@ def beam_search(
     length_penalty: float,
     length_penalty_form: Literal["wu", "power"] = "wu",
     num_best: int = 1,
+    constrain: Constrain | None = None,
 ) -> Hypotheses:
     """Beam search with a length penalty (section 6.1; Wu et al. 2016, arXiv 1609.08144, section 7).
 
@@ -59,19 +67,22 @@ def beam_search(
 
     |Y| counts every generated token, the end token too. Each step keeps the K most probable continuations that do not
     end; an ending is counted when it is among the K most probable of all continuations. A hypothesis that reaches its
-    sentence's longest length is made to end there, at the end token's own log-probability. A sentence stops exactly
-    when no live hypothesis can reach its `num_best` best any more: log-probabilities only fall and the penalty only
-    grows, so log P / penalty(longest length) bounds all that a live hypothesis can become. From then on it is frozen,
-    and the loop ends when all are.
+    sentence's longest length is made to end there, at the end token's own log-probability, whatever `constrain` says.
+    A sentence stops exactly when no live hypothesis can reach its `num_best` best any more: log-probabilities only fall
+    and the penalty only grows, so log P / penalty(longest length) bounds all that a live hypothesis can become. From
+    then on it is frozen, and the loop ends when all are.
 
-    The pad and start ids are never generated, but keep their share of the probability: scores are the model's own.
+    The pad and start ids are never generated, but keep their share of the probability, and so does what `constrain`
+    rules out: scores are the model's own.
 
     With a beam of 1 there is nothing to rank by length: alpha is taken as 0, which makes it greedy search.
 
     Args:
-        step: (cache, token [B, K], position []) -> (logits [B, K, V] of the next token, cache). `position` counts the
-            tokens before `token`; the first token is the start id.
-        cache: what `step` needs of the tokens so far, in any tree of arrays [B, K, ...]; reordered along K.
+        step: (cache, token [B, K], position [], origins [B, K, P]) -> (logits [B, K, V] of the next token, cache).
+            `position` counts the tokens before `token`; the first token is the start id. What hypotheses leave in the
+            cache stays in its place when they change theirs: hypothesis k goes back at position p to what was computed
+            in place `origins[:, k, p]`. P is at least position + 1, and the cache has P positions.
+        cache: what `step` needs of the tokens so far, without any position yet: arrays [B, H, 0, ...].
         max_lengths: longest translation of each sentence in tokens, the end token counted; 0 for an empty row, which
             gets no translation.
         max_length: the largest of `max_lengths`, L; a sentence's own may not exceed it.
@@ -82,6 +93,7 @@ def beam_search(
         length_penalty: alpha, not negative; 0 is none.
         length_penalty_form: `wu` is the first form of the equation above, `power` the second.
         num_best: translations returned for each sentence, N.
+        constrain: what may be generated, and how probable it is taken to be: at most 1.
 
     Returns:
         The N best hypotheses of each sentence.
@@ -92,37 +104,37 @@ def beam_search(
     def score(log_probs: Array, lengths: Array) -> Array:
         return log_probs / ((5 + lengths) / 6 if length_penalty_form == "wu" else lengths) ** alpha
 
-    def advance(state: _State) -> _State:
+    def advance(horizon: int, state: _State) -> _State:
         length = state.position + 1
-        logits, cache = step(state.cache, state.tokens[:, :, state.position], state.position)
-        logits = logits.astype(jnp.float32)
-        log_normalizer = jax.nn.logsumexp(logits, axis=-1)
+        logits, cache = step(
+            state.cache, state.tokens[:, :, state.position], state.position, state.origins[:, :, :horizon]
+        )
+        own = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+        allowed = own if constrain is None else constrain(own, state.tokens, state.position)
 
-        never = jnp.zeros(logits.shape[-1], bool).at[jnp.array([start_id, pad_id, end_id])].set(True)
-        words, word_ids = top_k(jnp.where(never, -jnp.inf, logits), min(beam_size, logits.shape[-1]))
-        words = state.log_probs[..., None] + (words - log_normalizer[..., None])
+        never = jnp.zeros(own.shape[-1], bool).at[jnp.array([start_id, pad_id, end_id])].set(True)
+        words, word_ids = top_k(jnp.where(never, -jnp.inf, allowed), min(beam_size, own.shape[-1]))
+        words = state.log_probs[..., None] + words
         log_probs, chosen = lax.top_k(words.reshape(batch, -1), beam_size)
-        endings = state.log_probs + (logits[..., end_id] - log_normalizer)
 
         last = length >= max_lengths
+        endings = state.log_probs + jnp.where(last, own[..., end_id], allowed[..., end_id])
         threshold = lax.top_k(jnp.concatenate([log_probs, endings], axis=1), beam_size)[0][:, -1:]
         endings = jnp.where(last | (endings >= threshold), endings, -jnp.inf)
         ended = Hypotheses(
             tokens=state.tokens.at[:, :, length].set(end_id),
             scores=score(endings, length),
-            lengths=jnp.full(endings.shape, length),
+            lengths=jnp.where(endings > -jnp.inf, length, 0),
         )
         finished = _best(state.finished, ended)
 
         attainable = score(log_probs[:, :1], max_lengths)
         done = last | (attainable <= finished.scores[:, -1:])
-        tokens = state.tokens
-        if beam_size > 1:
-            parents = chosen // words.shape[-1]
-            tokens, cache = jax.tree.map(lambda leaf: _take(leaf, parents), (tokens, cache))
+        parents = chosen // words.shape[-1]
         return _State(
             position=length,
-            tokens=tokens.at[:, :, length].set(_take(word_ids.reshape(batch, -1), chosen)),
+            tokens=_take(state.tokens, parents).at[:, :, length].set(_take(word_ids.reshape(batch, -1), chosen)),
+            origins=_take(state.origins, parents).at[:, :, length].set(jnp.arange(beam_size)),
             log_probs=jnp.where(done, -jnp.inf, log_probs),
             finished=finished,
             cache=cache,
@@ -138,12 +150,150 @@ def beam_search(
     state = _State(
         position=jnp.array(0),
         tokens=jnp.full((batch, beam_size, 1 + max_length), pad_id).at[:, :, 0].set(start_id),
+        origins=jnp.broadcast_to(jnp.arange(beam_size)[:, None], (batch, beam_size, 1 + max_length)),
         log_probs=jnp.where(first, 0.0, -jnp.inf),
         finished=finished,
         cache=cache,
     )
-    finished = lax.while_loop(lambda state: jnp.any(state.log_probs > -jnp.inf), advance, state).finished
-    return finished._replace(tokens=finished.tokens[:, :, 1:])
+    finished = _run(advance, lambda state: jnp.any(state.log_probs > -jnp.inf), state, max_length).finished
+    there = finished.lengths[..., None] > 0
+    return finished._replace(tokens=jnp.where(there, finished.tokens, pad_id)[:, :, 1:])
+
+
+class _Samples(NamedTuple):
+    position: Array  # steps taken
+    tokens: Array  # [B, N, 1 + L], the start id first
+    log_probs: Array  # [B, N]
+    lengths: Array  # [B, N], 0 while the sample goes on
+    cache: Cache
+
+
+def sample(
+    step: Step,
+    cache: Cache,
+    max_lengths: Int[Array, " B"],
+    sentences: Int[Array, " B"],
+    *,
+    max_length: int,
+    start_id: int,
+    end_id: int,
+    pad_id: int,
+    num_samples: int,
+    seed: int | Int[Array, ""],
+    constrain: Constrain | None = None,
+) -> Hypotheses:
+    """Ancestral sampling: y_t ~ p'(. | y_1 .. y_{t-1}, X) until the end token, where p' is p as `constrain` changes it.
+
+    The random numbers of a token are a function of (seed, sentence, sample, position), so that a sample depends neither
+    on its batch nor on how many others are drawn.
+
+    Args:
+        step: as for `beam_search`.
+        cache: as for `beam_search`.
+        max_lengths: as for `beam_search`; a sample that is as long is made to end.
+        sentences: a number for each sentence.
+        max_length: the largest of `max_lengths`, L.
+        start_id: the token that every sample starts from; never drawn.
+        end_id: the token that ends a sample.
+        pad_id: the token behind the end; never drawn.
+        num_samples: samples drawn for each sentence, N.
+        seed: of the random numbers.
+        constrain: what may be drawn, and how probably.
+
+    Returns:
+        The samples of each sentence in the order of their numbers. Their scores are log-probabilities under p, the
+        model's own, whatever p' they were drawn from.
+    """
+    batch, max_lengths = max_lengths.shape[0], jnp.minimum(max_lengths, max_length)[:, None]
+    places = jnp.arange(num_samples)
+    of_sentence = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), sentences)
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(of_sentence, places)
+
+    def draw(key: Array, position: Array, log_probs: Array) -> Array:
+        return jax.random.categorical(jax.random.fold_in(key, position), log_probs)
+
+    def advance(horizon: int, state: _Samples) -> _Samples:
+        origins = jnp.broadcast_to(places[:, None], (batch, num_samples, horizon))
+        logits, cache = step(state.cache, state.tokens[:, :, state.position], state.position, origins)
+        own = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+        allowed = own.at[..., jnp.array([start_id, pad_id])].set(-jnp.inf)
+        if constrain is not None:
+            allowed = constrain(allowed, state.tokens, state.position)
+        length, live = state.position + 1, (state.lengths == 0) & (max_lengths > 0)
+        drawn = jax.vmap(jax.vmap(draw, (0, None, 0)), (0, None, 0))(keys, state.position, allowed)
+        # What rules out everything leaves nothing to draw from: the sample ends.
+        ends = (length >= max_lengths) | (allowed.max(axis=-1) == -jnp.inf) | (drawn == end_id)
+        token = jnp.where(ends, end_id, drawn)
+        gained = jnp.take_along_axis(own, token[..., None], axis=-1)[..., 0]
+        return _Samples(
+            position=length,
+            tokens=state.tokens.at[:, :, length].set(jnp.where(live, token, pad_id)),
+            log_probs=state.log_probs + jnp.where(live, gained, 0.0),
+            lengths=jnp.where(live & ends, length, state.lengths),
+            cache=cache,
+        )
+
+    state = _Samples(
+        position=jnp.array(0),
+        tokens=jnp.full((batch, num_samples, 1 + max_length), pad_id).at[:, :, 0].set(start_id),
+        log_probs=jnp.zeros((batch, num_samples)),
+        lengths=jnp.zeros((batch, num_samples), int),
+        cache=cache,
+    )
+    state = _run(advance, lambda state: jnp.any((state.lengths == 0) & (max_lengths > 0)), state, max_length)
+    return Hypotheses(state.tokens[:, :, 1:], jnp.where(state.lengths > 0, state.log_probs, -jnp.inf), state.lengths)
+
+
+def _run(advance: Callable[[int, Any], Any], live: Callable[[Any], Array], state: Any, max_length: int) -> Any:
+    """Advances while something lives, over caches that grow: each step costs what the tokens so far do, not what the
+    longest translation would. Every size of the cache is a loop of its own, so there are few of them."""
+    hypotheses, horizon = state.tokens.shape[1], 0
+    while horizon < max_length:
+        horizon = max(FIRST_HORIZON, 2 * horizon)
+        if horizon * 3 // 2 > max_length:
+            horizon = max_length
+
+        def goes_on(state: Any, horizon: int = horizon) -> Array:
+            return live(state) & (state.position < horizon)
+
+        grown = jax.tree.map(partial(_grow, size=horizon * hypotheses), state.cache)
+        state = lax.while_loop(goes_on, partial(advance, horizon), state._replace(cache=grown))
+    return state
+
+
+def _grow(leaf: Array, size: int) -> Array:
+    padding = [(0, 0)] * leaf.ndim
+    padding[2] = (0, size - leaf.shape[2])
+    return jnp.pad(leaf, padding)
+
+
+def mean_step(members: Sequence[tuple[Step, Cache]]) -> tuple[Step, Cache]:
+    """Several models as one: the next token's probability is the mean of theirs.
+
+    p(y_t | ...) = 1/M sum_m p_m(y_t | ...), as in Sutskever et al. 2014 (arXiv 1409.3215, section 3.6): the arithmetic
+    mean, in which no model has a veto, as it would in the geometric one.
+
+    Args:
+        members: the `step` of each model, and the cache that it starts with.
+
+    Returns:
+        A `step` and a cache for `beam_search` or `sample`.
+    """
+    steps, caches = zip(*members, strict=True)
+
+    def step(caches: Cache, token: Array, position: Array, origins: Array) -> tuple[Array, Cache]:
+        results = [one(cache, token, position, origins) for one, cache in zip(steps, caches, strict=True)]
+        log_probs = [jax.nn.log_softmax(logits, axis=-1) for logits, _ in results]
+        return log_mean(log_probs), tuple(cache for _, cache in results)
+
+    return step, caches
+
+
+def log_mean(log_probs: Sequence[Float[Array, "*axes"]]) -> Float[Array, "*axes"]:
+    """The logarithm of the mean of probabilities: log(1/M sum_m exp(l_m)); of a single one, itself."""
+    if len(log_probs) == 1:
+        return log_probs[0]
+    return jax.nn.logsumexp(jnp.stack(log_probs), axis=0) - math.log(len(log_probs))
 
 
 def top_k(x: Float[Array, "*rows V"], k: int) -> tuple[Float[Array, "*rows k"], Int[Array, "*rows k"]]:

@@ -1,10 +1,14 @@
 """Text in, text out: a run's model and tokenizer around the search, and the jitted apply."""
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +20,41 @@ from transformer.checkpoint import load_params, read_config, saved_steps
 from transformer.config import Config, SearchConfig
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
+from transformer.data.rows import of_one_width, pad
+from transformer.data.text import cut
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-from transformer.inference.evaluate import Scores, corpus_loss, score_translations
-from transformer.inference.search import Hypotheses, beam_search
+from transformer.inference.evaluate import (
+    Scores,
+    corpus_loss,
+    score_translations,
+    strongest_sources,
+    token_log_probabilities,
+)
+from transformer.inference.search import Constrain, Hypotheses, Step, beam_search, mean_step, sample
 from transformer.model import Transformer
+from transformer.ops import logits
 from transformer.runtime import resolve_dtype
 from transformer.shapes import Batch, Params
 
 LOSS_SHAPES = 4  # for one pass over a corpus, compiling another shape costs more than the padding it would spare
+WINDOW = 2048  # lines that are sorted by length among themselves; a stream takes no more memory than these
+
+Members = tuple[tuple[Transformer, Params], ...]  # one model, or several that translate together
+
+
+class Translation(NamedTuple):
+    """One translation of a sentence.
+
+    text: one line.
+    score: its log-probability over the length penalty; of a sample, its log-probability; of a sentence that was
+        translated in pieces, the sum of theirs.
+    tokens: its length in tokens, the end token counted.
+    """
+
+    text: str
+    score: float
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -36,17 +66,75 @@ class Translator:
         model: the architecture, with the compute type in use.
         params: parameters, and statistics where the model has any: what `apply` takes first.
         tokenizer: the run's.
+        others: further models that translate together with this one; see `ensemble`.
     """
 
     config: Config
     model: Transformer
     params: Params
     tokenizer: Tokenizer
+    others: Members = ()
 
-    def translate(self, sentences: Sequence[str], search: SearchConfig | None = None) -> list[str]:
-        """A translation of each sentence; see the function `translate`. The search is the run's unless given."""
-        search = self.config.search if search is None else search
-        return translate(self.model, self.params, self.tokenizer, sentences, search)
+    @property
+    def members(self) -> Members:
+        """All models that translate."""
+        return ((self.model, self.params), *self.others)
+
+    @overload
+    def translate(self, sentences: str, search: SearchConfig | None = None) -> str: ...
+    @overload
+    def translate(self, sentences: list[str], search: SearchConfig | None = None) -> list[str]: ...
+    @overload
+    def translate(self, sentences: Iterator[str], search: SearchConfig | None = None) -> Iterator[str]: ...
+    def translate(
+        self, sentences: str | list[str] | Iterator[str], search: SearchConfig | None = None
+    ) -> str | list[str] | Iterator[str]:
+        """The best translation of each sentence, or the first sample; see `translations`.
+
+        Args:
+            sentences: one, several, or a stream of any length, which is translated as it is read.
+            search: the run's unless given.
+
+        Returns:
+            What was given: a string, a list, or an iterator.
+        """
+        if isinstance(sentences, str):
+            return next(self.n_best([sentences], search))[0].text
+        best = (found[0].text for found in self.n_best(sentences, search))
+        return list(best) if isinstance(sentences, list) else best
+
+    def n_best(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[list[Translation]]:
+        """The `search.num_best` translations of each sentence, as they come; see `translations`."""
+        return translations(self.members, self.tokenizer, sentences, self.config.search if search is None else search)
+
+    def log_probabilities(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
+        """log p(y_t | y_1 .. y_{t-1}, x) of each token of each given translation, the end token's last, in nats.
+
+        Raises:
+            InputError: a side has more tokens than the model has positions.
+        """
+        found: list[Any] = [None] * len(sources)
+        for chosen, batch in self._groups(sources, targets):
+            log_probs = np.asarray(token_log_probabilities(_models(self.members), _params(self.members), batch))
+            for row, pair in enumerate(chosen):
+                found[pair] = log_probs[row, np.asarray(batch.target_mask)[row]]
+        return found
+
+    def alignments(self, sources: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
+        """For each piece of a target, the end included, the place of the source's piece that it looks at the most.
+
+        The weights are the mean over all layers and heads of the attention to the encoder (section 3.2.3), of the first
+        model where there are several.
+
+        Raises:
+            InputError: a side has more tokens than the model has positions.
+        """
+        found: list[Any] = [None] * len(sources)
+        for chosen, batch in self._groups(sources, targets):
+            places = np.asarray(strongest_sources(self.model, self.params, batch))
+            for row, pair in enumerate(chosen):
+                found[pair] = places[row, np.asarray(batch.target_mask)[row]].tolist()
+        return found
 
     def score(self, pairs: Sequence[tuple[str, str]], search: SearchConfig | None = None) -> Scores:
         """BLEU, chrF, exact match and loss of the translations of `pairs`, each a source and its reference.
@@ -68,6 +156,8 @@ class Translator:
         Raises:
             InputError: there are no pairs, or a side has more tokens than the model has positions.
         """
+        if self.others:
+            return -float(np.concatenate(self.log_probabilities(sources, targets)).mean())
         tokens = max(self.config.training.batch_tokens, self.model.config.max_positions)
         batches = self._batches(sources, targets, tokens, LOSS_SHAPES)
         return corpus_loss(self.model, self.params, (batches[n] for n in range(batches.per_epoch)))
@@ -103,6 +193,20 @@ class Translator:
         return _apply(
             params, source, target, model=self.model, pad_id=self.tokenizer.pad_id, return_weights=return_weights
         )
+
+    def _groups(self, sources: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Pairs of about the same length, in batches of few shapes, with their places."""
+        tokenizer, longest = self.tokenizer, self.model.config.max_positions
+        read, written = tokenizer.encode_batch(sources), tokenizer.encode_batch(targets)
+        lengths = np.array([max(map(len, pair)) + 1 for pair in zip(read, written, strict=True)], int)
+        _check_lengths(lengths, longest, 0)
+        for width, rows, chosen in of_one_width(lengths, self.config.search.batch_tokens, longest):
+            source, source_mask = pad(
+                [[*read[pair], tokenizer.end_id] for pair in chosen], rows, width, tokenizer.pad_id
+            )
+            output, mask = pad([[*written[pair], tokenizer.end_id] for pair in chosen], rows, width, tokenizer.pad_id)
+            shifted, _ = pad([[tokenizer.start_id, *written[pair]] for pair in chosen], rows, width, tokenizer.pad_id)
+            yield chosen, Batch(source, source_mask, shifted, output, mask, np.arange(rows))
 
     def _batches(self, sources: Sequence[str], targets: Sequence[str], tokens: int, num_shapes: int) -> Batches:
         if not len(sources):
@@ -151,111 +255,232 @@ def load(
     return Translator(config, model, jax.device_put(params), tokenizer)
 
 
+def ensemble(translators: Sequence[Translator]) -> Translator:
+    """Several models as one: the next token's probability is the mean of theirs.
+
+    p(y_t | ...) = 1/M sum_m p_m(y_t | ...), as in Sutskever et al. 2014 (arXiv 1409.3215, section 3.6) and Sennrich et
+    al. 2016 (arXiv 1606.02891): the arithmetic mean, so that no member can veto a token as in a geometric one.
+
+    Args:
+        translators: at least one. The first one's config, search and attention are the ensemble's.
+
+    Raises:
+        InputError: their tokenizers differ.
+    """
+    first, *others = translators
+    for number, other in enumerate(others, start=2):
+        if other.tokenizer.fingerprint != first.tokenizer.fingerprint:
+            raise InputError(
+                f"The models of an ensemble need one tokenizer, but number {number} ({other.config.run_dir}) has "
+                f"another one than the first ({first.config.run_dir})."
+            )
+    return dataclasses.replace(first, others=tuple(itertools.chain(*(other.members for other in translators)))[1:])
+
+
 def translate(
     model: Transformer, params: Params, tokenizer: Tokenizer, sentences: Sequence[str], search: SearchConfig
 ) -> list[str]:
+    """The best translation of each sentence by one model, in the same order; see `translations`."""
+    return [found[0].text for found in translations(((model, params),), tokenizer, sentences, search)]
+
+
+def translations(
+    members: Members, tokenizer: Tokenizer, sentences: Iterable[str], search: SearchConfig
+) -> Iterator[list[Translation]]:
     """Translates sentences, each by itself: neither its neighbours nor its place change a translation.
 
     A translation has at most `search.extra_length` tokens more than its source, and no more than the model has
-    positions. An empty sentence has an empty translation, and every translation is one line.
+    positions. An empty sentence has empty translations, and every translation is one line. `WINDOW` sentences are read
+    at a time, so a stream of any length takes a constant amount of memory.
 
     Args:
-        model: the architecture.
-        params: what `model.apply` takes first.
+        members: one model, or several, whose mean probability is searched.
         tokenizer: cuts the sentences, joins the translations, and knows the special ids.
         sentences: raw text.
-        search: beam, length penalty, and how many sentences are translated at a time.
+        search: how is searched or drawn, and how much at a time.
 
     Returns:
-        As many translations, in the same order.
+        For each sentence in order `search.num_best` translations, the best first; fewer if the search found no more,
+        and one at the least.
 
     Raises:
-        InputError: a sentence has more tokens than the model has positions; its line is named.
+        InputError: a sentence has more tokens than the model has positions (its line is named), and `search.long_input`
+            is not `split`; a forbidden word is not one piece.
     """
-    sources = tokenizer.encode_batch(sentences)
-    lengths = np.array([len(ids) + 1 for ids in sources], int)  # with the end id
-    longest = model.config.max_positions
+    members = tuple((model, jax.device_put(params)) for model, params in members)
+    program = partial(
+        _translate_batch,
+        models=_models(members),
+        search=dataclasses.replace(search, seed=0, batch_tokens=1, extra_length=1, long_input="refuse"),
+        special_ids=(tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id),
+        forbidden=_forbidden(search.forbidden, tokenizer),
+        prefix=tuple(tokenizer.encode_batch([search.prefix])[0]) if search.prefix else (),
+    )
+    beam = search.num_best if search.sample else search.beam_size
+    longest = min(model.config.max_positions for model, _ in members)
+    numbered = enumerate(sentences)
+    while window := list(itertools.islice(numbered, WINDOW)):
+        texts = [text if text.strip() else "" for _, text in window]
+        lines, sources = _sources(texts, tokenizer, longest, window[0][0], search.long_input)
+        lengths = np.array([len(ids) + 1 for ids in sources], int)  # with the end id
+
+        found: list[tuple[np.ndarray, Hypotheses]] = []
+        for width, rows, chosen in of_one_width(lengths, search.batch_tokens // beam, longest):
+            source, mask = pad([[*sources[piece], tokenizer.end_id] for piece in chosen], rows, width, tokenizer.pad_id)
+            max_lengths, numbers = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+            max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest)
+            numbers[: len(chosen)] = [window[lines[piece]][0] for piece in chosen]
+            max_length = min(width + search.extra_length, longest)
+            seed = np.int32(search.seed % 2**31)
+            batch = program(_params(members), source, mask, max_lengths, numbers, seed, max_length=max_length)
+            found.append((chosen, batch))
+
+        pieces: list[list[Translation]] = [[]] * len(sources)
+        for chosen, batch in found:
+            tokens, scores, sizes = (np.asarray(leaf)[: len(chosen)] for leaf in batch)
+            texts = tokenizer.decode_batch(tokens.reshape(-1, tokens.shape[-1]).tolist())
+            flat = map(Translation, map(_one_line, texts), scores.ravel().tolist(), sizes.ravel().tolist())
+            for piece in chosen:
+                pieces[piece] = list(itertools.islice(flat, tokens.shape[1]))
+        of_line: list[list[list[Translation]]] = [[] for _ in window]
+        for line, piece in zip(lines, pieces, strict=True):
+            of_line[line].append(piece)
+        yield from (_join(of_one, search.num_best) for of_one in of_line)
+
+
+def _sources(
+    texts: Sequence[str], tokenizer: Tokenizer, longest: int, first: int, long_input: Literal["refuse", "split"]
+) -> tuple[list[int], list[list[int]]]:
+    """The token ids of what is translated by itself, and the text that each is of: one a text, unless that is empty or
+    too long."""
+    sources = tokenizer.encode_batch(texts)
+    if long_input == "refuse":
+        _check_lengths(np.array([len(ids) + 1 for ids in sources], int), longest, first)
+    lines, pieces = [], []
+    for line, (text, ids) in enumerate(zip(texts, sources, strict=True)):
+        if len(ids) < longest:
+            parts = [ids] if text else []
+        else:
+            parts = tokenizer.encode_batch(cut(text, lambda part: len(tokenizer.encode_batch([part])[0]) < longest))
+        lines += [line] * len(parts)
+        pieces += parts
+    return lines, pieces
+
+
+def _check_lengths(lengths: np.ndarray, longest: int, first: int) -> None:
     if (lengths > longest).any():
         line = int(np.argmax(lengths > longest))
         raise InputError(
-            f"Line {line + 1} has {lengths[line]} tokens, but the model has positions for {longest}: split that line."
+            f"Line {first + line + 1} has {lengths[line]} tokens, but the model has positions for {longest}: split "
+            "that line, or set search.long_input to split."
         )
-    widths = np.array([min(_width(length), longest) for length in lengths.tolist()], int)
-    widths[[not sentence.strip() for sentence in sentences]] = 0
 
-    params = jax.device_put(params)
-    found: list[tuple[np.ndarray, Hypotheses]] = []
-    for width in sorted({*widths.tolist()} - {0}, reverse=True):  # the largest first: memory that lacks, lacks at once
-        of_width = np.flatnonzero(widths == width)
-        of_width = of_width[np.argsort(lengths[of_width], kind="stable")]
-        rows = max(1, search.batch_tokens // (width * search.beam_size))
-        rows = min(rows, 1 << (len(of_width) - 1).bit_length())  # one sentence need not carry a batch of empty rows
-        for start in range(0, len(of_width), rows):
-            chosen = of_width[start : start + rows]
-            source, mask, max_lengths = np.full((rows, width), tokenizer.pad_id), np.zeros((rows, width), bool), []
-            for row, sentence in enumerate(chosen):
-                source[row, : lengths[sentence]] = [*sources[sentence], tokenizer.end_id]
-                mask[row, : lengths[sentence]] = True
-                max_lengths.append(min(lengths[sentence] + search.extra_length, longest))
-            hypotheses = _translate_batch(
-                params,
-                source,
-                mask,
-                np.array(max_lengths + [0] * (rows - len(chosen))),
-                model=model,
-                search=search,
-                max_length=min(width + search.extra_length, longest),
-                special_ids=(tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id),
+
+def _one_line(text: str) -> str:
+    return text.replace("\r", " ").replace("\n", " ")
+
+
+def _join(pieces: list[list[Translation]], num_best: int) -> list[Translation]:
+    """The translations of a line: of its only piece, or the n-th ones of all its pieces, one behind the other."""
+    if not pieces:
+        return [Translation("", 0.0, 0)] * num_best
+    joined = [
+        Translation(" ".join(part.text for part in nth), sum(part.score for part in nth), sum(p.tokens for p in nth))
+        for nth in zip(*pieces, strict=True)
+    ]
+    return [translation for translation in joined if translation.tokens] or [Translation("", -math.inf, 0)]
+
+
+def _forbidden(words: Sequence[str], tokenizer: Tokenizer) -> tuple[int, ...]:
+    pieces = tokenizer.encode_batch(words)
+    for word, ids in zip(words, pieces, strict=True):
+        if len(ids) != 1:
+            raise InputError(
+                f"Only what is one piece of the vocabulary can be forbidden, but {word!r} is {len(ids)} pieces."
             )
-            found.append((chosen, hypotheses))
-
-    translations = [""] * len(sentences)
-    for chosen, hypotheses in found:
-        tokens = np.asarray(hypotheses.tokens[:, 0])[: len(chosen)]
-        for sentence, text in zip(chosen, tokenizer.decode_batch(tokens.tolist()), strict=True):
-            translations[sentence] = text.replace("\r", " ").replace("\n", " ")
-    return translations
+    return tuple(ids[0] for ids in pieces)
 
 
-def _width(length: int) -> int:
-    """The length rounded up to 16, 24, 32, 48, 64, 96, 128, 192 ...: few widths, so few compilations."""
-    power = 16
-    while power < length:
-        power *= 2
-    return power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power
+def _models(members: Members) -> tuple[Transformer, ...]:
+    return tuple(model for model, _ in members)
 
 
-@partial(jax.jit, static_argnames=("model", "search", "max_length", "special_ids"))
+def _params(members: Members) -> tuple[Params, ...]:
+    return tuple(params for _, params in members)
+
+
+@partial(jax.jit, static_argnames=("models", "search", "max_length", "special_ids", "forbidden", "prefix"))
 def _translate_batch(
-    params: Params,
+    params: tuple[Params, ...],
     source: Array,
     source_mask: Array,
     max_lengths: Array,
+    numbers: Array,
+    seed: Array,
     *,
-    model: Transformer,
+    models: tuple[Transformer, ...],
     search: SearchConfig,
     max_length: int,
     special_ids: tuple[int, int, int],
+    forbidden: tuple[int, ...],
+    prefix: tuple[int, ...],
 ) -> Hypotheses:
-    memory, _ = model.apply(params, source, source_mask, method="encode")
-    cache, memory = model.apply(params, memory, search.beam_size, max_length, method="start_decoding")
-
-    def step(cache: Any, token: Array, position: Array) -> Any:
-        return model.apply(params, token, position, cache, memory, source_mask, method="decode_step")
-
+    members = [_decoder(*member, source, source_mask) for member in zip(models, params, strict=True)]
+    step, cache = members[0] if len(members) == 1 else mean_step(members)
     pad_id, start_id, end_id = special_ids
+    constrain = _constraints(search, forbidden, prefix, end_id)
+    ids = {"max_length": max_length, "start_id": start_id, "end_id": end_id, "pad_id": pad_id}
+    if search.sample:
+        number = search.num_best
+        return sample(step, cache, max_lengths, numbers, **ids, num_samples=number, seed=seed, constrain=constrain)
     return beam_search(
         step,
         cache,
         max_lengths,
-        max_length=max_length,
-        start_id=start_id,
-        end_id=end_id,
-        pad_id=pad_id,
+        **ids,
         beam_size=search.beam_size,
         length_penalty=search.length_penalty,
         length_penalty_form=search.length_penalty_form,
+        num_best=search.num_best,
+        constrain=constrain,
     )
+
+
+def _decoder(model: Transformer, params: Params, source: Array, source_mask: Array) -> tuple[Step, Any]:
+    """A model's `step` for the search, and the cache that it starts with."""
+    encoded, _ = model.apply(params, source, source_mask, method="encode")
+    cache, memory = model.apply(params, encoded, method="start_decoding")
+
+    def step(cache: Any, token: Array, position: Array, origins: Array) -> Any:
+        return model.apply(params, token, position, origins, cache, memory, source_mask, method="decode_step")
+
+    return step, cache
+
+
+def _constraints(
+    search: SearchConfig, forbidden: tuple[int, ...], prefix: tuple[int, ...], end_id: int
+) -> Constrain | None:
+    """What a search config asks of the next token, composed; None where it asks nothing."""
+    parts: list[Constrain] = []
+    if forbidden:
+        parts.append(lambda log_probs, *_: logits.forbid(log_probs, forbidden))
+    if search.no_repeat_ngram:
+        parts.append(partial(logits.block_repeated_ngrams, n=search.no_repeat_ngram))
+    if search.repetition_penalty != 1:
+        parts.append(partial(logits.repetition_penalty, penalty=search.repetition_penalty))
+    if search.min_length:
+        parts.append(lambda log_probs, _, t: logits.require_length(log_probs, t, search.min_length, end_id))
+    if prefix:
+        parts.append(lambda log_probs, _, t: logits.force_prefix(log_probs, t, prefix))
+    if search.sample:  # normalizes what the constraints have left, too
+        parts.append(lambda log_probs, *_: logits.temperature(log_probs, search.temperature))
+    if search.top_k:
+        parts.append(lambda log_probs, *_: logits.keep_top_k(log_probs, search.top_k))
+    if search.top_p < 1:
+        parts.append(lambda log_probs, *_: logits.keep_top_p(log_probs, search.top_p))
+    if not parts:
+        return None
+    return lambda log_probs, tokens, t: functools.reduce(lambda kept, part: part(kept, tokens, t), parts, log_probs)
 
 
 @partial(jax.jit, static_argnames=("model", "pad_id", "return_weights"))

@@ -34,6 +34,24 @@ def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
     return (position[:, None] >= position[None, :])[None, None]
 
 
+def ancestor_mask(origins: Int[Array, "B K P"], position: Int[Array, ""] | int) -> Bool[Array, "B 1 K P*K"]:
+    """Lets each hypothesis of a beam attend to its own tokens, where those of all hypotheses are kept side by side.
+
+    mask[b, h, k, p K + j] = (origins[b, k, p] == j) and p <= position
+
+    Args:
+        origins: in which of the K places the token of hypothesis k at position p was computed.
+        position: of the newest token.
+
+    Returns:
+        The mask, to be broadcast over heads; the keys are ordered by position, then by place.
+    """
+    batch, hypotheses, length = origins.shape
+    own = origins[..., None] == jnp.arange(hypotheses)
+    own &= (jnp.arange(length) <= position)[:, None]
+    return own.reshape(batch, 1, hypotheses, length * hypotheses)
+
+
 def segment_mask(query_segments: Int[Array, "B Q"], key_segments: Int[Array, "B K"]) -> Bool[Array, "B 1 Q K"]:
     """Keeps sentences that are packed into one row apart: a query attends to the keys of its own segment.
 

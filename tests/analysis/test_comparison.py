@@ -1,0 +1,68 @@
+import dataclasses
+
+import pytest
+import sacrebleu
+
+from transformer.analysis.comparison import Result, compare, to_text
+from transformer.data.corpus import Pairs
+from transformer.errors import InputError
+
+SOURCES = [f"sentence number {n} is about dog {n % 7}" for n in range(40)]
+TARGETS = [f"der Satz Nummer {n} handelt vom Hund {n % 7}" for n in range(40)]
+GOOD = [target if n % 4 else target.replace("handelt", "spricht") for n, target in enumerate(TARGETS)]
+BAD = [target if n % 2 else "ganz anders" for n, target in enumerate(TARGETS)]
+
+
+def result(hypotheses, **changes):
+    config = {"run_dir": "x", "seed": 0, "search": {"beam_size": 4}}
+    signatures = {"bleu": "tok:13a", "chrf": "nc:6"}
+    given = Result("x", Pairs(SOURCES, TARGETS), hypotheses, config, "aa", "dd", signatures)
+    return dataclasses.replace(given, **changes)
+
+
+def test_a_better_run_is_found_better():
+    found = compare(result(BAD), result(GOOD), bootstrap=200)
+    assert found.metrics["BLEU"].first == pytest.approx(sacrebleu.corpus_bleu(BAD, [TARGETS]).score)
+    assert found.metrics["BLEU"].second == pytest.approx(sacrebleu.corpus_bleu(GOOD, [TARGETS]).score)
+    assert all(metric.p_value < 0.05 for metric in found.metrics.values())
+    assert "bs:200|seed:12345" in found.metrics["BLEU"].signature
+    assert found.caveats == []
+    gains = [gain for _, gain in found.changes]
+    assert sorted((abs(gain) for gain in gains), reverse=True) == [abs(gain) for gain in gains]
+    assert {number for number, _ in found.changes} == {n for n in range(40) if GOOD[n] != BAD[n]}
+    assert min(gains) > 0
+
+
+def test_the_same_run_is_no_better():
+    found = compare(result(GOOD), result(GOOD), bootstrap=50)
+    assert found.changes == []
+    assert found.metrics["BLEU"].first == found.metrics["BLEU"].second
+    assert found.metrics["BLEU"].p_value > 0.5
+
+
+def test_what_else_differs_is_said():
+    config = {"run_dir": "y", "seed": 1, "search": {"beam_size": 1}}
+    other = result(
+        GOOD, config=config, tokenizer="bb", training_data="ee", signatures={"bleu": "tok:zh", "chrf": "nc:6"}
+    )
+    found = compare(result(BAD), other, bootstrap=20)
+    text = to_text(found, result(BAD), other, sentences=2)
+    for said in (
+        "seed is 0 against 1.",
+        "search.beam_size is 4 against 1.",
+        "other data",
+        "tokenizers differ",
+        "bleu were computed in other ways: tok:13a against tok:zh",
+        "20 of 40 translations differ",
+    ):
+        assert said in text
+    assert "run_dir" not in text
+    assert text.count("reference  ") == 2
+
+
+def test_other_test_sets_are_refused():
+    other = Pairs(SOURCES, [*TARGETS[1:], "anders"])
+    with pytest.raises(InputError, match="the same test set"):
+        compare(result(GOOD), result(GOOD, pairs=other))
+    with pytest.raises(InputError, match="39 translations of 40 sentences"):
+        compare(result(GOOD), result(GOOD[1:]))

@@ -1,0 +1,181 @@
+"""Whether one run translates better than another: a paired test, the sentences that changed, and what else differs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.significance import PairedTest
+
+from transformer.data.corpus import Pairs
+from transformer.errors import InputError
+
+INDIFFERENT = {"run_dir", "compilation_cache"}  # what a config may differ in without another result
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves of its test set, and what it came from.
+
+    Attributes:
+        name: of the run.
+        pairs: its test set.
+        hypotheses: its translations.
+        config: as JSON has it.
+        tokenizer: the tokenizer's fingerprint.
+        training_data: that of the training pairs.
+        signatures: of its scores, by metric.
+    """
+
+    name: str
+    pairs: Pairs
+    hypotheses: Sequence[str]
+    config: Mapping[str, Any]
+    tokenizer: str
+    training_data: str
+    signatures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric's scores of both runs.
+
+    Attributes:
+        first: the first run's score.
+        second: the second run's.
+        p_value: how often resampled test sets show a difference as large, if there is none.
+        signature: sacreBLEU's.
+    """
+
+    first: float
+    second: float
+    p_value: float
+    signature: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on one test set.
+
+    Attributes:
+        names: of the runs.
+        metrics: by name.
+        changes: the pairs' numbers, those first whose translation changed the most, and by how much chrF: better in the
+            second run if positive.
+        caveats: what else differs between the runs, a sentence each.
+    """
+
+    names: tuple[str, str]
+    metrics: dict[str, Difference]
+    changes: list[tuple[int, float]]
+    caveats: list[str]
+
+
+def compare(first: Result, second: Result, *, bootstrap: int = 1000) -> Comparison:
+    """Paired bootstrap resampling (Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation").
+
+    It is sacreBLEU's own (`--paired-bs`), with its fixed seed.
+
+    Args:
+        first: the baseline.
+        second: what is compared with it.
+        bootstrap: test sets resampled.
+
+    Raises:
+        InputError: the test sets are not the same, or a run has not a translation for each of its sentences.
+    """
+    if (first.pairs.sources, first.pairs.targets) != (second.pairs.sources, second.pairs.targets):
+        raise InputError(
+            f"Only translations of the same test set can be compared, but those of {first.name} and {second.name} "
+            "differ. Evaluate both on the same files."
+        )
+    references = first.pairs.targets
+    for result in (first, second):
+        if len(result.hypotheses) != len(references):
+            raise InputError(
+                f"{result.name} has {len(result.hypotheses)} translations of {len(references)} sentences: evaluate it "
+                "again."
+            )
+    systems: list[tuple[str, Sequence[str]]] = [("first", first.hypotheses), ("second", second.hypotheses)]
+    test = PairedTest(systems, {"BLEU": BLEU(), "chrF2": CHRF()}, [references], test_type="bs", n_samples=bootstrap)
+    signatures, scores = test()
+    metrics = {}
+    for name, signature in signatures.items():
+        one, other = (result for result in scores[name] if not isinstance(result, str))
+        # Of equal translations sacreBLEU's p-value is the smallest possible: no resampled difference exceeds theirs.
+        unchanged = first.hypotheses == second.hypotheses
+        p_value = 1.0 if unchanged or other.p_value is None else float(other.p_value)
+        metrics[name] = Difference(float(one.score), float(other.score), p_value, str(signature))
+    sentence = CHRF()
+    changes = [
+        (number, sentence.sentence_score(new, [reference]).score - sentence.sentence_score(old, [reference]).score)
+        for number, (old, new, reference) in enumerate(
+            zip(first.hypotheses, second.hypotheses, references, strict=True)
+        )
+        if old != new
+    ]
+    changes.sort(key=lambda change: -abs(change[1]))
+    return Comparison((first.name, second.name), metrics, changes, caveats(first, second))
+
+
+def caveats(first: Result, second: Result) -> list[str]:
+    """What differs between two runs besides their translations, a sentence each."""
+    found = []
+    if first.training_data != second.training_data:
+        found.append("They were trained on other data, or cut it into other tokens.")
+    if first.tokenizer != second.tokenizer:
+        found.append("Their tokenizers differ: loss and perplexity cannot be compared; BLEU and chrF can.")
+    for name, one in first.signatures.items():
+        other = second.signatures[name]
+        if one != other:
+            found.append(f"Their scores of {name} were computed in other ways: {one} against {other}.")
+    for field, one, other in _differing(first.config, second.config, ""):
+        found.append(f"{field} is {one!r} against {other!r}.")
+    return found
+
+
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any], where: str) -> list[tuple[str, Any, Any]]:
+    found = []
+    for name in first:
+        one, other, field = first[name], second[name], f"{where}{name}"
+        if isinstance(one, Mapping):
+            found += _differing(one, other, f"{field}.")
+        elif one != other and field not in INDIFFERENT:
+            found.append((field, one, other))
+    return found
+
+
+def to_text(comparison: Comparison, first: Result, second: Result, sentences: int) -> str:
+    """The comparison for people.
+
+    Args:
+        comparison: of the two.
+        first: the baseline.
+        second: what is compared with it.
+        sentences: how many of those that changed the most to show.
+    """
+    lines = []
+    for name, metric in comparison.metrics.items():
+        scores = f"{metric.first:7.2f} {metric.second:7.2f}  {metric.second - metric.first:+.2f}"
+        lines.append(f"{name:<6}{scores}  p = {metric.p_value:.3f}  {metric.signature}")
+    total = len(first.pairs.sources)
+    better = sum(gain > 0 for _, gain in comparison.changes)
+    lines.append(
+        f"{len(comparison.changes):,} of {total:,} translations differ: {better:,} have a higher chrF in the second run"
+    )
+    lines += [
+        "",
+        "What else differs between the runs:",
+        *(f"  {caveat}" for caveat in comparison.caveats or ["nothing"]),
+    ]
+    for number, gain in comparison.changes[:sentences]:
+        lines += [
+            "",
+            f"line {number + 1}, chrF {gain:+.1f}",
+            f"  source     {first.pairs.sources[number]}",
+            f"  reference  {first.pairs.targets[number]}",
+            f"  first      {first.hypotheses[number]}",
+            f"  second     {second.hypotheses[number]}",
+        ]
+    return "\n".join(lines)

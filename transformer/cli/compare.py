@@ -1,0 +1,61 @@
+"""`transformer compare`: whether one run translates better than another."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from tyro.conf import Positional
+
+from transformer.config_files import to_json
+from transformer.errors import InputError
+
+if TYPE_CHECKING:
+    from transformer.analysis.comparison import Result
+
+
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """Compare two runs on their test set: a paired bootstrap test, what else differs, the sentences that changed."""
+
+    first: Positional[str]
+    """The run to compare with."""
+    second: Positional[str]
+    """The run in question."""
+    sentences: int = 5
+    """How many of the sentences that changed the most are shown."""
+
+
+def main(arguments: list[str]) -> None:
+    """Compare two runs on their test set."""
+    options = tyro.cli(ComparisonOptions, args=arguments, prog="transformer compare")
+    first, second = _read(options.first), _read(options.second)
+    from transformer.analysis.comparison import compare, to_text
+
+    print(to_text(compare(first, second), first, second, options.sentences))
+
+
+def _read(run_dir: str) -> "Result":
+    """What a run has kept of its test set: nothing is translated anew."""
+    from transformer.analysis.comparison import Result
+    from transformer.checkpoint import read_config
+    from transformer.data.tokenizer import Tokenizer
+    from transformer.experiment import read_test_set
+
+    config, run = read_config(run_dir), Path(run_dir)
+    for name in ("hypotheses.txt", "scores.json", "data.json"):
+        if not (run / name).exists():
+            raise InputError(f"The run in {run_dir} has no {name}: it has not come to its end, or has no test set.")
+    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.load(run / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
+    return Result(
+        name=run_dir,
+        pairs=read_test_set(run_dir, config.data),
+        hypotheses=(run / "hypotheses.txt").read_text(encoding="utf-8").split("\n")[:-1],
+        config=json.loads(to_json(config)),
+        tokenizer=tokenizer.fingerprint,
+        training_data=data["train"]["sha256"],
+        signatures={name: scores[name]["signature"] for name in ("bleu", "chrf")},
+    )

@@ -83,7 +83,9 @@ def test_commands(folder, quickstart, command):
         pytest.skip("that is this run")
     if command.startswith("python train.py --data"):
         command += " --training.steps 20 --training.num-shapes 1"  # a look at it, not the whole run
-    assert run(folder, "bash", "-c", command).strip() or ">" in command
+    said = run(folder, "bash", "-c", command)
+    written = re.search(r"(?:>|--output) (\S+)", command)
+    assert said.strip() if written is None else (folder / written[1]).stat().st_size
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ from peers.torch_training import TorchTraining, cross_entropy
 
 
 class TorchTransformer(nn.Module):
+    positions: Tensor
+
     def __init__(self, job: Job) -> None:
         super().__init__()
         size = job.size
@@ -40,7 +42,7 @@ class TorchTransformer(nn.Module):
             if isinstance(module, nn.MultiheadAttention):
                 module.dropout = 0.0
             elif isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
-                module.dropout = nn.Identity()
+                module.register_module("dropout", nn.Identity())
         for parameter in self.transformer.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

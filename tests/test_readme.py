@@ -27,8 +27,8 @@ PYTHON = [block for language, block in BLOCKS if language == "python"]
 WRITE_FILES = """
 from pathlib import Path
 from transformer.data.grammar import generate
-for name, split in (("train", "train"), ("val", "validation"), ("test", "test")):
-    sentences = generate(split)
+for name, split, number in (("train", "train", 10_000), ("val", "validation", 200), ("test", "test", 200)):
+    sentences = generate(split)[:number]
     for language, side in (("en", 0), ("de", 1)):
         Path(f"{name}.{language}").write_text("".join(f"{pair[side]}\\n" for pair in sentences), encoding="utf-8")
 """

@@ -1,8 +1,8 @@
 """What every command that uses a trained run asks for: which checkpoint of it, and how it searches."""
 
+import os
 import sys
 from dataclasses import dataclass, field, make_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import tyro
@@ -40,7 +40,7 @@ class DecodingOptions(RunOptions):
 
 def parse(options: type[Options], arguments: list[str], command: str) -> Options:
     """A command's options; those of the search are the run's unless given."""
-    runs = [argument for argument in arguments if (Path(argument) / "config.json").is_file()]
+    runs = [argument for argument in arguments if os.path.isfile(os.path.join(argument, "config.json"))]
     # Behind --ensemble stand further runs, and the run itself may stand before or behind them.
     further = arguments.index("--ensemble") if "--ensemble" in arguments else len(arguments)
     first = next((run for run in runs if arguments.index(run) < further), runs[-1] if runs else None)

@@ -43,7 +43,8 @@ def show(browser, tmp_path):
         return browser
 
     yield show
-    assert browser.get_log("browser") == []
+    # The browser's own new-tab page, open before ours, may speak of a slow network.
+    assert [entry for entry in browser.get_log("browser") if not entry["message"].startswith("chrome://")] == []
 
 
 def lines(browser) -> list[tuple[str, str]]:

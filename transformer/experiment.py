@@ -15,7 +15,7 @@ from transformer.data.batches import Batches, TokenPairs, tokenize
 from transformer.data.corpus import Pairs, read_files, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-from transformer.files import write_whole
+from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.translator import LOSS_SHAPES, load, translate
 from transformer.model import Transformer
@@ -88,7 +88,7 @@ def run(config: Config) -> None:
         if "test" in pairs:
             scores, hypotheses = load(run_dir).evaluate(pairs["test"])
             write_whole(run_dir / "scores.json", scores.to_json().encode())
-            write_whole(run_dir / "hypotheses.txt", "".join(f"{line}\n" for line in hypotheses).encode())
+            write_lines(run_dir / "hypotheses.txt", hypotheses)
             print(f"\n{scores.to_text()}\n\n{examples(pairs['test'], hypotheses)}")
     print(f"\nEverything is in {run_dir}.\n\n{next_commands(config)}")
 
@@ -146,7 +146,7 @@ def keep_test_set(run_dir: Path, pairs: Pairs, config: DataConfig) -> None:
     if pairs.tags is not None:
         columns[TAGS] = pairs.tags
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    write_whole(run_dir / TEST_SET, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    write_lines(run_dir / TEST_SET, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
 def read_test_set(run_dir: str | Path, config: DataConfig) -> Pairs:

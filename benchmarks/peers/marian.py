@@ -45,8 +45,7 @@ def start(job: Job, compiled: str | None = None) -> TorchTraining:
     )
     model = MarianMTModel(config)
 
-    def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-        output = model(input_ids=source, attention_mask=source_mask, decoder_input_ids=target)
-        return cross_entropy(output.logits, labels)
+    def logits(source: Tensor, source_mask: Tensor, target: Tensor) -> Tensor:
+        return model(input_ids=source, attention_mask=source_mask, decoder_input_ids=target).logits
 
-    return MarianTraining(job, model, loss, compiled)
+    return MarianTraining(job, model, cross_entropy(logits), compiled)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from peers.job import BETAS, EPSILON, LABEL_SMOOTHING, LEARNING_RATE, Arrays, Job
 
+Logits = Callable[[Tensor, Tensor, Tensor], Tensor]  # source, source mask, target input
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # source, source mask, target input, labels
 
 
@@ -84,8 +85,15 @@ class TorchTraining:
 IGNORED = -100
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Logits) -> Loss:
     """The label-smoothed mean over the labels, in float32 as on a GPU under autocast."""
-    return nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, label_smoothing=LABEL_SMOOTHING
-    )
+
+    def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(
+            logits(source, source_mask, target).flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=LABEL_SMOOTHING,
+        )
+
+    return loss

@@ -68,8 +68,4 @@ class TorchTransformer(nn.Module):
 def start(job: Job, compiled: str | None = None) -> TorchTraining:
     torch.manual_seed(0)
     model = TorchTransformer(job)
-
-    def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(model(source, source_mask, target), labels)
-
-    return TorchTraining(job, model, loss, compiled)
+    return TorchTraining(job, model, cross_entropy(model), compiled)

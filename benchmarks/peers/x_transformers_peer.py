@@ -52,8 +52,4 @@ class XTraining(TorchTraining):
 def start(job: Job, compiled: str | None = None) -> TorchTraining:
     torch.manual_seed(0)
     model = XTransformers(job)
-
-    def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(model(source, source_mask, target), labels)
-
-    return XTraining(job, model, loss, compiled)
+    return XTraining(job, model, cross_entropy(model), compiled)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformer.cli.decoding import DecodingOptions, load_translator, parse
 from transformer.errors import InputError
-from transformer.files import write_whole
+from transformer.files import write_lines
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
         pairs = read_test_set(options.run, config.data)
     scores, hypotheses = translator.evaluate(pairs, options.search)
     if options.hypotheses is not None:
-        write_whole(Path(options.hypotheses), "".join(f"{line}\n" for line in hypotheses).encode())
+        write_lines(Path(options.hypotheses), hypotheses)
     if options.json:
         print(scores.to_json(), end="")
     else:

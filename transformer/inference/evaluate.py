@@ -161,22 +161,22 @@ def score_translations(
     if not references:
         raise InputError("There is nothing to score: the references are empty.")
 
-    def score(metric: BLEU | CHRF | TER) -> Score:
+    def score(metric: BLEU | CHRF | TER) -> tuple[Score, Any]:
         result = metric.corpus_score(hypotheses, [references], n_bootstrap=bootstrap)
         mean, half_width = float(result._mean), float(result._ci)  # sacreBLEU has no public name for them
-        return Score(float(result.score), str(metric.get_signature()), (mean - half_width, mean + half_width))
+        return Score(float(result.score), str(metric.get_signature()), (mean - half_width, mean + half_width)), result
 
     matches = [hypothesis == reference for hypothesis, reference in zip(hypotheses, references, strict=True)]
     by_tag: dict[str, list[bool]] = {}
     for match, own in zip(matches, tags or [()] * len(matches), strict=True):
         for tag in own:
             by_tag.setdefault(tag, []).append(match)
-    corpus = BLEU().corpus_score(hypotheses, [references])
+    cased_bleu, counts = score(BLEU())
     return Scores(
-        bleu=score(BLEU()),
-        chrf=score(_FloatCHRF()),
-        ter=score(TER()),
-        length_ratio=corpus.sys_len / max(corpus.ref_len, 1),
+        bleu=cased_bleu,
+        chrf=score(_FloatCHRF())[0],
+        ter=score(TER())[0],
+        length_ratio=counts.sys_len / max(counts.ref_len, 1),
         bleu_by_length=_bleu_by_length(hypotheses, references),
         exact_match=_exact_match(matches),
         exact_match_by_tag={tag: _exact_match(by_tag[tag]) for tag in sorted(by_tag)},

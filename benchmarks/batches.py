@@ -10,6 +10,7 @@ as in training.
 import argparse
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from transformer.data.corpus import read_pairs
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 
-MOST_SHAPES = (4, 8, 12, 16, 24)
+LAYOUTS = [(4, None), (8, None), (12, None), (16, None), (24, None), (8, 32), (8, 48), (8, 64)]
+"""Shapes at the most, and the length of packed rows."""
 
 
 def like_wmt(pairs: int) -> TokenPairs:
@@ -34,9 +36,10 @@ def like_wmt(pairs: int) -> TokenPairs:
 
 
 def describe(name: str, pairs: TokenPairs, tokens: int) -> None:
-    """One row of the table for each number of shapes."""
-    for most in MOST_SHAPES:
-        batches = Batches(pairs, tokens=tokens, num_shapes=most, row_multiple=1, seed=0, pad_id=0, start_id=1, end_id=2)
+    """One row of the table for each layout."""
+    special: Any = {"pad_id": 0, "start_id": 1, "end_id": 2}
+    for most, packed in LAYOUTS:
+        batches = Batches(pairs, tokens=tokens, num_shapes=most, pack_length=packed, row_multiple=1, seed=0, **special)
         number = min(200, batches.per_epoch)
         batches[0]  # lays out the epoch
         start = time.perf_counter()
@@ -44,8 +47,8 @@ def describe(name: str, pairs: TokenPairs, tokens: int) -> None:
             batches[n]
         milliseconds = (time.perf_counter() - start) / number * 1e3
         print(
-            f"| {name} | {pairs.num_pairs:,} | {tokens:,} | {most} | {len(batches.shapes)} | {batches.padding:.2%} "
-            f"| {milliseconds:.2f} ms |",
+            f"| {name} | {pairs.num_pairs:,} | {tokens:,} | {most} | {packed or ''} | {len(batches.shapes)} "
+            f"| {batches.padding:.2%} | {milliseconds:.2f} ms |",
             flush=True,
         )
 
@@ -58,8 +61,10 @@ def main() -> int:
     options = parser.parse_args()
     if (options.source is None) != (options.target is None):
         parser.error("--source and --target go together")
-    print("| pairs of | number | tokens a batch | shapes at the most | shapes | padding | a batch on the host |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| pairs of | number | tokens a batch | shapes at most | packed into | shapes | padding | a batch on the host |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     try:
         if options.source is not None:
             pairs, report = read_pairs(DataConfig(train=(options.source, options.target)), "train")

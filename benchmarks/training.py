@@ -164,7 +164,7 @@ def make_job(
     number, seen = options.turns * options.steps, {}
     batches[0]  # lays out the epoch
     start = time.perf_counter()
-    chosen = [Arrays(*batches[n]) for n in range(number)]
+    chosen = [Arrays(*batches[n][: len(Arrays._fields)]) for n in range(number)]
     milliseconds = (time.perf_counter() - start) / number * 1e3
     for batch in chosen:
         fill_empty_rows(batch, special.end_id)

@@ -256,6 +256,9 @@ class TrainingConfig:
     """Pieces that each device's share of the batch is computed in, to save memory; the update is the same."""
     num_shapes: int = 12
     """Padded (source, target) shapes at the most; each is compiled once."""
+    pack_length: int | None = None
+    """Pack sentence pairs side by side into rows of so many tokens a side, all of one shape; attention stays within
+    each pair. Longer pairs keep rows of their own. None: a pair a row."""
     log_every: int = 100
     """Steps between two lines of `metrics.jsonl`; there is one at each checkpoint, too."""
     validate_every: int = 1000
@@ -280,6 +283,10 @@ class TrainingConfig:
             require(getattr(self, name) >= 1, f"training.{name} must be at least 1, but is {getattr(self, name)}.")
         require(
             0 <= self.label_smoothing < 1, f"training.label_smoothing must be in [0, 1), but is {self.label_smoothing}."
+        )
+        require(
+            self.pack_length is None or self.pack_length >= 2,
+            f"training.pack_length must be at least 2 (a token and the end), but is {self.pack_length}.",
         )
         require(
             self.patience is None or self.patience >= 1,

@@ -61,6 +61,7 @@ def run(config: Config) -> None:
     train_batches = batches(
         tokens["train"],
         num_shapes=config.training.num_shapes,
+        pack_length=config.training.pack_length,
         row_multiple=config.training.accumulation_steps * devices,
     )
     print(

@@ -18,7 +18,6 @@ from transformer.ops.attention import merge_heads, scaled_dot_product_attention,
 from transformer.ops.dropout import DropoutKey, dropout
 from transformer.ops.feed_forward import feed_forward
 from transformer.ops.linear import linear
-from transformer.ops.masks import padding_mask
 from transformer.ops.normalization import batch_norm, layer_norm, rms_norm
 
 # A layer's keys and values so far, each [B, H, P K, E]: for every position those of all K hypotheses, side by side
@@ -199,10 +198,10 @@ class EncoderLayer(nn.Module):
         self.feed_forward_norm = AddAndNorm(self.config, self.axis_name)
 
     def __call__(
-        self, x: Array, mask: Array, dropout: DropoutKey | None, return_weights: bool
+        self, x: Array, mask: Array, self_mask: Array, dropout: DropoutKey | None, return_weights: bool
     ) -> tuple[Array, Array | None]:
         x, weights = self.attention_norm(
-            x, lambda y: self.attention(y, y, padding_mask(mask), dropout, return_weights), mask, dropout
+            x, lambda y: self.attention(y, y, self_mask, dropout, return_weights), mask, dropout
         )
         x, _ = self.feed_forward_norm(x, lambda y: (self.feed_forward(y, dropout), None), mask, dropout)
         return x, weights

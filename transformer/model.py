@@ -21,8 +21,8 @@ from transformer.layers import Cache, DecoderLayer, Dropout, EncoderLayer, Norm
 from transformer.ops.dropout import DropoutKey
 from transformer.ops.linear import product_transposed
 from transformer.ops.loss import cross_entropy
-from transformer.ops.masks import ancestor_mask, causal_mask, padding_mask
-from transformer.ops.positions import sinusoidal_positions
+from transformer.ops.masks import ancestor_mask, causal_mask, padding_mask, segment_mask
+from transformer.ops.positions import segment_positions, sinusoidal_positions
 from transformer.shapes import Batch
 
 Weights = dict[str, Float[Array, "B H Q K"]]  # attention weights by the name of their layer and kind
@@ -99,10 +99,14 @@ class Transformer(nn.Module):
         target: Int[Array, "B T"],
         target_mask: Bool[Array, "B T"] | None = None,
         dropout: DropoutKey | None = None,
+        source_segments: Int[Array, "B S"] | None = None,
+        target_segments: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """What `__call__` computes, before the output layer."""
-        memory, _ = self.encode(source, source_mask, dropout)
-        return self._decode(target, memory, source_mask, target_mask, dropout, False)[0]
+        """What `__call__` computes, before the output layer; also of packed rows, whose segments are given."""
+        memory, _ = self.encode(source, source_mask, dropout, segments=source_segments)
+        return self._decode(target, memory, source_mask, target_mask, dropout, False, source_segments, target_segments)[
+            0
+        ]
 
     def loss(
         self, batch: Batch, *, label_smoothing: float = 0.0, dropout: DropoutKey | None = None
@@ -112,7 +116,15 @@ class Transformer(nn.Module):
         The output layer and the loss are one function, `ops.loss.cross_entropy`: the logits of a whole batch never
         exist at once.
         """
-        hidden = self.hidden(batch.source, batch.source_mask, batch.target_input, batch.target_mask, dropout)
+        hidden = self.hidden(
+            batch.source,
+            batch.source_mask,
+            batch.target_input,
+            batch.target_mask,
+            dropout,
+            batch.source_segments,
+            batch.target_segments,
+        )
         return cross_entropy(
             hidden.reshape(-1, hidden.shape[-1]),
             self.output_table(),
@@ -128,13 +140,15 @@ class Transformer(nn.Module):
         source_mask: Bool[Array, "B S"],
         dropout: DropoutKey | None = None,
         return_weights: bool = False,
+        segments: Int[Array, "B S"] | None = None,
     ) -> tuple[Float[Array, "B S D"], Weights]:
         """The encoder's output, which the decoder attends to, and its attention weights (if asked for)."""
-        x = self._embed(source, self.source_table())
+        x = self._embed(source, self.source_table(), self._positions(source, segments))
         x = self.source_dropout(x, dropout)
+        mask = padding_mask(source_mask) if segments is None else segment_mask(segments, segments)
         weights = {}
         for number, layer in enumerate(self.encoder):
-            x, weights[f"encoder/{number}"] = layer(x, source_mask, dropout, return_weights)
+            x, weights[f"encoder/{number}"] = layer(x, source_mask, mask, dropout, return_weights)
         if self.config.norm_position == "pre":
             x = self.encoder_norm(x, source_mask, dropout is not None)
         return x, weights if return_weights else {}
@@ -180,7 +194,7 @@ class Transformer(nn.Module):
             memory: the encoder's keys and values, from `start_decoding`.
             source_mask: True for the source's tokens.
         """
-        x = self._embed(token, self.target_table(), position, length=origins.shape[2])
+        x = self._embed(token, self.target_table(), self._position_table(origins.shape[2])[position])
         self_mask, memory_mask = ancestor_mask(origins, position), padding_mask(source_mask)
         new_cache = []
         for layer, layer_cache, layer_memory in zip(self.decoder, cache, memory, strict=True):
@@ -210,16 +224,21 @@ class Transformer(nn.Module):
         """The bias of the logits [V]; zeros where the model has none."""
         return self.logits_bias if self.config.final_logits_bias else jnp.zeros(self.config.vocabulary_size)
 
-    def _embed(self, tokens: Array, table: Array, position: Array | None = None, length: int | None = None) -> Array:
-        """Embeddings plus positions: of a whole sequence, or of single tokens at one position below `length`."""
+    def _embed(self, tokens: Array, table: Array, positions: Array) -> Array:
+        """Embeddings plus positions, which are broadcast to [B, T, D]."""
+        scale = math.sqrt(self.config.d_model) if self.config.scale_embeddings else 1.0
+        return (table[tokens] * scale + positions).astype(self.dtype)
+
+    def _positions(self, tokens: Array, segments: Array | None) -> Array:
+        """The positions of whole sequences, each counted from 0: [T, D], or [B, T, D] where rows are packed."""
+        table = self._position_table(tokens.shape[1])
+        return table if segments is None else table[segment_positions(segments)]
+
+    def _position_table(self, length: int) -> Array:
         config = self.config
-        length = tokens.shape[1] if length is None else length
         if config.positions == "learned":
-            positions = self.position_table[:length]
-        else:
-            positions = sinusoidal_positions(length, config.d_model, config.positions)
-        scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
-        return (table[tokens] * scale + (positions if position is None else positions[position])).astype(self.dtype)
+            return self.position_table[:length]
+        return sinusoidal_positions(length, config.d_model, config.positions)
 
     def _decode(
         self,
@@ -229,10 +248,15 @@ class Transformer(nn.Module):
         target_mask: Array | None,
         dropout: DropoutKey | None,
         return_weights: bool,
+        source_segments: Array | None = None,
+        target_segments: Array | None = None,
     ) -> tuple[Array, Weights]:
-        x = self._embed(target, self.target_table())
+        x = self._embed(target, self.target_table(), self._positions(target, target_segments))
         x = self.target_dropout(x, dropout)
         self_mask, memory_mask = causal_mask(target.shape[1]), padding_mask(source_mask)
+        if source_segments is not None and target_segments is not None:
+            self_mask &= segment_mask(target_segments, target_segments)
+            memory_mask = segment_mask(target_segments, source_segments)
         weights = {}
         for number, layer in enumerate(self.decoder):
             x, (weights[f"decoder/{number}"], weights[f"cross/{number}"]) = layer(

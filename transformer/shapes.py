@@ -25,6 +25,9 @@ class Batch(NamedTuple):
     `target_input` is the target shifted right behind the start id; `target_output` is the target with the end id
     behind it; both have the same mask. `row` numbers the pair within the whole batch of the step, over all devices
     and accumulation steps: dropout draws its masks from it, so they do not depend on how the batch is split.
+
+    Packed rows hold several pairs side by side; the segments number them from 1 in each row, 0 is padding. None: a row
+    is a pair.
     """
 
     source: Int[Array, "*split B S"]
@@ -33,3 +36,5 @@ class Batch(NamedTuple):
     target_output: Int[Array, "*split B T"]
     target_mask: Bool[Array, "*split B T"]
     row: Int[Array, "*split B"]
+    source_segments: Int[Array, "*split B S"] | None = None
+    target_segments: Int[Array, "*split B T"] | None = None

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.ops.positions import sinusoidal_positions
+from transformer.ops.positions import segment_positions, sinusoidal_positions
 
 LAYOUTS = ("interleaved", "halved", "halved_t2t")
 
@@ -64,3 +64,9 @@ def test_a_longer_table_begins_with_the_shorter_one():
     np.testing.assert_array_equal(
         sinusoidal_positions(40, 8, "interleaved")[:7], sinusoidal_positions(7, 8, "interleaved")
     )
+
+
+def test_segment_positions_count_from_each_beginning():
+    segments = np.array([[1, 1, 1, 2, 2, 3, 0, 0], [1] * 8, [0] * 8])
+    expected = [[0, 1, 2, 0, 1, 0, 0, 1], list(range(8)), list(range(8))]
+    np.testing.assert_array_equal(jax.jit(segment_positions)(segments), expected)

@@ -49,7 +49,7 @@ def on_eight_devices(config: ModelConfig, batches: list[Batch]) -> tuple:
 
 
 def on_one_device(config: ModelConfig, batches: list[Batch], accumulation_steps: int = 1) -> tuple:
-    pieces = [Batch(*(x.reshape(accumulation_steps, -1, *x.shape[1:]) for x in batch)) for batch in batches]
+    pieces = jax.tree.map(lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), batches)
     return run(jax.jit, config, pieces)
 
 

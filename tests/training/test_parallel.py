@@ -37,7 +37,7 @@ def test_rows_are_dealt_out_in_turn(make_batch, monkeypatch):
     assert rows.tolist() == [[[0, 6], [1, 7], [2, 8]], [[3, 9], [4, 10], [5, 11]]]
     assert split(batch).row.tolist() == [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]
     for dealt in (split(batch, 3), split(batch)):
-        for whole, parts in zip(batch, dealt, strict=True):
+        for whole, parts in zip(jax.tree.leaves(batch), jax.tree.leaves(dealt), strict=True):
             assert parts.dtype == whole.dtype
             np.testing.assert_array_equal(parts, whole[dealt.row])
     assert isinstance(split(batch), Batch)

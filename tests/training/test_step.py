@@ -29,7 +29,7 @@ def jitted_step(config: ModelConfig) -> Any:
 
 def pieces(batch: Batch, accumulation_steps: int) -> Batch:
     """The batch with its rows dealt out to accumulation steps."""
-    return Batch(*(np.moveaxis(x.reshape(-1, accumulation_steps, *x.shape[1:]), 1, 0) for x in map(np.asarray, batch)))
+    return jax.tree.map(lambda x: np.moveaxis(x.reshape(-1, accumulation_steps, *x.shape[1:]), 1, 0), batch)
 
 
 def plain_loss_sum(

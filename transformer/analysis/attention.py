@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -132,7 +133,7 @@ def corpus_weights(
     """The weights [B, layers, H, Q, K] of a corpus by parts, all of one shape, in the order of the pairs."""
     whole = run.batch(pairs.sources, pairs.targets)
     for start in range(0, len(pairs.sources), _ROWS):
-        batch = Batch(*(array[start : start + _ROWS] for array in whole))
+        batch = jax.tree.map(lambda array, start=start: array[start : start + _ROWS], whole)
         _, weights = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
         yield batch, _by_kind(weights)
 

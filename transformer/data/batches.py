@@ -10,6 +10,7 @@ import numpy as np
 
 from transformer.config import DataConfig
 from transformer.data.corpus import Pairs, Report
+from transformer.data.packing import Rows, pack, row_shape
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.shapes import Batch
@@ -129,18 +130,30 @@ def choose_shapes(source_lengths: np.ndarray, target_lengths: np.ndarray, num_sh
 
 
 class _Bucket(NamedTuple):
-    """Pairs of similar length, and the one shape of their batches."""
+    """Pairs that share one shape, and how many rows of them a batch has."""
 
     S: int
     T: int
     rows: int  # of a batch, empty ones included: a multiple of row_multiple
-    pairs: int  # of a batch at the most
+    most: int  # filled rows of a batch
     members: np.ndarray
-    num_kept: int  # of the members and of what moves up from the buckets below; the others move up
+    num_kept: int  # rows of the members and of what moves up from the buckets below; the others move up
+    packing: Rows | None = None  # how the members lie side by side; None: a pair a row
 
     @property
     def num_batches(self) -> int:
-        return -(-self.num_kept // self.pairs)
+        return -(-self.num_kept // self.most)
+
+
+class _Chosen(NamedTuple):
+    """The pairs of one batch, and where they begin."""
+
+    bucket: _Bucket
+    pairs: np.ndarray
+    row: np.ndarray
+    source_starts: np.ndarray
+    target_starts: np.ndarray
+    segment: np.ndarray
 
 
 class Batches:
@@ -162,6 +175,7 @@ class Batches:
         pad_id: int,
         start_id: int,
         end_id: int,
+        pack_length: int | None = None,
         shuffle: bool = True,
     ) -> None:
         """Chooses the shapes and lays out an epoch.
@@ -174,36 +188,33 @@ class Batches:
                 rows at the end. With them a batch may exceed `tokens`, by less than row_multiple rows.
             seed: Of the shuffling.
             pad_id, start_id, end_id: Special ids.
+            pack_length: Pairs that fit are packed into rows of so many tokens, which takes one of the shapes; None: a
+                pair a row.
             shuffle: False keeps the order of pairs and shapes, the same in each epoch.
 
-        Raises: InputError if row_multiple rows of the longest pair do not fit into tokens.
+        Raises: InputError if row_multiple rows of the longest pair, or packed rows, do not fit into tokens.
         """
         self._pairs, self._seed, self._shuffle = pairs, seed, shuffle
         self._pad_id, self._start_id, self._end_id = pad_id, start_id, end_id
-        shapes = choose_shapes(pairs.source_lengths, pairs.target_lengths, num_shapes)
-        longest = max(shapes[-1])
-        if row_multiple * longest > tokens:
-            raise InputError(
-                f"A batch of {tokens} tokens is too small: {row_multiple} rows (devices times accumulation steps) of "
-                f"the longest pair need {row_multiple * longest}. Raise training.batch_tokens, or lower "
-                "data.max_length or training.accumulation_steps."
-            )
-        longer = np.maximum(pairs.source_lengths, pairs.target_lengths)
-        place = np.searchsorted([max(shape) for shape in shapes], longer)
+        source, target = pairs.source_lengths, pairs.target_lengths
         self._buckets: list[_Bucket] = []
-        moved = 0
-        for index, (S, T) in enumerate(shapes):
-            members = np.flatnonzero(place == index)
-            count = len(members) + moved
-            fit = tokens // max(S, T)
-            # Pairs that do not fill a batch move up, unless they would take more room there than a whole batch does
-            # here. Those that stay are spread evenly.
-            left = count % fit
-            moved = left if index + 1 < len(shapes) and left * sum(shapes[index + 1]) < fit * (S + T) else 0
-            kept = count - moved
-            most = -(-kept // -(-kept // fit)) if kept else fit
-            rows = -(-most // row_multiple) * row_multiple
-            self._buckets.append(_Bucket(S, T, rows, most, members, kept))
+        rest = np.arange(pairs.num_pairs)
+        if pack_length is not None:
+            _check_budget(tokens, row_multiple, pack_length, "packed row", "training.pack_length")
+            S, T = row_shape(source, target, pack_length)
+            fits = (source <= S) & (target <= T)
+            if num_shapes == 1 and fits.any() and not fits.all():
+                raise InputError(
+                    f"One shape is not enough: some pairs do not fit into packed rows of {S} source and {T} target "
+                    "tokens. Raise training.num_shapes or training.pack_length."
+                )
+            if fits.any():
+                packing = pack(source[fits], target[fits], S, T)
+                most, rows = _spread(packing.num_rows, tokens // max(S, T), row_multiple)
+                self._buckets.append(_Bucket(S, T, rows, most, np.flatnonzero(fits), packing.num_rows, packing))
+            rest = np.flatnonzero(~fits)
+        if len(rest):
+            self._buckets += self._buckets_by_length(rest, tokens, num_shapes - len(self._buckets), row_multiple)
         self._epoch = lru_cache(maxsize=2)(self._lay_out)
 
         used = [bucket for bucket in self._buckets if bucket.num_kept]
@@ -212,47 +223,127 @@ class Batches:
         self.per_epoch = sum(bucket.num_batches for bucket in used)
         """Batches an epoch."""
         padded = sum((bucket.S + bucket.T) * bucket.rows * bucket.num_batches for bucket in used)
-        self.padding = 1 - int(pairs.source_lengths.sum() + pairs.target_lengths.sum()) / padded
+        self.padding = 1 - int(source.sum() + target.sum()) / padded
         """Share of all source and target positions that hold no token, empty rows included."""
 
-    def _lay_out(self, epoch: int) -> list[tuple[_Bucket, np.ndarray]]:
-        """The batches of an epoch: the bucket that gives the shape, and the pairs."""
+    def _buckets_by_length(self, members: np.ndarray, tokens: int, num_shapes: int, row_multiple: int) -> list[_Bucket]:
+        """A pair a row, pairs of similar length in batches of one shape."""
+        source, target = self._pairs.source_lengths[members], self._pairs.target_lengths[members]
+        shapes = choose_shapes(source, target, num_shapes)
+        _check_budget(tokens, row_multiple, max(shapes[-1]), "longest pair", "data.max_length")
+        place = np.searchsorted([max(shape) for shape in shapes], np.maximum(source, target))
+        buckets = []
+        moved = 0
+        for index, (S, T) in enumerate(shapes):
+            own = members[place == index]
+            count = len(own) + moved
+            fit = tokens // max(S, T)
+            # Pairs that do not fill a batch move up, unless they would take more room there than a whole batch does
+            # here. Those that stay are spread evenly.
+            left = count % fit
+            moved = left if index + 1 < len(shapes) and left * sum(shapes[index + 1]) < fit * (S + T) else 0
+            kept = count - moved
+            most, rows = _spread(kept, fit, row_multiple)
+            buckets.append(_Bucket(S, T, rows, most, own, kept))
+        return buckets
+
+    def _lay_out(self, epoch: int) -> list[_Chosen]:
+        """The batches of an epoch."""
         generator = np.random.default_rng([self._seed, epoch])
         batches, moved = [], np.zeros(0, np.int64)
         for bucket in self._buckets:
+            if bucket.packing is not None:
+                batches += self._deal(bucket, bucket.packing, generator)
+                continue
             pool = np.concatenate([moved, bucket.members])
             if self._shuffle:
                 pool = generator.permutation(pool)
             kept, moved = pool[: bucket.num_kept], pool[bucket.num_kept :]
-            batches += [(bucket, kept[start : start + bucket.pairs]) for start in range(0, len(kept), bucket.pairs)]
+            for start in range(0, len(kept), bucket.most):
+                chosen = kept[start : start + bucket.most]
+                zeros = np.zeros_like(chosen)
+                batches.append(_Chosen(bucket, chosen, np.arange(len(chosen)), zeros, zeros, zeros + 1))
         if self._shuffle:
             batches = [batches[place] for place in generator.permutation(len(batches))]
         return batches
 
+    def _deal(self, bucket: _Bucket, packing: Rows, generator: np.random.Generator) -> list[_Chosen]:
+        """Packed batches: each slot gets a pair of its lengths, and the rows are dealt out to batches."""
+        members, order = bucket.members, np.arange(packing.num_rows)
+        if self._shuffle:
+            members, order = generator.permutation(members), generator.permutation(order)
+        source, target = self._pairs.source_lengths[members], self._pairs.target_lengths[members]
+        pairs = np.empty_like(members)
+        pairs[np.lexsort((packing.target_lengths, packing.source_lengths))] = members[np.lexsort((target, source))]
+        place = np.empty_like(order)  # of each row among all rows of the epoch
+        place[order] = np.arange(packing.num_rows)
+        place = place[packing.row]
+        slots = np.argsort(place, kind="stable")
+        starts = np.searchsorted(place[slots], np.arange(0, packing.num_rows, bucket.most))
+        return [
+            _Chosen(
+                bucket,
+                pairs[own],
+                place[own] % bucket.most,
+                packing.source_starts[own],
+                packing.target_starts[own],
+                packing.segment[own],
+            )
+            for own in np.split(slots, starts[1:])
+        ]
+
     def __getitem__(self, n: int) -> Batch:
         epoch, place = divmod(n, self.per_epoch)
-        bucket, chosen = self._epoch(epoch)[place]
-        S, T, rows, pairs = bucket.S, bucket.T, bucket.rows, self._pairs
-        source, source_mask = self._rows(pairs.source_ids, pairs.source_offsets, chosen, rows, S)
-        target_output, target_mask = self._rows(pairs.target_ids, pairs.target_offsets, chosen, rows, T)
-        shifted = np.concatenate([np.full((rows, 1), self._start_id, np.int32), target_output[:, :-1]], axis=1)
-        target_input = np.where(target_mask, shifted, np.int32(self._pad_id))
-        return Batch(source, source_mask, target_input, target_output, target_mask, np.arange(rows, dtype=np.int32))
+        chosen, pairs = self._epoch(epoch)[place], self._pairs
+        source, source_segments = self._rows(
+            pairs.source_ids, pairs.source_offsets, chosen, chosen.source_starts, chosen.bucket.S
+        )
+        target_output, target_segments = self._rows(
+            pairs.target_ids, pairs.target_offsets, chosen, chosen.target_starts, chosen.bucket.T
+        )
+        source_mask, target_mask = source_segments > 0, target_segments > 0
+        target_input = np.where(target_mask, np.roll(target_output, 1, axis=1), np.int32(self._pad_id))
+        target_input[chosen.row, chosen.target_starts] = self._start_id
+        row = np.arange(chosen.bucket.rows, dtype=np.int32)
+        batch = Batch(source, source_mask, target_input, target_output, target_mask, row)
+        if chosen.bucket.packing is None:
+            return batch
+        return batch._replace(source_segments=source_segments, target_segments=target_segments)
 
     def _rows(
-        self, ids: np.ndarray, offsets: np.ndarray, chosen: np.ndarray, rows: int, width: int
+        self, ids: np.ndarray, offsets: np.ndarray, chosen: _Chosen, columns: np.ndarray, width: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The chosen sentences, each with the end id, padded to [rows, width]; and the mask of their tokens."""
-        starts = offsets[chosen, None]
-        lengths = offsets[chosen + 1, None] - starts
-        columns = np.arange(width)
-        is_id = columns < lengths
-        padded = np.full((rows, width), self._pad_id, np.int32)
-        padded[: len(chosen)][is_id] = ids[(starts + columns)[is_id]]
-        padded[np.arange(len(chosen)), lengths[:, 0]] = self._end_id
-        mask = np.zeros((rows, width), bool)
-        mask[: len(chosen)] = columns <= lengths
-        return padded, mask
+        """The chosen sentences, each with the end id, in padded rows; and each token's place in its row, 0 at padding.
+
+        Both have shape [rows, width].
+        """
+        lengths = offsets[chosen.pairs + 1] - offsets[chosen.pairs]
+        total = int(lengths.sum())
+        within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        first = chosen.row * width + columns
+        padded = np.full(chosen.bucket.rows * width, self._pad_id, np.int32)
+        segments = np.zeros(chosen.bucket.rows * width, np.int32)
+        at = np.repeat(first, lengths) + within
+        padded[at] = ids[np.repeat(offsets[chosen.pairs], lengths) + within]
+        segments[at] = np.repeat(chosen.segment, lengths)
+        padded[first + lengths] = self._end_id
+        segments[first + lengths] = chosen.segment
+        return padded.reshape(-1, width), segments.reshape(-1, width)
+
+
+def _spread(count: int, fit: int, row_multiple: int) -> tuple[int, int]:
+    """Filled rows and rows of a batch, so that `count` rows, of which `fit` have room, are spread evenly."""
+    most = -(-count // -(-count // fit)) if count else fit
+    return most, -(-most // row_multiple) * row_multiple
+
+
+def _check_budget(tokens: int, row_multiple: int, length: int, what: str, option: str) -> None:
+    if row_multiple * length > tokens:
+        rows = f"{row_multiple} rows (devices times accumulation steps) of the {what}"
+        raise InputError(
+            f"A batch of {tokens} tokens is too small: {rows} need {row_multiple * length}. Raise "
+            f"training.batch_tokens, or lower {option} or training.accumulation_steps."
+        )
 
 
 def iterate(batches: Batches, start: int, stop: int) -> Generator[Batch, None, None]:

@@ -1,11 +1,11 @@
-"""Sinusoidal positions (section 3.5), and the two half-split variants that pass for them."""
+"""Sinusoidal positions (section 3.5), the two half-split variants that pass for them, and where sentences begin."""
 
 from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Float
+from jax import Array, lax
+from jaxtyping import Float, Int
 
 
 def sinusoidal_positions(
@@ -40,3 +40,16 @@ def sinusoidal_positions(
     else:
         table = np.concatenate([sine, cosine], axis=-1)
     return jnp.asarray(table, jnp.float32)
+
+
+def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """Positions of tokens whose sentences are packed into rows: each sentence counts from 0.
+
+    position[b, t] = t - min {t' : segments[b, t'] .. segments[b, t] are all equal}
+
+    Args:
+        segments: Number of the sentence that each token belongs to; neighbouring sentences differ.
+    """
+    place = jnp.arange(segments.shape[1])
+    begins = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0
+    return place - lax.cummax(jnp.where(begins, place, 0), axis=1)

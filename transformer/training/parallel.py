@@ -55,4 +55,4 @@ def split(batch: Batch, accumulation_steps: int | None = None) -> Batch:
         dealt = x.reshape(-1, *leading, *x.shape[1:])
         return np.ascontiguousarray(np.moveaxis(dealt, 0, len(leading)))
 
-    return Batch(*(deal(np.asarray(x)) for x in batch))
+    return jax.tree.map(lambda x: deal(np.asarray(x)), batch)

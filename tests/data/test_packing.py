@@ -1,0 +1,158 @@
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from transformer.data.batches import Batches, TokenPairs
+from transformer.data.packing import pack, row_shape
+from transformer.errors import InputError
+
+PAD, START, END = 0, 1, 2
+
+
+def random_lengths(num_pairs: int, seed: int = 0) -> np.ndarray:
+    """Like sentences: log-normal, both sides about as long, the end counted."""
+    generator = np.random.default_rng(seed)
+    source = np.exp(generator.normal(np.log(14), 0.5, num_pairs))
+    target = 1.1 * source * np.exp(generator.normal(0, 0.15, num_pairs))
+    return np.stack([source, target]).astype(int).clip(1, 60) + 1
+
+
+def token_pairs(lengths: np.ndarray) -> TokenPairs:
+    """Pairs of these lengths, the end counted; all ids of a pair are its number and 100."""
+    flat: list[Any] = []
+    for side in lengths:
+        ids = np.repeat(np.arange(len(side)) + 100, side - 1)
+        flat += [ids.astype(np.int32), np.concatenate([[0], np.cumsum(side - 1)])]
+    return TokenPairs(*flat)
+
+
+def make(lengths: np.ndarray, **options) -> Batches:
+    defaults: dict[str, Any] = {"tokens": 512, "num_shapes": 4, "row_multiple": 1, "seed": 7, "pack_length": 32}
+    special: dict[str, Any] = {"pad_id": PAD, "start_id": START, "end_id": END}
+    return Batches(token_pairs(lengths), **defaults | special | options)
+
+
+@pytest.mark.parametrize(("S", "T"), [(61, 61), (64, 64), (61, 90)])
+def test_every_pair_has_a_slot_of_its_lengths_and_no_row_overflows(S, T):
+    lengths = random_lengths(3000)
+    rows = pack(lengths[0], lengths[1], S, T)
+    slots = np.stack([rows.source_lengths, rows.target_lengths])
+    np.testing.assert_array_equal(slots[:, np.lexsort(slots)], lengths[:, np.lexsort(lengths)])
+    assert rows.row.max() + 1 == rows.num_rows
+    for row in range(rows.num_rows):
+        own = rows.row == row
+        assert rows.segment[own].tolist() == list(range(1, own.sum() + 1))
+        for starts, side, width in (
+            (rows.source_starts[own], rows.source_lengths[own], S),
+            (rows.target_starts[own], rows.target_lengths[own], T),
+        ):
+            ends = starts + side
+            assert starts[0] == 0
+            np.testing.assert_array_equal(starts[1:], ends[:-1])
+            assert ends[-1] <= width
+
+
+def test_rows_are_as_few_as_an_exhaustive_search_finds():
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        lengths = generator.integers(2, 7, (2, 6))
+
+        def fewest(order: tuple[int, ...], lengths: np.ndarray = lengths) -> int:
+            rows, used = 1, np.zeros(2, int)
+            for pair in order:
+                used += lengths[:, pair]
+                if (used > 10).any():
+                    rows, used = rows + 1, lengths[:, pair].copy()
+            return rows
+
+        least = min(map(fewest, itertools.permutations(range(6))))
+        assert (
+            pack(lengths[0], lengths[1], 10, 10).num_rows <= least + 1
+        )  # first fit of sorted items is no worse than 11/9 and 1
+
+
+def test_the_longer_side_fills_the_row():
+    assert row_shape(np.array([10, 20]), np.array([20, 40]), 64) == (32, 64)
+    assert row_shape(np.array([11]), np.array([10]), 32) == (32, 29)
+
+
+def test_packed_batches_hold_every_pair_once_an_epoch():
+    lengths = random_lengths(2000)
+    batches = make(lengths)
+    epochs = []
+    for epoch in range(2):
+        seen, padded = [], 0
+        for n in range(batches.per_epoch):
+            batch = batches[epoch * batches.per_epoch + n]
+            padded += batch.source.size + batch.target_output.size
+            seen.append(pairs_of(batch))
+        assert sorted(itertools.chain.from_iterable(seen)) == list(range(2000))
+        assert batches.padding == pytest.approx(1 - lengths.sum() / padded)
+        epochs.append(seen)
+    assert {frozenset(batch) for batch in epochs[0]}.isdisjoint(frozenset(batch) for batch in epochs[1])
+    again = make(lengths)
+    for n in (batches.per_epoch + 3, 1, 0):
+        jax.tree.map(np.testing.assert_array_equal, batches[n], again[n])
+
+
+def pairs_of(batch) -> list[int]:
+    """The pairs of a batch, each of which must lie whole in one row, the same on both sides."""
+    source_segments, target_segments = batch.source_segments, batch.target_segments
+    if source_segments is None:
+        source_segments, target_segments = batch.source_mask.astype(int), batch.target_mask.astype(int)
+    np.testing.assert_array_equal(batch.source_mask, source_segments > 0)
+    np.testing.assert_array_equal(batch.target_mask, target_segments > 0)
+    assert (batch.source[~batch.source_mask] == PAD).all()
+    for array in (batch.target_input, batch.target_output):
+        assert (array[~batch.target_mask] == PAD).all()
+    found = []
+    for row in batch.row:
+        for segment in range(1, source_segments[row].max() + 1):
+            source = batch.source[row][source_segments[row] == segment].tolist()
+            given = batch.target_input[row][target_segments[row] == segment].tolist()
+            wanted = batch.target_output[row][target_segments[row] == segment].tolist()
+            pair = source[0]
+            assert source == [pair] * (len(source) - 1) + [END]
+            assert wanted == [pair] * (len(wanted) - 1) + [END]
+            assert given == [START, *wanted[:-1]]
+            found.append(pair - 100)
+    return found
+
+
+def test_packed_batches_do_not_depend_on_row_multiple():
+    lengths = random_lengths(500)
+    one, four = make(lengths), make(lengths, row_multiple=4)
+    assert one.per_epoch == four.per_epoch
+    for n in range(one.per_epoch):
+        few, many = one[n], four[n]
+        rows = len(few.row)
+        assert len(many.row) == -(-rows // 4) * 4
+        jax.tree.map(lambda x, y, rows=rows: np.testing.assert_array_equal(x, y[:rows]), few, many)
+        assert not many.source_mask[rows:].any()
+
+
+def test_packing_leaves_little_padding_in_few_shapes():
+    """Measured: 4.2 % in four shapes, against 27.5 % without."""
+    lengths = random_lengths(20_000)
+    packed = make(lengths, tokens=4096, pack_length=48)
+    assert len(packed.shapes) <= 4
+    assert packed.padding < 0.05 < make(lengths, tokens=4096, pack_length=None).padding
+
+
+def test_pairs_that_fit_nowhere_else_keep_rows_of_their_own():
+    lengths = np.array([[5, 6, 40, 7], [5, 7, 40, 6]])
+    batches = make(lengths, num_shapes=2)
+    assert sorted(batches.shapes) == [(32, 32, 1), (40, 40, 1)]
+    assert {batches[n].source_segments is None for n in range(2)} == {True, False}
+    assert make(lengths, pack_length=4, num_shapes=1).shapes == [(40, 40, 4)]  # nothing to pack
+
+
+def test_bad_input():
+    lengths = np.array([[5, 6, 40], [5, 7, 40]])
+    with pytest.raises(InputError, match=r"One shape is not enough: .* rows of 31 source and 32 target tokens"):
+        make(np.array([[5, 6, 40], [5, 7, 41]]), num_shapes=1)
+    with pytest.raises(InputError, match=r"100 tokens is too small: 4 rows .* need 128\. .* training\.pack_length"):
+        make(lengths, tokens=100, row_multiple=4)

@@ -1,0 +1,84 @@
+"""Sentence pairs side by side in rows of one shape, so that hardly any padding is left."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Rows(NamedTuple):
+    """A layout of pairs in rows. Pairs of the same lengths are interchangeable, so a slot has lengths and no pair.
+
+    num_rows: how many.
+    row: of each slot, from 0 up.
+    source_lengths, target_lengths: what fits into each slot exactly.
+    source_starts, target_starts: the columns that each slot begins at.
+    segment: the place of each slot in its row, from 1.
+    """
+
+    num_rows: int
+    row: np.ndarray
+    source_lengths: np.ndarray
+    target_lengths: np.ndarray
+    source_starts: np.ndarray
+    target_starts: np.ndarray
+    segment: np.ndarray
+
+
+def row_shape(source_lengths: np.ndarray, target_lengths: np.ndarray, length: int) -> tuple[int, int]:
+    """(S, T) of rows whose longer side has `length` tokens, and whose sides are to each other as those of the pairs."""
+    source, target = int(source_lengths.sum()), int(target_lengths.sum())
+    longer = max(source, target)
+    return round(length * source / longer), round(length * target / longer)
+
+
+def pack(source_lengths: np.ndarray, target_lengths: np.ndarray, S: int, T: int) -> Rows:
+    """Lays pairs out in as few rows as best fit, longest first, finds (bin packing in two dimensions).
+
+    Only the number of pairs of each (source, target) length matters, so the work is done for all rows of a kind at
+    once, and hardly grows with the corpus.
+
+    Args:
+        source_lengths, target_lengths: tokens of each pair, at most S and T.
+        S, T: tokens of a row.
+    """
+    left = np.zeros((S + 1, T + 1), np.int64)  # pairs of these lengths that have no slot yet
+    np.add.at(left, (source_lengths, target_lengths), 1)
+    size = np.add.outer(np.arange(S + 1), np.arange(T + 1))
+    lengths = np.argwhere(left)
+    kinds, counts = [], []
+    for longest in lengths[np.argsort(-size[tuple(lengths.T)], kind="stable")].tolist():
+        while left[tuple(longest)]:
+            kind = _fill(left, size, longest)
+            distinct, times = np.unique(kind, axis=0, return_counts=True)
+            more = int((left[tuple(distinct.T)] // times).min())
+            left[tuple(distinct.T)] -= more * times
+            kinds.append(np.array(kind))
+            counts.append(1 + more)
+    return _lay_out(kinds, np.array(counts))
+
+
+def _fill(left: np.ndarray, size: np.ndarray, first: list[int]) -> list[list[int]]:
+    """One row from `first` on: at each place the longest of what is left that fits. It is taken out of `left`."""
+    row, (S, T) = [first], (n - 1 - used for n, used in zip(left.shape, first, strict=True))
+    left[tuple(first)] -= 1
+    while True:
+        fitting = np.where(left[: S + 1, : T + 1] > 0, size[: S + 1, : T + 1], 0)
+        source, target = divmod(int(fitting.argmax()), T + 1)
+        if not fitting[source, target]:
+            return row
+        row.append([source, target])
+        left[source, target] -= 1
+        S, T = S - source, T - target
+
+
+def _lay_out(kinds: list[np.ndarray], counts: np.ndarray) -> Rows:
+    """The slots of all rows, `counts[k]` of kind k."""
+    slots = np.array([len(kind) for kind in kinds])
+    lengths = np.concatenate([np.tile(kind, (count, 1)) for kind, count in zip(kinds, counts, strict=True)])
+    per_row = np.repeat(slots, counts)
+    row = np.repeat(np.arange(len(per_row)), per_row)
+    first = np.repeat(np.cumsum(per_row) - per_row, per_row)  # of the slot's row
+    before = np.cumsum(lengths, axis=0) - lengths
+    starts = before - before[first]
+    segment = np.arange(len(row)) - first + 1
+    return Rows(len(per_row), row, lengths[:, 0], lengths[:, 1], starts[:, 0], starts[:, 1], segment)

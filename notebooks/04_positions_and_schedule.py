@@ -188,18 +188,13 @@ for name, translate in (("train.en", str), ("train.de", dictionary.get)):
     lines = [" ".join(map(translate, sentence)) for sentence in sentences]
     (folder / name).write_text("".join(f"{line}\n" for line in lines))
 train = (str(folder / "train.en"), str(folder / "train.de"))
+small = ModelConfig(
+    vocabulary_size=280, d_model=32, num_heads=2, d_ff=64, num_encoder_layers=1, num_decoder_layers=1, max_positions=32
+)
 config = Config(
     run_dir=str(folder / "run"),
     data=DataConfig(train=train, validation=train, max_length=32),
-    model=ModelConfig(
-        vocabulary_size=280,
-        d_model=32,
-        num_heads=2,
-        d_ff=64,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        max_positions=32,
-    ),
+    model=small,
     optimizer=OptimizerConfig(warmup_steps=30, scale=0.3),
     training=TrainingConfig(steps=120, validate_every=40, log_every=5, batch_tokens=1024, num_shapes=1),
 )

@@ -65,12 +65,12 @@ def test_a_room_imports_only_from_rooms_below(file: Path) -> None:
 
 
 def test_inference_does_not_know_training() -> None:
-    for file in (PACKAGE / "inference").glob("*.py"):
+    for file in (PACKAGE / "inference").rglob("*.py"):
         assert not any(name.startswith("transformer.training") for name in imports(file))
 
 
 def test_analysis_does_not_train() -> None:
-    for file in (PACKAGE / "analysis").glob("*.py"):
+    for file in (PACKAGE / "analysis").rglob("*.py"):
         assert not any(name.startswith("transformer.training") for name in imports(file))
 
 

@@ -244,7 +244,8 @@ def assert_refused(result: Result, message: str) -> None:
         (["train", "--config={}/none.py"], r"There is no config file .*none\.py"),
         (
             ["trian"],
-            "There is no command trian; the commands are train, evaluate, translate, score, compare, attention, heads",
+            "There is no command trian; the commands are train, evaluate, translate, score, compare, attention, heads, "
+            "figures",
         ),
         ([], "^$"),
         (["evaluate"], "RUN|run"),
@@ -466,12 +467,14 @@ def test_attention_refuses_what_it_cannot_show(corpus, trained, tmp_path):
         (["--source", "dog " * 90], r"The source has \d+ tokens, but the model has positions for 64"),
     ):
         assert_refused(call("attention", run, *arguments), message)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "matplotlib", None)
-        patch.delitem(sys.modules, "transformer.analysis.figures", raising=False)
-        patch.delattr("transformer.analysis.figures", raising=False)
-        refused = call("attention", run, *pair, "--output", f"{tmp_path}/x.png")
-    assert_refused(refused, r"Pictures need matplotlib: pip install 'transformer-jax\[plot\]'")
+    for command in (["attention", run, *pair, "--output", f"{tmp_path}/x.png"], ["figures", "--output", str(tmp_path)]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "matplotlib", None)
+            for name in [name for name in sys.modules if name.startswith("transformer.analysis.figures")]:
+                patch.delitem(sys.modules, name)
+            patch.delattr("transformer.analysis.figures", raising=False)
+            refused = call(*command)
+        assert_refused(refused, r"Pictures need matplotlib: pip install 'transformer-jax\[plot\]'")
     assert contents(tmp_path) == before
 
 
@@ -487,3 +490,39 @@ def test_heads_measures_each_head(corpus, trained):
     assert heads["pronouns"] == {}  # which only the grammar knows
     assert [f"{head['entropy']:.2f}" for head in heads["heads"]] == [line[3] for line in lines[1:]]
     assert_refused(call("heads", run, "--sentences", "0"), "--sentences must be at least 1, but is 0")
+
+
+def test_figures_draws_the_lecture_and_a_run(corpus, trained, tmp_path):
+    names = ["position_curves", "position_heat_map", "position_dot_products", "warmup"]
+    small = ["--d-model", "8", "--length", "9", "--schedules", "8:10"]
+    for runs, options, suffix in (([], [], "png"), ([f"{corpus}/run"], ["--format", "svg"], "svg")):
+        folder = tmp_path / suffix / "new"
+        result = call("figures", *runs, "--output", str(folder), *small, *options)
+        assert (result.status, result.err) == (0, "")
+        expected = [
+            folder / f"{name}.{suffix}" for name in (*names, *(["learning_rates", "learning_curves"] * len(runs)))
+        ]
+        assert result.out.splitlines() == [*map(str, expected)]
+        assert sorted(folder.iterdir()) == sorted(expected)
+    assert "validation BLEU" in (tmp_path / "svg/new/learning_curves.svg").read_text()
+
+
+def test_figures_refuses_what_it_cannot_draw(corpus, trained, tmp_path):
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/config.json").write_bytes((corpus / "run/config.json").read_bytes())
+    before = contents(tmp_path)
+    for arguments, message in (
+        ([f"{tmp_path}/nowhere"], r"nowhere is not the directory of a run: it has no config\.json"),
+        ([f"{corpus}/run", f"{tmp_path}/begun"], "The run in .*begun has not logged a training loss yet: wait for it"),
+        (["--d-model", "7"], r"Sinusoidal positions need an even model\.d_model, but it is 7"),
+        (["--length", "1"], "--length must lie between 2 and 4,096, but is 1"),
+        (
+            ["--schedules", "512:0"],
+            "A schedule is written d_model:warm-up steps, such as 512:4000, but 512:0 was given",
+        ),
+        (["--format", "pdf"], "invalid choice.* 'pdf'"),
+        (["--output", f"{tmp_path}/begun/config.json"], "File exists"),
+    ):
+        output = [] if "--output" in arguments else ["--output", f"{tmp_path}/pictures"]
+        assert_refused(call("figures", *arguments, *output), message)
+    assert contents(tmp_path) == before

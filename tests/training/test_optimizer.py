@@ -15,6 +15,7 @@ from transformer.training.optimizer import (
     paper_schedule,
     warmup_stable_decay_schedule,
 )
+from transformer.training.optimizer import rates as rates_of_updates
 
 
 def rates(schedule: optax.Schedule, steps: int) -> np.ndarray:
@@ -86,6 +87,12 @@ def test_warmup_stable_decay_schedule():
 )
 def test_learning_rate_is_the_configured_schedule(config: OptimizerConfig, expected: optax.Schedule):
     np.testing.assert_array_equal(rates(learning_rate(config, 512, 100), 100), rates(expected, 100))
+
+
+@pytest.mark.parametrize("final_fraction", [0.0, 0.4])
+def test_the_rates_to_look_at_are_those_of_the_updates(final_fraction: float):
+    schedule = inverse_sqrt_schedule(1.5e-3, 100, 1000, final_fraction)
+    np.testing.assert_allclose(rates_of_updates(schedule, 1000), rates(schedule, 1000), rtol=1e-6)
 
 
 def reference_adam(params: dict, gradients: list[dict], config: OptimizerConfig, lrate: list[float]) -> dict:

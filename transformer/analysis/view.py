@@ -1,5 +1,6 @@
 """An attention that shows itself: in a notebook, as a page, as a picture."""
 
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ class View(Attention):
             data = page(self, start).encode()
         else:
             from transformer.analysis import figures  # matplotlib, which only pictures need
+            from transformer.analysis.figures.attention import draw
 
-            data = figures.picture(self, start, path.suffix.removeprefix("."))
+            data = figures.to_bytes(partial(draw, self, start), path.suffix.removeprefix("."))
         write_whole(path, data)
 
 

@@ -8,7 +8,9 @@ schedule that ends does so at `count = steps`, which is behind the last update, 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Float
 
 from transformer.config import OptimizerConfig
 from transformer.shapes import Params
@@ -128,6 +130,16 @@ def learning_rate(config: OptimizerConfig, d_model: int, steps: int) -> optax.Sc
     if config.schedule == "cosine":
         return cosine_schedule(config.peak, config.warmup_steps, steps)
     return warmup_stable_decay_schedule(config.peak, config.warmup_steps, steps, config.final_fraction)
+
+
+def rates(schedule: optax.Schedule, steps: int) -> Float[np.ndarray, "steps"]:
+    """The rates of the updates 1 to `steps`, for looking at.
+
+    Args:
+        schedule: The rate as a function of the number of updates made so far.
+        steps: How many.
+    """
+    return np.asarray(schedule(np.arange(steps)))
 
 
 def make_optimizer(config: OptimizerConfig, d_model: int, steps: int) -> optax.GradientTransformation:

@@ -1,52 +1,29 @@
-"""Pictures for papers, by matplotlib: the same input gives the same bytes on the same versions."""
+"""Pictures of where a model looks: heat maps of heads, and the lines of a word."""
 
-import io
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
 from transformer.analysis.attention import Attention
+from transformer.analysis.figures import line_style
 from transformer.analysis.page import LABELS, Start
-from transformer.errors import InputError
-
-try:
-    import matplotlib
-    from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-except ImportError as error:
-    raise InputError("Pictures need matplotlib: pip install 'transformer-jax[plot]'.") from error
-
-# Okabe and Ito (2008), which the colour-blind can tell apart; heads beyond them repeat the colours with other dashes.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999000")
-DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # which comes with matplotlib
-    "font.size": 9,
-    "text.parse_math": False,  # a dollar sign in a sentence is a dollar sign
-    "svg.hashsalt": "transformer",  # else the names inside an SVG are random
-    "savefig.dpi": 200,
-}
-METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software": None}}
 
 
-def picture(attention: Attention, shown: Start, suffix: str) -> bytes:
-    """A picture as PNG or SVG: the lines of a word where one is named, else heat maps.
+def draw(attention: Attention, shown: Start) -> Figure:
+    """The lines of a word where one is named, else heat maps.
 
     Args:
         attention: what is shown.
         shown: which part of it.
-        suffix: `png` or `svg`.
 
     Raises: InputError if there is no such layer, head or word.
     """
     pieces = attention.joined() if shown.joined else attention
-    with matplotlib.rc_context(STYLE):
-        figure = heat_maps(pieces, shown) if shown.word is None else lines(pieces, shown, shown.word)
-        data = io.BytesIO()
-        figure.savefig(data, format=suffix, metadata=METADATA[suffix])
-    return data.getvalue()
+    return heat_maps(pieces, shown) if shown.word is None else lines(pieces, shown, shown.word)
 
 
 def heat_maps(attention: Attention, shown: Start) -> Figure:
@@ -100,7 +77,7 @@ def lines(attention: Attention, shown: Start, word: str) -> Figure:
     spread = 0.5 / len(weights)  # of the heads, which end beside one another
     for row, of_head in enumerate(weights):
         head = row if shown.head is None else shown.head
-        style = {"color": PALETTE[head % 8], "linestyle": DASHES[head // 8 % 3]}
+        style = line_style(head)
         offset = (row - (len(weights) - 1) / 2) * spread
         for key in np.flatnonzero(of_head[place] >= 0.01):
             weight = float(of_head[place, key])

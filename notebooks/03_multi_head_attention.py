@@ -1,0 +1,241 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Multi-head attention
+#
+# Section 3.2 of the paper from the inside: Equation 1 by hand, why it divides by √d_k, what a mask does, why many heads
+# cost no more than one, and what a head can do. The axis letters are those of `transformer/shapes.py`: `Q`/`K` queries
+# and keys, `D` d_model, `H` heads, `E` features of a head (the paper's d_k).
+
+# %%
+# %matplotlib inline
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib import rcParams
+
+from transformer import Config, ModelConfig, Run, TokenizerConfig, Transformer, ops
+from transformer.analysis.attention import Attention
+from transformer.analysis.figures import STYLE
+from transformer.analysis.figures.attention import heat_maps
+from transformer.analysis.heads import describe
+from transformer.analysis.page import Start
+from transformer.data import grammar
+from transformer.data.tokenizer import Pieces, Tokenizer
+from transformer.layers import MultiHeadAttention
+
+rcParams.update(STYLE | {"figure.dpi": 150})
+generator = np.random.default_rng(0)
+normal = lambda *shape: generator.normal(size=shape).astype(np.float32)  # noqa: E731
+
+# %% [markdown]
+# ## Equation 1 by hand
+#
+# `Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V`: each query is compared with each key, the comparisons become weights
+# that sum to 1, and the result is the weighted mean of the values. In NumPy, float64, line by line:
+
+# %%
+query, key, value = normal(3, 8), normal(5, 8), normal(5, 6)
+
+scores = query.astype(np.float64) @ key.T / 8**0.5  # [Q, K]
+exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+by_hand = exponentials / exponentials.sum(-1, keepdims=True)
+
+attended, weights = ops.scaled_dot_product_attention(query, key, value, return_weights=True)
+print(np.asarray(weights).round(3), "\nrows sum to", weights.sum(-1))
+print("largest difference from the hand-made ones:", abs(weights - by_hand).max())
+assert np.allclose(weights, by_hand, atol=1e-6)
+assert np.allclose(attended, by_hand @ value, atol=1e-5)
+
+# %% [markdown]
+# ## Why divide by √d_k
+#
+# A dot product of two vectors of independent features with variance 1 has variance d_k (footnote 4 of the paper). So
+# without the division the scores grow with the size of a head, the softmax puts all of its weight on one key, and where
+# it does, no gradient comes through. Measured on random queries, with 20 keys each:
+
+
+# %%
+@jax.jit
+def saturation(scores):
+    """The mean largest weight, entropy in nats, and norm of the softmax's Jacobian, of rows of scores."""
+    weights = jax.nn.softmax(scores)
+    jacobian = jax.vmap(jax.jacobian(jax.nn.softmax))(scores)
+    entropy = -(weights * jnp.log(jnp.maximum(weights, 1e-30))).sum(-1)
+    return weights.max(-1).mean(), entropy.mean(), jnp.linalg.norm(jacobian, axis=(1, 2)).mean()
+
+
+print("           Q Kᵀ                                   Q Kᵀ / √d_k")
+print("  d_k   variance  largest  entropy  gradient   variance  largest  entropy  gradient")
+for size in (4, 16, 64, 256, 1024):
+    plain = (normal(1000, 1, size) * normal(1000, 20, size)).sum(-1)
+    cells = []
+    for scores in (plain, plain / size**0.5):
+        cells += [scores.var(), *saturation(scores)]
+    print(f"{size:>5}" + "".join("{:>11.2f}{:>9.3f}{:>9.3f}{:>10.4f}".format(*cells[n : n + 4]) for n in (0, 4)))
+assert 900 < plain.var() < 1150
+assert 0.9 < (plain / size**0.5).var() < 1.1
+
+# %% [markdown]
+# With the division, the four columns on the right hardly depend on d_k.
+#
+# ## Masks
+#
+# A mask is True where a query may attend to a key (section 3.2.3). The decoder's hides what comes later, a row's
+# padding is hidden from everyone, and both combine with `&`. A weight that is masked is exactly 0, and the rest still
+# sums to 1.
+
+# %%
+x = normal(2, 5, 8)  # two rows of five positions; the second is two positions shorter
+tokens = jnp.array([[True] * 5, [True] * 3 + [False] * 2])
+mask = ops.causal_mask(5) & ops.padding_mask(tokens)  # [B, 1, Q, K]; the 1 is for the heads
+attended, weights = ops.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], mask, return_weights=True)
+print(np.asarray(weights[1, 0]).round(2))
+assert (np.asarray(weights)[~np.asarray(mask)] == 0).all()
+assert np.allclose(weights.sum(-1), 1, atol=1e-6)
+
+# %% [markdown]
+# What is masked has no influence, not even a small one: other values at the masked positions change nothing.
+
+# %%
+changed = x.copy()
+changed[1, 3:] = 1e6
+again, _ = ops.scaled_dot_product_attention(changed[:, None], changed[:, None], changed[:, None], mask)
+assert (again[1, 0, :3] == attended[1, 0, :3]).all()
+
+# %% [markdown]
+# ## Many heads for the price of one
+#
+# `MultiHead(Q, K, V) = Concat(head_1, ..., head_H) Wᴼ`, `head_i = Attention(Q W_iᑫ, K W_iᴷ, V W_iⱽ)` (section 3.2.2).
+# The paper writes a matrix [D, E] for each head. Side by side they are one matrix [D, D], so one product projects for
+# all heads; `split_heads` takes it apart and `merge_heads` is the concatenation. The same by both ways:
+
+# %%
+D, H = 32, 4
+E = D // H
+memory = normal(1, 6, D)
+projections = {name: normal(D, D) / D**0.5 for name in ("query", "key", "value", "output")}
+
+heads = [
+    ops.scaled_dot_product_attention(
+        *(memory @ projections[name][:, head * E : (head + 1) * E] for name in ("query", "key", "value"))
+    )[0]
+    for head in range(H)
+]
+separately = np.concatenate(heads, -1) @ projections["output"]
+
+split = [ops.split_heads(memory @ projections[name], H) for name in ("query", "key", "value")]  # each [B, H, T, E]
+at_once = ops.merge_heads(ops.scaled_dot_product_attention(*split)[0]) @ projections["output"]
+print("split", split[0].shape, "largest difference:", abs(at_once - separately).max())
+assert np.allclose(at_once, separately, atol=1e-5)
+
+# %% [markdown]
+# The layer of the model is a shell around just that; it takes these matrices as its parameters. Since a head is D / H
+# wide, the number of parameters does not depend on the number of heads, and neither does that of multiplications.
+
+# %%
+layer = MultiHeadAttention(ModelConfig(vocabulary_size=50, d_model=D, num_heads=H, dtype="float32"))
+params = {"params": {name: {"kernel": kernel} for name, kernel in projections.items()}}
+by_layer, _ = layer.apply(params, memory, memory, jnp.ones((1, 1, 6, 6), bool))
+assert np.allclose(by_layer, separately, atol=1e-5)
+
+
+def cost(num_heads):
+    """Parameters, and floating-point operations by XLA's own count, of a layer on 64 tokens of width 128."""
+    layer = MultiHeadAttention(ModelConfig(vocabulary_size=50, d_model=128, num_heads=num_heads, dtype="float32"))
+    tokens, mask = jnp.zeros((1, 64, 128)), jnp.ones((1, 1, 64, 64), bool)
+    params = jax.eval_shape(layer.init, jax.random.key(0), tokens, tokens, mask)
+    compiled = jax.jit(layer.apply).lower(params, tokens, tokens, mask).compile()
+    return sum(leaf.size for leaf in jax.tree.leaves(params)), compiled.cost_analysis()["flops"]
+
+
+for num_heads in (1, 4, 16):
+    parameters, operations = cost(num_heads)
+    print(f"{num_heads:>2} heads: {parameters:,} parameters, {operations / 1e6:.1f} million operations")
+
+# %% [markdown]
+# What grows a little is the softmax, which each head has for itself.
+#
+# ## A head, drawn
+#
+# A head's weights are a matrix: the row looks at the column. Three heads made by hand, which need nothing but the
+# positions: by the shift that notebook 04 derives, one matrix turns the encoding of a position into that of the one
+# before it, so that a query with this matrix matches the key of the position before.
+
+# %%
+words = ["The", "law", "will", "never", "be", "perfect", ",", "but", "its", "application", "should", "be", "just"]
+table = np.asarray(ops.sinusoidal_positions(len(words), 64, "interleaved"))
+
+
+def shift(distance):
+    """The matrix that turns the encoding of every position p into that of p + distance."""
+    turned = np.zeros((64, 64), np.float32)
+    for pair, angle in enumerate(distance / 10000 ** (np.arange(32) / 32)):
+        block = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        turned[2 * pair : 2 * pair + 2, 2 * pair : 2 * pair + 2] = block
+    return turned
+
+
+projected = np.stack([table @ (24 * shift(distance)) for distance in (-1, 0, 1)])  # 24 makes the softmax sharp
+keys = np.stack([table] * 3)
+_, weights = ops.scaled_dot_product_attention(projected, keys, keys, return_weights=True)
+side = Pieces(" ".join(words), words, words, [*range(len(words))])
+by_hand = Attention(side, side, {"encoder": np.asarray(weights)[None]})
+heat_maps(by_hand, Start("encoder"))
+
+# %% [markdown]
+# ## What heads do
+#
+# `analysis.heads` says it in numbers: entropy in nats (0 looks at one token, log K at K tokens evenly), weight on the
+# boundary (the last token), distance in tokens, weight on the token before, the same and the one behind. Of the three:
+
+
+# %%
+def show(weights):
+    """A line of numbers for each head of weights [H, Q, K]."""
+    found = describe(np.asarray(weights)[None, None], np.array([weights.shape[-1] - 1]), self_attention=True)
+    print("head  " + "".join(f"{name:>10}" for name in found))
+    for head in range(len(weights)):
+        print(f"{head:>4}  " + "".join(f"{values[0, 0, head].mean():>10.2f}" for values in found.values()))
+    return found
+
+
+found = show(weights)
+for head, name in enumerate(("previous", "same", "next")):
+    assert found[name][0, 0, head].mean() > 0.7
+print(f"log K = {np.log(len(words)):.2f}")
+
+# %% [markdown]
+# A model that nobody has trained has no such heads: they look everywhere about evenly. (What they become is in notebook
+# 02, and `transformer heads RUN` measures every head of a run, with what the loss grows by without it.)
+
+# %%
+config = ModelConfig(
+    vocabulary_size=400, d_model=32, num_heads=4, d_ff=64, num_encoder_layers=1, num_decoder_layers=1, dtype="float32"
+)
+sentences = grammar.generate("test")[:200]
+tokenizer = Tokenizer.train([text for one in sentences for text in one[:2]], 400, TokenizerConfig())
+model = Transformer(config)
+start = jnp.ones((1, 1), int)
+params = jax.jit(model.init)(jax.random.key(0), start, start == 1, start)
+run = Run(Config(model=config), model, params, tokenizer)
+look = run.attention(sentences[0].source, sentences[0].target)
+show(look.weights["encoder"][0])
+print(f"log K = {np.log(len(look.source.tokens)):.2f}")
+
+# %% [markdown]
+# The page on which a notebook shows it: every layer, head and kind of attention. Point at a word, or go there with the
+# keyboard, and see where it looks.
+
+# %%
+run.attention(sentences[0].source, sentences[0].target)

@@ -1,0 +1,218 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Positions and schedule
+#
+# Two formulas of the paper that everybody draws: the sinusoids that tell a Transformer where a token stands (section
+# 3.5), and the learning rate that rises before it falls (section 5.3). `transformer figures` draws the same without a
+# notebook.
+
+# %%
+# %matplotlib inline
+import itertools
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib import rcParams
+
+import transformer
+from transformer import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig, ops
+from transformer.analysis.figures import STYLE
+from transformer.analysis.figures.learning import learning_curves, learning_rates, warmup
+from transformer.analysis.figures.positions import curves, dot_products, heat_map
+from transformer.analysis.history import read_histories
+from transformer.layers import EncoderLayer
+from transformer.training.optimizer import inverse_sqrt_schedule, learning_rate, paper_schedule, rates
+
+rcParams.update(STYLE | {"figure.dpi": 150})
+
+# %% [markdown]
+# ## What is lost without positions
+#
+# Attention is a sum over keys, and a sum does not know the order of its terms. So an encoder layer without positions
+# gives each token the same output wherever the tokens stand: permute its input, and its output is permuted alike. It
+# sees a bag of words. With the positions added the order counts:
+
+# %%
+D, T = 128, 10
+layer = EncoderLayer(ModelConfig(vocabulary_size=50, d_model=D, num_heads=4, d_ff=256, dtype="float32"), None)
+words = jax.random.normal(jax.random.key(0), (1, T, D))
+token_mask = jnp.ones((1, T), bool)
+params = jax.jit(lambda key: layer.init(key, words, token_mask, None, False))(jax.random.key(1))
+encode = jax.jit(lambda x: layer.apply(params, x, token_mask, None, False)[0])
+
+order = np.random.default_rng(0).permutation(T)
+positions = ops.sinusoidal_positions(T, D, "interleaved")
+without = abs(encode(words[:, order]) - encode(words)[:, order]).max()
+with_them = abs(encode(words[:, order] + positions) - encode(words + positions)[:, order]).max()
+print(f"largest difference after the permutation {order}: {without:.1e} without positions, {with_them:.1f} with them")
+assert without < 1e-4 < 0.1 < with_them
+
+# %% [markdown]
+# ## The table
+#
+# `PE[pos, 2i] = sin(pos / 10000^(2i/d))`, `PE[pos, 2i + 1] = cos(pos / 10000^(2i/d))`: a clock with d/2 hands, the
+# first of which goes round in 2π positions and the last in 10000^(1 - 2/d) · 2π.
+
+# %%
+table = np.asarray(ops.sinusoidal_positions(100, D, "interleaved"))
+angle = np.arange(100)[:, None] / 10000 ** (2 * np.arange(D // 2) / D)
+assert np.allclose(table[:, 0::2], np.sin(angle), atol=1e-6)
+assert np.allclose(table[:, 1::2], np.cos(angle), atol=1e-6)
+curves(table, "interleaved")
+
+# %%
+heat_map(table)
+
+# %% [markdown]
+# No two positions have the same encoding, and all of them have the same length, √(d/2):
+
+# %%
+distances = np.linalg.norm(table[:, None] - table, axis=-1)
+nearest = distances[~np.eye(100, dtype=bool)].min()
+print(f"lengths {np.linalg.norm(table, axis=1).min():.4f} to {np.linalg.norm(table, axis=1).max():.4f}")
+print(f"√(d/2) = {(D / 2) ** 0.5:.4f}; the two nearest encodings are {nearest:.2f} apart")
+
+# %% [markdown]
+# ## Distance
+#
+# The dot product of two encodings is `Σ cos((p - q) / 10000^(2i/d))`: it depends on their distance alone, not on where
+# they stand, and falls off as it grows. It does not tell left from right, for cos(-x) = cos(x); the matrices
+# that project queries and keys can.
+
+# %%
+dot_products(table)
+
+# %% [markdown]
+# They can because a shift by k positions is one matrix for all positions, a rotation of each (sin, cos) pair by its
+# angle. This is why the paper chose sinusoids: "for any fixed offset k", it says, the encoding of pos + k
+# "can be represented as a linear function" of that of pos.
+
+
+# %%
+def shift(distance):
+    """The matrix M with PE[pos + distance] = M PE[pos] at every position."""
+    turned = np.zeros((D, D))
+    for pair, angle in enumerate(distance / 10000 ** (2 * np.arange(D // 2) / D)):
+        block = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+        turned[2 * pair : 2 * pair + 2, 2 * pair : 2 * pair + 2] = block
+    return turned
+
+
+for distance in (1, 7, 50):
+    error = abs(table[:-distance] @ shift(distance).T - table[distance:]).max()
+    print(f"shift by {distance:>2}: largest error {error:.1e}")
+    assert error < 1e-5
+matched = (table @ shift(1).T) @ table.T  # queries that ask for the position behind them
+print("the best key of the queries 0 to 4:", matched[:5].argmax(1))
+assert (matched[:-1].argmax(1) == np.arange(1, 100)).all()
+
+# %% [markdown]
+# ## Interleaved or in two halves
+#
+# The paper interleaves sines and cosines. Many implementations put all sines first (Hugging Face's MarianMT, for one).
+# These are the same numbers in another order: dot products and distances are equal up to rounding, and a model can
+# learn the one as well as the other. A trained one cannot do with the other, though, so the layout belongs to its
+# config. tensor2tensor's halves are others still: their wavelengths end at exactly 10000 · 2π.
+
+# %%
+halved = np.asarray(ops.sinusoidal_positions(100, D, "halved"))
+t2t = np.asarray(ops.sinusoidal_positions(100, D, "halved_t2t"))
+assert (halved == np.concatenate([table[:, 0::2], table[:, 1::2]], -1)).all()
+for name, other in (("halved", halved), ("halved_t2t", t2t)):
+    print(
+        f"{name:<10}  dot products differ from the paper's by up to {abs(other @ other.T - table @ table.T).max():.1e}"
+    )
+heat_map(halved)
+
+# %% [markdown]
+# ## The learning rate
+#
+# `lrate = d_model^-0.5 · min(step^-0.5, step · warmup_steps^-1.5)` (Eq. 3). In the lecture's figure the curves are
+# called "512:4000", "512:8000" and "256:4000": that is d_model : warm-up steps. A wider model gets a lower rate
+# throughout; a longer warm-up gets a lower and later peak, and beyond both peaks it changes nothing.
+
+# %%
+pairs = [(512, 4000), (512, 8000), (256, 4000)]
+warmup({pair: rates(paper_schedule(*pair), 20_000) for pair in pairs})
+
+# %% [markdown]
+# Most other code asks for a peak and a warm-up. Where the two branches of the minimum meet, at `step = warmup_steps`,
+# `peak = (d_model · warmup_steps)^-0.5`; the schedule with this peak is the same one:
+
+# %%
+print("d_model  warm-up  peak by the formula  highest rate  at step  largest difference")
+for d_model, warmup_steps in pairs:
+    peak = d_model**-0.5 * warmup_steps**-0.5
+    paper = rates(paper_schedule(d_model, warmup_steps), 20_000)
+    by_peak = rates(inverse_sqrt_schedule(peak, warmup_steps, 20_000), 20_000)
+    difference = abs(by_peak - paper).max()
+    highest = f"{paper.max():>12.6f}  {1 + paper.argmax():>7,}"
+    print(f"{d_model:>7}  {warmup_steps:>7,}  {peak:>19.6f}  {highest}  {difference:>18.0e}")
+    assert 1 + paper.argmax() == warmup_steps
+    assert difference < 1e-9
+a, b = (rates(paper_schedule(512, warmup_steps), 20_000) for warmup_steps in (4000, 8000))
+assert (a[8000:] == b[8000:]).all()
+
+# %% [markdown]
+# ## What a run has logged
+#
+# A run writes its learning rate to `metrics.jsonl`. A very small one, for a few seconds, on word-for-word translations:
+
+# %%
+folder = Path(tempfile.mkdtemp())
+dictionary = {
+    "red": "rot",
+    "old": "alt",
+    "small": "klein",
+    "dog": "hund",
+    "house": "haus",
+    "runs": "eilt",
+    "and": "und",
+}
+sentences = list(itertools.permutations(dictionary, 3))
+for name, translate in (("train.en", str), ("train.de", dictionary.get)):
+    lines = [" ".join(map(translate, sentence)) for sentence in sentences]
+    (folder / name).write_text("".join(f"{line}\n" for line in lines))
+train = (str(folder / "train.en"), str(folder / "train.de"))
+small = ModelConfig(
+    vocabulary_size=280, d_model=32, num_heads=2, d_ff=64, num_encoder_layers=1, num_decoder_layers=1, max_positions=32
+)
+config = Config(
+    run_dir=str(folder / "run"),
+    data=DataConfig(train=train, validation=train, max_length=32),
+    model=small,
+    optimizer=OptimizerConfig(warmup_steps=30, scale=0.3),
+    training=TrainingConfig(steps=120, validate_every=40, log_every=5, batch_tokens=1024, num_shapes=1),
+)
+transformer.train(config)
+
+# %% [markdown]
+# Its rate on the schedule of its own config, and how it has learned. (The training loss is higher, for it is taken with
+# label smoothing and dropout, the validation loss without.)
+
+# %%
+histories = read_histories([config.run_dir])
+planned = rates(learning_rate(config.optimizer, config.model.d_model, config.training.steps), config.training.steps)
+logged = histories[0].curves["learning_rate"]
+print(
+    f"{len(logged.steps)} logged rates, largest difference {abs(logged.values - planned[logged.steps - 1]).max():.0e}"
+)
+assert np.allclose(logged.values, planned[logged.steps - 1], rtol=1e-6)
+learning_rates(histories, [planned])
+
+# %%
+learning_curves(histories)

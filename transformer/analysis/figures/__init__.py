@@ -1,0 +1,43 @@
+"""What all pictures share: matplotlib, colours that the colour-blind tell apart, and the same bytes each time."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+from transformer.errors import InputError
+
+try:
+    import matplotlib
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise InputError("Pictures need matplotlib: pip install 'transformer-jax[plot]'.") from error
+
+# Okabe and Ito (2008), which the colour-blind can tell apart; what goes beyond them repeats them with other dashes.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999000")
+DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # which comes with matplotlib
+    "font.size": 9,
+    "text.parse_math": False,  # a dollar sign in a sentence is a dollar sign
+    "svg.hashsalt": "transformer",  # else the names inside an SVG are random
+    "savefig.dpi": 200,
+}
+METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software": None}}
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour and dash of the line of this number, counted from 0."""
+    return {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number // len(PALETTE) % len(DASHES)]}
+
+
+def to_bytes(draw: Callable[[], Figure], suffix: str) -> bytes:
+    """A figure as PNG or SVG, in the style of all: the same input gives the same bytes on the same versions.
+
+    Args:
+        draw: makes the figure.
+        suffix: `png` or `svg`.
+    """
+    with matplotlib.rc_context(STYLE):
+        data = io.BytesIO()
+        draw().savefig(data, format=suffix, metadata=METADATA[suffix])
+    return data.getvalue()

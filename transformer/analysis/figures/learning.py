@@ -1,0 +1,108 @@
+"""Pictures of how a model learns: the warm-up schedule, the rate that a run has logged, learning curves.
+
+Schedules belong to training, which this room does not know: whoever draws them has computed their values.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from transformer.analysis.figures import DASHES, PALETTE, line_style
+from transformer.analysis.history import History
+from transformer.shapes import Array
+
+
+def warmup(rates: Mapping[tuple[int, int], Float[Array, " _"]]) -> Figure:
+    """The paper's learning rate (section 5.3, Eq. 3) of several models, and the peak that each comes to.
+
+    peak = d_model ** -0.5 * warmup_steps ** -0.5, at step warmup_steps
+
+    Args:
+        rates: of the updates 1, 2 and so on, by (d_model, warm-up steps).
+    """
+    figure = Figure((6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for number, ((d_model, warmup_steps), values) in enumerate(rates.items()):
+        peak = d_model**-0.5 * warmup_steps**-0.5
+        steps = np.arange(1, len(values) + 1)
+        # Beyond both of their warm-ups, schedules of one d_model coincide: dashes let each be seen.
+        style = {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)]}
+        axes.plot(steps, values, **style, linewidth=1.8, label=f"{d_model} : {warmup_steps:,}  →  {peak:.3g}")
+        if warmup_steps <= len(values):
+            axes.plot(warmup_steps, peak, "o", color=style["color"], markersize=5)
+    _finish(axes, "learning rate")
+    axes.legend(frameon=False, title="d_model : warm-up steps  →  peak", alignment="left")
+    return figure
+
+
+def learning_rates(histories: Sequence[History], schedules: Sequence[Float[Array, " _"]]) -> Figure:
+    """The rate that each run has logged, on the schedule of its own config.
+
+    Args:
+        histories: of the runs.
+        schedules: of each run: the rates of the updates 1, 2 and so on.
+    """
+    figure = _figure(histories, 4.0)
+    axes = figure.subplots()
+    for number, (history, schedule) in enumerate(zip(histories, schedules, strict=True)):
+        style = line_style(number)
+        axes.plot(*history.curves["learning_rate"], **style, **_LOGGED)
+        axes.plot(np.arange(1, len(schedule) + 1), schedule, **style, **_PLANNED)
+    _finish(axes, "learning rate")
+    _legend(figure, histories, {"logged": _LOGGED, "schedule of its config": _PLANNED})
+    return figure
+
+
+def learning_curves(histories: Sequence[History]) -> Figure:
+    """Training and validation loss of runs, and below them the validation BLEU of those that have logged it.
+
+    Args:
+        histories: of the runs.
+    """
+    scored = any("validation_bleu" in history.curves for history in histories)
+    figure = _figure(histories, 5.8 if scored else 4.0)
+    grid = figure.subplots(1 + scored, 1, squeeze=False, sharex=True, height_ratios=(2, 1)[: 1 + scored])[:, 0]
+    lines = (("loss", 0, _TRAINING), ("validation_loss", 0, _VALIDATION), ("validation_bleu", -1, _VALIDATION))
+    for number, history in enumerate(histories):
+        for name, place, form in lines:
+            if name in history.curves:
+                grid[place].plot(*history.curves[name], **line_style(number), **form)
+    _finish(grid[0], "loss, nats per target token")
+    if scored:
+        _finish(grid[1], "validation BLEU")
+        grid[0].set_xlabel("")
+    _legend(figure, histories, {"training (as optimized)": _TRAINING, "validation (unsmoothed)": _VALIDATION})
+    return figure
+
+
+_LOGGED: dict[str, Any] = {"linewidth": 5, "alpha": 0.35, "marker": "o", "markersize": 5, "markeredgewidth": 0}
+_PLANNED: dict[str, Any] = {"linewidth": 1.2}
+_TRAINING: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.55}
+_VALIDATION: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 3.5}
+
+
+def _figure(histories: Sequence[History], height: float) -> Figure:
+    """Wide enough for the runs' names, and high enough for one line each."""
+    longest = max(len(history.name) for history in histories)
+    return Figure((max(6.4, 0.08 * longest + 1), height + 0.2 * len(histories)), layout="constrained")
+
+
+def _finish(axes: Axes, label: str) -> None:
+    axes.set(xlabel="step", ylabel=label)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, histories: Sequence[History], forms: Mapping[str, Mapping]) -> None:
+    """Below the picture: a line for each run, and in grey what the forms of lines stand for."""
+    runs = [Line2D([], [], **line_style(number), linewidth=2.5, label=run.name) for number, run in enumerate(histories)]
+    greys = [Line2D([], [], color="#666666", **form, label=name) for name, form in forms.items()]
+    figure.legend(handles=greys, loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(handles=runs, loc="outside lower center", frameon=False)

@@ -1,6 +1,7 @@
 """Pictures for papers, by matplotlib: the same input gives the same bytes on the same versions."""
 
 import io
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -42,10 +43,23 @@ def picture(attention: Attention, shown: Start, suffix: str) -> bytes:
     Raises: InputError if there is no such layer, head or word.
     """
     pieces = attention.joined() if shown.joined else attention
+
+    def draw() -> Figure:
+        return heat_maps(pieces, shown) if shown.word is None else lines(pieces, shown, shown.word)
+
+    return to_bytes(draw, suffix)
+
+
+def to_bytes(draw: Callable[[], Figure], suffix: str) -> bytes:
+    """A figure as PNG or SVG, in the style of all: the same input gives the same bytes on the same versions.
+
+    Args:
+        draw: makes the figure.
+        suffix: `png` or `svg`.
+    """
     with matplotlib.rc_context(STYLE):
-        figure = heat_maps(pieces, shown) if shown.word is None else lines(pieces, shown, shown.word)
         data = io.BytesIO()
-        figure.savefig(data, format=suffix, metadata=METADATA[suffix])
+        draw().savefig(data, format=suffix, metadata=METADATA[suffix])
     return data.getvalue()
 
 

@@ -70,7 +70,7 @@ def test_inference_does_not_know_training() -> None:
 
 
 def test_analysis_does_not_train() -> None:
-    for file in (PACKAGE / "analysis").glob("*.py"):
+    for file in (PACKAGE / "analysis").rglob("*.py"):
         assert not any(name.startswith("transformer.training") for name in imports(file))
 
 

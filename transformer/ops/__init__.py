@@ -8,6 +8,7 @@ from transformer.ops.loss import cross_entropy
 from transformer.ops.masks import causal_mask, padding_mask, segment_mask
 from transformer.ops.normalization import batch_norm, layer_norm, rms_norm
 from transformer.ops.positions import segment_positions, sinusoidal_positions
+from transformer.ops.restricted import restricted_attention
 
 __all__ = [
     "DropoutKey",
@@ -21,6 +22,7 @@ __all__ = [
     "linear",
     "merge_heads",
     "padding_mask",
+    "restricted_attention",
     "rms_norm",
     "scaled_dot_product_attention",
     "segment_mask",

@@ -1,0 +1,255 @@
+import dataclasses
+import json
+import sys
+from functools import partial
+from itertools import product
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from transformer.analysis import figures
+from transformer.analysis.complexity import measure as measuring
+from transformer.analysis.complexity import paths
+from transformer.analysis.complexity.fits import Crossover, crossover, fit
+from transformer.analysis.complexity.formulas import TABLE, Size, ceil_log
+from transformer.analysis.complexity.layers import (
+    ATTENTION,
+    CONVOLUTION,
+    GRU,
+    LAYERS,
+    LSTM,
+    PROJECTED,
+    RESTRICTED,
+    make_layers,
+)
+from transformer.analysis.complexity.measure import DIRECTIONS, Measurement, compile_layer, compile_step, measure
+from transformer.analysis.complexity.report import HALF, PROJECTIONS, Report, to_json, to_text
+from transformer.analysis.complexity.settings import Settings
+from transformer.analysis.figures.complexity import draw
+from transformer.cli import main
+
+# Products of one layer forward, two operations each, by hand: r = 9 looks at three blocks of 4.
+OPERATIONS = {
+    ATTENTION: lambda n, d: 4 * n**2 * d,
+    PROJECTED: lambda n, d: 4 * n**2 * d + 8 * n * d**2,
+    RESTRICTED: lambda n, d: 4 * n * 3 * 4 * d,
+    GRU: lambda n, d: 12 * n * d**2,
+    LSTM: lambda n, d: 16 * n * d**2,
+    CONVOLUTION: lambda n, d: 2 * 3 * n * d**2,
+}
+
+
+def counted(
+    layer: str, n: int, d: int, operations: float, seconds: float = 1e-3, backward: bool = False
+) -> Measurement:
+    return Measurement(
+        flops=float(operations),
+        bytes=8.0 * operations,
+        layer=layer,
+        direction=DIRECTIONS[backward],
+        n=n,
+        d=d,
+        seconds=seconds,
+        fastest=0.9 * seconds,
+        slowest=1.5 * seconds,
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """As if every operation took a nanosecond, and three times that with its gradients."""
+    settings = Settings(lengths=(64, 128, 256, 512), widths=(32, 64), neighbourhood=9)
+    measurements = [
+        counted(layer, n, d, factor * OPERATIONS[layer](n, d), factor * OPERATIONS[layer](n, d) / 1e9, factor == 3)
+        for n, d, layer, factor in product(settings.lengths, settings.widths, LAYERS, (1, 3))
+    ]
+    lengths = {16: {row.layer: row.path.count(Size(16, 4, 3, 9)) for row in TABLE}}
+    return Report(settings, "cpu, jax 0", measurements, lengths)
+
+
+def test_table_1_by_hand():
+    size = Size(n=100, d=8, k=3, r=7)
+    counts = {row.layer: [order.count(size) for order in (row.operations, row.sequential, row.path)] for row in TABLE}
+    assert counts == {
+        "self-attention": [80_000, 1, 1],
+        "recurrent": [6_400, 100, 100],
+        "convolutional": [19_200, 1, 5],  # 3^4 < 100 <= 3^5
+        "convolutional, contiguous": [19_200, 1, 34],
+        "self-attention, restricted": [5_600, 1, 15],
+    }
+    assert [ceil_log(5, 125), ceil_log(3, 243), ceil_log(3, 244), ceil_log(2, 1)] == [3, 5, 6, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_layer_maps_a_sequence_to_one_of_the_same_shape(dtype):
+    for layer in make_layers(Size(7, 5, 3, 5), batch=2, dtype=dtype).values():
+        y = jax.eval_shape(layer.apply, layer.params, layer.x)
+        assert (y.shape, layer.x.dtype) == ((2, 7, 5), dtype)
+
+
+def test_xla_counts_the_operations_of_table_1():
+    """And so their exponents; times are asserted nowhere."""
+    steps: dict[Any, float] = {}
+    found = []
+    for n, d in product((64, 128), (64, 128)):
+        for name, layer in make_layers(Size(n, d, 3, 9)).items():
+            if layer.step is None:
+                operations = compile_layer(layer, "forward").counts().flops
+            else:
+                if (name, d) not in steps:
+                    steps[name, d] = compile_step(layer, layer.step, "forward").counts().flops
+                operations = n * steps[name, d]
+            assert operations == pytest.approx(OPERATIONS[name](n, d), rel=0.15), (name, n, d)
+            found.append(counted(name, n, d, operations))
+    for layer, (alpha, beta) in {
+        ATTENTION: (2, 1),
+        RESTRICTED: (1, 1),
+        GRU: (1, 2),
+        LSTM: (1, 2),
+        CONVOLUTION: (1, 2),
+    }.items():
+        fitted = fit([one for one in found if one.layer == layer], "flops")
+        assert (fitted.n, fitted.d) == pytest.approx((alpha, beta), abs=0.12), layer
+
+
+def test_a_recurrent_layer_counts_as_a_loop_written_out():
+    """One position more in the loop is one step more, gradients and all; the ends of the loop are simpler."""
+
+    def operations(n: int) -> float:
+        layer = make_layers(Size(n, 16, 3, 3))[GRU]
+        unrolled: Any = nn.RNN(nn.GRUCell(16), unroll=n)
+        apply = lambda params, x: unrolled.apply({"params": {"cell": params["params"]}}, x)  # noqa: E731
+        return compile_layer(dataclasses.replace(layer, apply=apply), "forward and backward").counts().flops
+
+    layer = make_layers(Size(1, 16, 3, 3))[GRU]
+    assert layer.step is not None
+    step = compile_step(layer, layer.step, "forward and backward").counts().flops
+    assert operations(3) - operations(2) == pytest.approx(step, rel=0.1)
+
+
+def test_paths_are_as_long_as_their_graphs_say():
+    """n = 10: by base 3 in gaps of 1, 3, 9; by 2 positions a layer; by 3 positions to either side."""
+    assert paths.path_lengths(10, kernel=3, neighbourhood=7) == {
+        "self-attention": 1,
+        "recurrent": 10,
+        "convolutional": 3,
+        "convolutional, contiguous": 5,
+        "self-attention, restricted": 3,
+    }
+
+
+def test_path_length_of_a_chain():
+    chain = np.eye(5, dtype=bool) | np.eye(5, k=-1, dtype=bool)
+    assert paths.path_length([chain] * 9, np.tril(np.ones((5, 5), bool))) == 4
+    with pytest.raises(ValueError, match="do not connect"):
+        paths.path_length([chain] * 9, np.ones((5, 5), bool))
+
+
+def test_fit_finds_the_exponents_of_the_large_end():
+    law = partial(counted, GRU)
+    measured = [law(n, d, 7.0 * n**1.5 * d**0.25, 1.0) for n, d in product((4, 8, 16, 32), (2, 4, 8, 16))]
+    measured = [law(one.n, one.d, 1e9) if min(one.n / 2, one.d) < 4 else one for one in measured]  # the small end
+    found = fit(measured, "flops")
+    assert (found.n, found.d) == pytest.approx((1.5, 0.25))
+    assert (found.n_error, found.d_error) == pytest.approx((0, 0), abs=1e-9)
+    noisy = [dataclasses.replace(one, flops=one.flops * (1.2 if one.n == 16 else 1)) for one in measured]
+    assert fit(noisy, "flops").n_error > 0.05
+
+
+def test_crossover():
+    square = {n: n**2 / 50 for n in (16, 32, 64, 128)}
+    linear = {n: float(n) for n in square}  # equal at 50
+    assert crossover(square, linear).n == pytest.approx(50)
+    assert crossover({n: cost / 10 for n, cost in square.items()}, linear) == Crossover(">", 128.0)
+    assert crossover({n: cost * 10 for n, cost in square.items()}, linear) == Crossover("<", 16.0)
+
+
+def test_report_says_where_attention_costs_more(report):
+    found = report.crossovers("flops", "forward")
+    expected = {GRU: 3, LSTM: 4, CONVOLUTION: 1.5, PROJECTIONS: 2, HALF: 1}  # n / d, by hand from OPERATIONS
+    for layer, ratio in expected.items():
+        assert found[layer][64].n == pytest.approx(ratio * 64), layer
+    text = to_text(report)
+    for said in ("O(log_k n)", "192 = 3.0 d", "n^2.00", "12.0 n d^2", "67.11  (60.40 to 100.66)"):
+        assert said in text, said
+    as_json = json.loads(json.dumps(to_json(report), allow_nan=False))
+    assert as_json["table"][0]["operations"] == {"formula": "n^2 d", "count": 512**2 * 64}
+    assert len(as_json["measurements"]) == len(report.measurements)
+
+
+def test_plot_is_the_same_bytes_each_time(report):
+    for suffix, begins in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        data = figures.to_bytes(partial(draw, report), suffix)
+        assert data.startswith(begins)
+        assert data == figures.to_bytes(partial(draw, report), suffix)
+
+
+@pytest.fixture
+def few(monkeypatch) -> list[str]:
+    """The arguments of a measurement of seconds: two layers, and no search for paths."""
+    two = (ATTENTION, CONVOLUTION)
+    kept = lambda *given: {name: layer for name, layer in make_layers(*given).items() if name in two}  # noqa: E731
+    monkeypatch.setattr(measuring, "make_layers", kept)
+    return ["complexity", "--lengths", "8", "4", "4", "--widths", "2", "3", "--repeats", "2", "--batch", "3"]
+
+
+def test_measure(few):
+    settings = Settings(lengths=(8, 4, 4), widths=(2, 3), repeats=2)
+    found = [*measure(settings)]
+    assert [(one.n, one.d) for one in found[::4]] == [(4, 2), (4, 3), (8, 2), (8, 3)]
+    assert {one.layer for one in found} == {ATTENTION, CONVOLUTION}
+    for one in found:
+        assert 0 < one.fastest <= one.seconds <= one.slowest
+        assert min(one.flops, one.bytes) > 0
+
+
+def test_command(report, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(measuring, "measure", lambda settings: iter(report.measurements))
+    monkeypatch.setattr(paths, "path_lengths", lambda n, kernel, neighbourhood: report.paths[16])
+    arguments = ["complexity", "--lengths", "64", "128", "256", "512", "--widths", "32", "64", "--neighbourhood", "9"]
+    assert main([*arguments, "--json", f"{tmp_path}/x.json", "--output", f"{tmp_path}/x.svg"]) == 0
+    assert "Table 1 of the paper, at n = 512, d = 64, k = 3, r = 9" in capsys.readouterr().out
+    assert (tmp_path / "x.svg").read_bytes().startswith(b"<?xml")
+    assert main([*arguments, "--json", "-"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "x.json").read_text())
+    assert printed["settings"]["neighbourhood"] == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lengths", "64"], "two or more different lengths, but lengths is 64"),
+        (["--widths", "64", "64"], "two or more different widths"),
+        (["--widths", "0", "64"], "widths must be at least 1, but one of them is 0"),
+        (["--kernel", "1"], "kernel must be at least 2"),
+        (["--neighbourhood", "8"], "neighbourhood must be odd"),
+        (["--batch", "0"], "batch must be at least 1, but is 0"),
+        (["--repeats", "0"], "repeats must be at least 1, but is 0"),
+        (["--output", "plot.pdf"], "must end in .png, .svg, but it is plot.pdf"),
+        (["--json", "nowhere/x.json"], "no folder nowhere to write nowhere/x.json into"),
+    ],
+    ids=lambda given: given[0] if isinstance(given, list) else "",
+)
+def test_bad_input(arguments, message, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        try:
+            status = main(["complexity", *arguments])
+        except SystemExit as exit:  # of the parser, which words what a dataclass has refused
+            status = exit.code
+    assert status == 2
+    said = capsys.readouterr()
+    assert message in " ".join((said.out + said.err).split())
+    assert "Traceback" not in said.err
+
+
+def test_without_matplotlib_it_says_so_before_it_measures(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "transformer.analysis.figures")
+    monkeypatch.delattr("transformer.analysis.figures")
+    assert main(["complexity", "--output", "plot.png"]) == 2
+    assert "Pictures need matplotlib" in capsys.readouterr().err

@@ -1,0 +1,41 @@
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from transformer.ops.restricted import restricted_attention
+
+
+def banded(query, key, value, reach):
+    """Eq. 1 with all n^2 scores, of which only those near the diagonal count."""
+    scores = query @ np.swapaxes(key, -1, -2) / np.sqrt(query.shape[-1])
+    place = np.arange(query.shape[-2])
+    near = np.abs(place - place[:, None]) <= reach
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True)) * near
+    return exponentials / exponentials.sum(-1, keepdims=True) @ value
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "reach"),
+    [((2,), 7, 2), ((), 3, 1), ((1, 1), 3, 5)],
+    ids=["incomplete block", "next neighbours", "everything"],
+)
+def test_value_and_gradients_are_those_of_a_banded_mask(batch, length, reach, dtype, assert_matches):
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(*batch, length, size)) for size in (4, 4, 3)]
+    assert_matches(
+        partial(restricted_attention, reach=reach), partial(banded, reach=reach), arrays, dtype, activations=3
+    )
+
+
+def test_operations_grow_with_the_neighbourhood_and_not_with_the_square_of_the_length():
+    def operations(length: int, reach: int) -> float:
+        x = jax.ShapeDtypeStruct((length, 64), "float32")
+        counts = jax.jit(partial(restricted_attention, reach=reach)).lower(x, x, x).cost_analysis()
+        assert counts is not None
+        return counts["flops"]
+
+    assert operations(512, 8) / operations(256, 8) == pytest.approx(2, rel=0.02)
+    assert operations(256, 16) / operations(256, 8) == pytest.approx(2, rel=0.02)
+    assert operations(256, 8) == pytest.approx(2 * 2 * 256 * 3 * 8 * 64, rel=0.1)  # 3 reach keys to a query

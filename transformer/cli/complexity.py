@@ -1,0 +1,70 @@
+"""`transformer complexity`: what a layer of each kind costs (Table 1 of the paper), by formula and on this device."""
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from transformer.analysis.complexity.settings import Settings
+from transformer.errors import InputError
+from transformer.files import write_whole
+from transformer.runtime import resolve_dtype, use_compilation_cache
+
+SUFFIXES = (".png", ".svg")
+
+
+@dataclass(frozen=True)
+class ComplexityOptions:
+    """What one layer costs, by the formulas of the paper's Table 1 and as measured on this device: attention, attention
+    restricted to a neighbourhood, recurrent layers and a convolution, over sequence lengths n and widths d."""
+
+    settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    json: str | None = None
+    """Also write everything as JSON to this file; - prints it instead of the tables."""
+    output: str | None = None
+    """Also write a log-log plot of operations and times (.png, .svg)."""
+
+
+def main(arguments: list[str]) -> None:
+    """What a layer of each kind costs."""
+    options = tyro.cli(ComplexityOptions, args=arguments, prog="transformer complexity")
+    for file in (options.json, options.output):  # what cannot be written is said before minutes of measuring
+        if file not in (None, "-") and not Path(file).absolute().parent.is_dir():
+            raise InputError(f"There is no folder {Path(file).parent} to write {file} into.")
+    if options.output is not None:
+        if Path(options.output).suffix not in SUFFIXES:
+            raise InputError(f"The name of the output must end in {', '.join(SUFFIXES)}, but it is {options.output}.")
+        import transformer.analysis.figures  # noqa: F401  says so if matplotlib is missing
+    from rich.console import Console
+    from rich.progress import track
+
+    from transformer.analysis.complexity.layers import LAYERS
+    from transformer.analysis.complexity.measure import DIRECTIONS, device, measure
+    from transformer.analysis.complexity.paths import LENGTHS, path_lengths
+    from transformer.analysis.complexity.report import Report, to_json, to_text
+
+    settings, console = options.settings, Console(stderr=True)
+    use_compilation_cache()
+    resolve_dtype(settings.dtype)  # says so if there is no device
+    programs = len({*settings.lengths}) * len({*settings.widths}) * len(LAYERS) * len(DIRECTIONS)
+    measured = track(
+        measure(settings), "measuring", programs, console=console, transient=True, disable=not console.is_terminal
+    )
+    paths = {n: path_lengths(n, settings.kernel, settings.neighbourhood) for n in LENGTHS}
+    report = Report(settings, device(), [*measured], paths)
+    if options.output is not None:
+        from transformer.analysis.figures import to_bytes
+        from transformer.analysis.figures.complexity import draw
+
+        suffix = Path(options.output).suffix.removeprefix(".")
+        write_whole(Path(options.output), to_bytes(partial(draw, report), suffix))
+    as_json = json.dumps(to_json(report), indent=2) + "\n"
+    if options.json == "-":
+        print(as_json, end="")
+        return
+    if options.json is not None:
+        write_whole(Path(options.json), as_json.encode())
+    print(to_text(report))

@@ -216,8 +216,9 @@ class Transformer(nn.Module):
         length = tokens.shape[1] if length is None else length
         if config.positions == "learned":
             positions = self.position_table[:length]
-        else:
-            positions = sinusoidal_positions(length, config.d_model, config.positions)
+        else:  # a length that `jax.export` has left open gets the first rows of the longest table
+            known = length if isinstance(length, int) else config.max_positions
+            positions = sinusoidal_positions(known, config.d_model, config.positions)[:length]
         scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
         return (table[tokens] * scale + (positions if position is None else positions[position])).astype(self.dtype)
 

@@ -54,15 +54,16 @@ def parse(options: type[Options], arguments: list[str], command: str) -> Options
     return tyro.cli(configured, args=arguments, prog=f"transformer {command}", description=options.__doc__)
 
 
-def load_translator(options: RunOptions) -> "Translator":
-    """The run's translator, or that of the ensemble, with the compilation cache in use if the run used it."""
+def load_translator(options: RunOptions, dtype: Literal["auto", "float32", "bfloat16"] | None = None) -> "Translator":
+    """The run's translator, or that of the ensemble, with the compilation cache in use if the run used it; in the run's
+    compute type unless another is given."""
     from transformer.checkpoint import read_config
     from transformer.inference.translator import ensemble, load
 
     config = read_config(options.run)
     if config.compilation_cache:
         use_compilation_cache()
-    dtype, reason = resolve_dtype(config.model.dtype)
-    print(f"computing in {dtype} ({reason})", file=sys.stderr)
+    resolved, reason = resolve_dtype(config.model.dtype if dtype is None else dtype)
+    print(f"computing in {resolved} ({reason})", file=sys.stderr)
     others = options.ensemble if isinstance(options, DecodingOptions) else ()
-    return ensemble([load(run, options.checkpoint, options.average) for run in (options.run, *others)])
+    return ensemble([load(run, options.checkpoint, options.average, dtype) for run in (options.run, *others)])

@@ -18,6 +18,7 @@ TINY = Config(
         num_encoder_layers=1,
         num_decoder_layers=1,
         max_positions=40,
+        final_logits_bias=True,
         dtype="float32",
     ),
 )

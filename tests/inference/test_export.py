@@ -14,7 +14,7 @@ from transformer.inference.export import PLATFORMS, Artefact, export_search
 from transformer.inference.translator import ensemble
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported.py"
-SENTENCES = ["seven", "the men see", "", "then seventeen seas", "men", "the sea the sea the sea see"]
+SENTENCES = ["seven", "the men see", "", "then see seas", "men", "the sea"]
 # Run with these, a script has nothing but jax: whatever it imports of the others raises ImportError.
 ALONE = """
 import runpy, sys
@@ -40,11 +40,10 @@ def rows(tokenizer, sentences: list[str], width: int) -> np.ndarray:
     return np.array([[*own, *[tokenizer.pad_id] * (width - len(own))] for own in ids], np.int32)
 
 
-@pytest.mark.parametrize(("sentences", "width"), [(SENTENCES, 24), (SENTENCES[1:2], 11)])
-def test_the_artefact_finds_what_the_translator_finds(random_translator, search, artefact, sentences, width):
-    tokenizer = random_translator.tokenizer
+def test_the_artefact_finds_what_the_translator_finds(random_translator, search, artefact):
+    tokenizer, sentences = random_translator.tokenizer, SENTENCES
     exported = jax.export.deserialize(bytearray(artefact.program))
-    source = rows(tokenizer, sentences, width)
+    source = rows(tokenizer, sentences, 24)
     tokens, scores, lengths = map(np.asarray, jax.jit(exported.call)(source))
     assert tokens.shape == (len(sentences), 2, 40)
     assert (scores.dtype, lengths.shape) == (np.float32, (len(sentences), 2))

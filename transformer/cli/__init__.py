@@ -10,7 +10,7 @@ from importlib import import_module
 from transformer.errors import InputError
 from transformer.runtime import keep_freed_memory
 
-COMMANDS = ("train", "evaluate", "translate", "score", "compare", "attention", "heads", "export")
+COMMANDS = ("train", "evaluate", "translate", "score", "compare", "attention", "heads", "export", "tune")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -342,11 +342,9 @@ def translations(
 
 
 def search_program(members: Members, tokenizer: Tokenizer, search: SearchConfig) -> Callable[..., Hypotheses]:
-    """Encoder and search as one function of arrays, jitted: of the members' parameters, source, its mask, the longest
-    lengths, the sentences' numbers, the seed and, as a keyword, the largest of the longest lengths.
+    """Encoder and search as one jitted function: of the arrays that `_translate_batch` takes, and `max_length`.
 
-    Raises:
-        InputError: a forbidden word is not one piece.
+    Raises: InputError if a forbidden word is not one piece.
     """
     return partial(
         _translate_batch,

@@ -522,3 +522,63 @@ def test_figures_refuses_what_it_cannot_draw(corpus, trained, tmp_path):
         output = [] if "--output" in arguments else ["--output", f"{tmp_path}/pictures"]
         assert_refused(call("figures", *arguments, *output), message)
     assert contents(tmp_path) == before
+
+
+def test_export_writes_the_search_and_what_a_caller_must_know(corpus, trained, tmp_path):
+    run, file = str(corpus / "run"), tmp_path / "search"
+    result = call("export", run, str(file), "--max-length", "20", "--num-best", "2")
+    assert (result.status, result.err) == (0, "computing in float32 (as configured)\n")
+    assert f"{file}: " in result.out
+    about = json.loads((tmp_path / "search.json").read_text())
+    assert (about["max_length"], about["search"]["beam_size"], about["search"]["num_best"]) == (20, 2, 2)
+    assert (tmp_path / "search.tokenizer.json").read_bytes() == (corpus / "run" / "tokenizer.json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["search", "search.json", "search.tokenizer.json"]
+    before = contents(tmp_path)
+    for arguments, message in (
+        (["--sample"], r"search\.sample draws translations at random"),
+        (["--max-length", "65"], "between 1 and 64 tokens, the positions of the model, but 65"),
+    ):
+        assert_refused(call("export", run, str(file), *arguments), message)
+    assert_refused(call("export", run, str(tmp_path / "nowhere" / "search")), "a directory that there is")
+    assert_refused(call("export", run), "FILE|file")
+    assert contents(tmp_path) == before
+
+
+def test_evaluate_watches_a_run_to_its_end(corpus, trained, monkeypatch):
+    run = str(corpus / "run")
+    first = call("evaluate", run, "--watch")
+    assert (first.status, len(first.err.splitlines())) == (0, 1)
+    assert [line.split(": BLEU ")[0] for line in first.out.splitlines()] == ["step 10", "step 20"]
+    again = call("evaluate", run, "--watch")
+    assert (again.status, again.out) == (0, "")
+    for arguments, message in (
+        (["--checkpoint", "10"], "--checkpoint is for one evaluation"),
+        (["--json"], "--json is for one evaluation"),
+        (["--interval", "0"], "--interval must be positive, in seconds, but is 0"),
+    ):
+        assert_refused(call("evaluate", run, "--watch", *arguments), message)
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transformer.inference.watch.time.sleep", interrupt)
+    monkeypatch.setattr("transformer.inference.watch.is_finished", lambda _: False)
+    assert call("evaluate", run, "--watch")[::2] == (130, again.err + "Interrupted.\n")
+
+
+def test_tune_finds_a_beam_and_a_penalty(corpus, trained):
+    run = str(corpus / "run")
+    options = ("--beams", "1", "2", "--alphas", "0", "1", "--candidates", "4")
+    first = call("tune", run, *options)
+    assert first.status == 0
+    table = [line.split() for line in first.out.splitlines()[1:-1]]
+    assert [row[:3] for row in table] == [
+        *(["1", "wu", "0.00"], ["2", "wu", "0.00"], ["2", "wu", "1.00"], ["2", "power", "1.00"]),
+    ]
+    assert table[0][4] == "100.0%"
+    assert "The highest BLEU has --beam-size " in first.out
+    assert first.err.splitlines()[1:] == ["beam 1: searched", "beam 2: searched"]
+    again = call("tune", run, *options)
+    assert (again.out, again.err.splitlines()[1:]) == (first.out, ["beam 1: kept", "beam 2: kept"])
+    assert_refused(call("tune", run, "--source", f"{corpus}/val.en"), "--source and --reference go together")
+    assert_refused(call("tune", run, "--beams", "0"), "--beams must be at least 1")

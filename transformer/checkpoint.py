@@ -9,6 +9,8 @@
     RUN/scores.json         the final scores
     RUN/.lock               held by the process that trains
     RUN/hypotheses.txt      the translations of the test set
+    RUN/evaluation/         scores and translations of each checkpoint, where `evaluate --watch` has been at work
+    RUN/tuning/             the candidates that `tune` has ranked
 
 Arrays are saved from the host's memory and restored into it, as NumPy arrays: no device or sharding is recorded, so a
 checkpoint restores on any number of devices. The caller puts them where they are to live.
@@ -30,7 +32,7 @@ import orbax.checkpoint as ocp
 from filelock import FileLock, Timeout
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from transformer.config import Config
+from transformer.config import Config, TrainingConfig
 from transformer.config_files import from_json, to_json
 from transformer.errors import InputError
 from transformer.files import PART, write_whole
@@ -252,6 +254,25 @@ def saved_steps(run_dir: str | Path) -> list[int]:
     """The steps whose checkpoints a run has, ascending."""
     with _manager(run_dir, **_READ_ONLY) as manager:
         return list(manager.all_steps())
+
+
+def is_finished(run_dir: str | Path) -> bool:
+    """Whether a run has come to its end: it has the checkpoint of its last step, or its patience is over."""
+    training = read_config(run_dir).training
+    with _manager(run_dir, **_READ_ONLY) as manager:
+        steps = list(manager.all_steps())
+        return bool(steps) and (
+            steps[-1] == training.steps or out_of_patience(manager.best_step(), steps[-1], training)
+        )
+
+
+def out_of_patience(best: int | None, step: int, training: TrainingConfig) -> bool:
+    """Whether a run stops at a step because the lowest validation loss is `training.patience` validations ago."""
+    return (
+        best is not None
+        and training.patience is not None
+        and step - best >= training.patience * training.validate_every
+    )
 
 
 def load_params(

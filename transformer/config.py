@@ -317,7 +317,8 @@ class SearchConfig:
     prefix: str = ""
     """Text that every translation begins with."""
     num_best: int = 1
-    """Translations of each sentence: the best ones of the beam, or as many samples."""
+    """Translations of each sentence: the best ones that the search comes across, which may be more than the beam holds
+    at once; or as many samples."""
     sample: bool = False
     """Draw translations at random, instead of searching for the most probable."""
     temperature: float = 1.0
@@ -349,11 +350,6 @@ class SearchConfig:
             self.sample or (self.temperature, self.top_k, self.top_p) == (1.0, 0, 1.0),
             "search.temperature, search.top_k and search.top_p change how translations are drawn: they need "
             "search.sample.",
-        )
-        require(
-            self.sample or self.num_best <= self.beam_size,
-            f"search.num_best ({self.num_best}) must not exceed search.beam_size ({self.beam_size}): a beam holds no "
-            "more translations.",
         )
 
 

@@ -238,7 +238,9 @@ class Transformer(nn.Module):
         config = self.config
         if config.positions == "learned":
             return self.position_table[:length]
-        return sinusoidal_positions(length, config.d_model, config.positions)
+        # A length that `jax.export` has left open gets the first rows of the longest table.
+        known = length if isinstance(length, int) else config.max_positions
+        return sinusoidal_positions(known, config.d_model, config.positions)[:length]
 
     def _decode(
         self,

@@ -10,7 +10,19 @@ from importlib import import_module
 from transformer.errors import InputError
 from transformer.runtime import keep_freed_memory
 
-COMMANDS = ("train", "evaluate", "translate", "score", "compare", "attention", "heads", "figures", "complexity")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "tune",
+    "translate",
+    "score",
+    "compare",
+    "export",
+    "attention",
+    "heads",
+    "figures",
+    "complexity",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from transformer.config import SearchConfig
+from transformer.config import Config, SearchConfig
 from transformer.runtime import resolve_dtype, use_compilation_cache
 
 if TYPE_CHECKING:
     from transformer.inference.translator import Translator
 
+Dtype = Literal["auto", "float32", "bfloat16"]
 Options = TypeVar("Options", bound="DecodingOptions")
 
 
@@ -54,15 +55,22 @@ def parse(options: type[Options], arguments: list[str], command: str) -> Options
     return tyro.cli(configured, args=arguments, prog=f"transformer {command}", description=options.__doc__)
 
 
-def load_translator(options: RunOptions) -> "Translator":
-    """The run's translator, or that of the ensemble, with the compilation cache in use if the run used it."""
-    from transformer.checkpoint import read_config
+def load_translator(options: RunOptions, dtype: Dtype | None = None) -> "Translator":
+    """The run's translator, or that of the ensemble; in the run's compute type unless another is given."""
     from transformer.inference.translator import ensemble, load
 
-    config = read_config(options.run)
+    prepare(options.run, dtype)
+    others = options.ensemble if isinstance(options, DecodingOptions) else ()
+    return ensemble([load(run, options.checkpoint, options.average, dtype) for run in (options.run, *others)])
+
+
+def prepare(run: str, dtype: Dtype | None = None) -> Config:
+    """A run's config, with the compilation cache in use if the run used it, and the compute type said."""
+    from transformer.checkpoint import read_config
+
+    config = read_config(run)
     if config.compilation_cache:
         use_compilation_cache()
-    dtype, reason = resolve_dtype(config.model.dtype)
-    print(f"computing in {dtype} ({reason})", file=sys.stderr)
-    others = options.ensemble if isinstance(options, DecodingOptions) else ()
-    return ensemble([load(run, options.checkpoint, options.average) for run in (options.run, *others)])
+    resolved, reason = resolve_dtype(config.model.dtype if dtype is None else dtype)
+    print(f"computing in {resolved} ({reason})", file=sys.stderr)
+    return config

@@ -2,11 +2,17 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformer.cli.decoding import DecodingOptions, load_translator, parse
+from transformer.cli.decoding import DecodingOptions, load_translator, parse, prepare
+from transformer.config import DataConfig
 from transformer.errors import InputError
 from transformer.files import write_lines
+
+if TYPE_CHECKING:
+    from transformer.data.corpus import Pairs
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,11 @@ class EvaluationOptions(DecodingOptions):
     """A file to write the translations to, one a line."""
     json: bool = False
     """Print JSON instead of a table."""
+    watch: bool = False
+    """Score each checkpoint as it appears, a line each, until the run has come to its end: beside the training, on any
+    machine that sees the run directory. Its evaluation/STEP.json and STEP.txt keep scores and translations."""
+    interval: float = 30.0
+    """With --watch: seconds between two looks for a new checkpoint."""
 
 
 def main(arguments: list[str]) -> None:
@@ -28,20 +39,43 @@ def main(arguments: list[str]) -> None:
     options = parse(EvaluationOptions, arguments, "evaluate")
     if (options.source is None) != (options.reference is None):
         raise InputError("--source and --reference go together: line n of the one must translate line n of the other.")
+    if options.watch:
+        _watch(options)
+        return
     translator = load_translator(options)
-    from transformer.data.corpus import read_files
-    from transformer.experiment import read_test_set
-
-    config = translator.config
-    if options.source is not None and options.reference is not None:
-        files = dataclasses.replace(config.data, tags=None)
-        pairs, _ = read_files((options.source, options.reference), files)
-    else:
-        pairs = read_test_set(options.run, config.data)
-    scores, hypotheses = translator.evaluate(pairs, options.search)
+    scores, hypotheses = translator.evaluate(_read_pairs(options, translator.config.data), options.search)
     if options.hypotheses is not None:
         write_lines(Path(options.hypotheses), hypotheses)
     if options.json:
         print(scores.to_json(), end="")
     else:
         print(scores.to_text())
+
+
+def _watch(options: EvaluationOptions) -> None:
+    for name, given in (
+        ("--checkpoint", options.checkpoint != "last"),
+        ("--ensemble", options.ensemble != ()),
+        ("--hypotheses", options.hypotheses is not None),
+        ("--json", options.json),
+    ):
+        if given:
+            raise InputError(f"{name} is for one evaluation: leave it out with --watch, which scores each checkpoint.")
+    if options.interval <= 0:
+        raise InputError(f"--interval must be positive, in seconds, but is {options.interval}.")
+    config = prepare(options.run)
+    from transformer.inference.watch import watch
+
+    average = 1 if options.average is None else options.average
+    report = partial(print, flush=True)
+    pairs = _read_pairs(options, config.data)
+    watch(options.run, pairs, options.search, average=average, interval=options.interval, report=report)
+
+
+def _read_pairs(options: EvaluationOptions, data: DataConfig) -> "Pairs":
+    from transformer.data.corpus import read_files
+    from transformer.experiment import read_test_set
+
+    if options.source is None or options.reference is None:
+        return read_test_set(options.run, data)
+    return read_files((options.source, options.reference), dataclasses.replace(data, tags=None))[0]

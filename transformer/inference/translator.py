@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -308,14 +308,7 @@ def translations(
             is not `split`; a forbidden word is not one piece.
     """
     members = tuple((model, jax.device_put(params)) for model, params in members)
-    program = partial(
-        _translate_batch,
-        models=_models(members),
-        search=dataclasses.replace(search, seed=0, batch_tokens=1, extra_length=1, long_input="refuse"),
-        special_ids=(tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id),
-        forbidden=_forbidden(search.forbidden, tokenizer),
-        prefix=tuple(tokenizer.encode_batch([search.prefix])[0]) if search.prefix else (),
-    )
+    program = search_program(members, tokenizer, search)
     beam = search.num_best if search.sample else search.beam_size
     longest = min(model.config.max_positions for model, _ in members)
     numbered = enumerate(sentences)
@@ -346,6 +339,21 @@ def translations(
         for line, piece in zip(lines, pieces, strict=True):
             of_line[line].append(piece)
         yield from (_join(of_one, search.num_best) for of_one in of_line)
+
+
+def search_program(members: Members, tokenizer: Tokenizer, search: SearchConfig) -> Callable[..., Hypotheses]:
+    """Encoder and search as one jitted function: of the arrays that `_translate_batch` takes, and `max_length`.
+
+    Raises: InputError if a forbidden word is not one piece.
+    """
+    return partial(
+        _translate_batch,
+        models=_models(members),
+        search=dataclasses.replace(search, seed=0, batch_tokens=1, extra_length=1, long_input="refuse"),
+        special_ids=(tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id),
+        forbidden=_forbidden(search.forbidden, tokenizer),
+        prefix=tuple(tokenizer.encode_batch([search.prefix])[0]) if search.prefix else (),
+    )
 
 
 def _sources(

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.checkpoint import Checkpoints
-from transformer.config import Config, TrainingConfig
+from transformer.checkpoint import Checkpoints, out_of_patience
+from transformer.config import Config
 from transformer.data.batches import Batches, iterate
 from transformer.errors import InputError
 from transformer.model import Transformer
@@ -109,7 +109,7 @@ def train(
                 window.update(dict.fromkeys(window, 0.0))
 
         pending = None
-        last = first if out_of_patience(checkpoints, training, first) else training.steps
+        last = first if out_of_patience(checkpoints.best(), first, training) else training.steps
         for step, batch in enumerate(iterate(train_batches, first, last), start=first + 1):
             state, metrics = step_fn(state, parallel.split(batch, training.accumulation_steps))
             if pending is not None:
@@ -129,20 +129,11 @@ def train(
                 shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
                 progress.print(f"step {step:,}: {shown}")
             checkpoints.save(step, state, scores)
-            if out_of_patience(checkpoints, training, step):
+            if out_of_patience(checkpoints.best(), step, training):
                 progress.print(f"Stopped: the last {training.patience} validations found no lower loss.")
                 break
             progress.restart_clock()  # validating and saving are not training
     checkpoints.wait()
-
-
-def out_of_patience(checkpoints: Checkpoints, training: TrainingConfig, step: int) -> bool:
-    best = checkpoints.best()
-    return (
-        best is not None
-        and training.patience is not None
-        and step - best >= training.patience * training.validate_every
-    )
 
 
 def validate(eval_fn: Callable, state: TrainState, batches: Batches) -> float:

@@ -1,0 +1,24 @@
+"""Run what `transformer export RUN FILE` wrote, with jax alone (and flatbuffers, with which jax reads it).
+
+    pip install jax flatbuffers && python run_exported.py FILE < source.ids > translation.ids
+
+One sentence a line: its token ids, separated by spaces. The package tokenizers makes them of text and text of them:
+`Tokenizer.from_file("FILE.tokenizer.json")`, then `.encode(text, add_special_tokens=False).ids` and `.decode(ids)`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+search = jax.jit(jax.export.deserialize(bytearray(Path(sys.argv[1]).read_bytes())).call)
+about = json.loads(Path(sys.argv[1] + ".json").read_text())
+lines = [[*map(int, line.split()), about["end_id"]] for line in sys.stdin]
+source = np.full((len(lines), max(map(len, lines))), about["pad_id"], np.int32)
+for row, ids in zip(source, lines, strict=True):
+    row[: len(ids)] = ids
+tokens, scores, lengths = search(source)
+for best, length in zip(tokens[:, 0].tolist(), lengths[:, 0].tolist(), strict=True):
+    print(*best[: length - 1])

@@ -1,0 +1,108 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from transformer.config import SearchConfig
+from transformer.errors import InputError
+from transformer.inference.export import PLATFORMS, Artefact, export_search
+from transformer.inference.translator import ensemble
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported.py"
+SENTENCES = ["seven", "the men see", "", "then see seas", "men", "the sea"]
+# Run with these, a script has nothing but jax: whatever it imports of the others raises ImportError.
+ALONE = """
+import runpy, sys
+sys.modules |= dict.fromkeys(("transformer", "flax", "optax", "orbax", "tokenizers", "datasets", "jaxtyping"))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def search(random_translator) -> SearchConfig:
+    return dataclasses.replace(random_translator.config.search, num_best=2)
+
+
+@pytest.fixture(scope="module")
+def artefact(random_translator, search) -> Artefact:
+    return export_search(random_translator, search)
+
+
+def rows(tokenizer, sentences: list[str], width: int) -> np.ndarray:
+    """The sentences as the artefact takes them; an empty one is a row of padding."""
+    ids = [[*own, tokenizer.end_id] if own else [] for own in tokenizer.encode_batch(sentences)]
+    return np.array([[*own, *[tokenizer.pad_id] * (width - len(own))] for own in ids], np.int32)
+
+
+def test_the_artefact_finds_what_the_translator_finds(random_translator, search, artefact):
+    tokenizer, sentences = random_translator.tokenizer, SENTENCES
+    exported = jax.export.deserialize(bytearray(artefact.program))
+    source = rows(tokenizer, sentences, 24)
+    tokens, scores, lengths = map(np.asarray, jax.jit(exported.call)(source))
+    assert tokens.shape == (len(sentences), 2, 40)
+    assert (scores.dtype, lengths.shape) == (np.float32, (len(sentences), 2))
+    found = list(random_translator.n_best(sentences, search))
+    assert len({best[0].text for best in found}) == len(sentences)
+    for row, (sentence, expected) in enumerate(zip(sentences, found, strict=True)):
+        if not sentence:
+            assert (lengths[row] == 0).all()
+            assert (tokens[row] == tokenizer.pad_id).all()
+            continue
+        assert tokenizer.decode_batch(tokens[row]) == [translation.text for translation in expected]
+        assert lengths[row].tolist() == [translation.tokens for translation in expected]
+        np.testing.assert_allclose(scores[row], [translation.score for translation in expected], rtol=1e-5)
+        for ids, length in zip(tokens[row], lengths[row], strict=True):
+            assert ids[length - 1] == tokenizer.end_id
+            assert (ids[length:] == tokenizer.pad_id).all()
+
+
+def test_the_artefact_is_for_all_platforms_and_no_longer_sentence(artefact):
+    exported = jax.export.deserialize(bytearray(artefact.program))
+    assert exported.platforms == PLATFORMS
+    assert exported.in_avals[0].dtype == np.int32
+    with pytest.raises(ValueError, match=r"S <= 40|shapes"):
+        exported.call(np.ones((1, 41), np.int32))
+    about = artefact.about
+    assert (about["pad_id"], about["end_id"], about["max_length"], about["search"]["num_best"]) == (0, 2, 40, 2)
+
+
+def test_constraints_and_ensembles_are_exported_with_the_search(random_translator):
+    smaller = dataclasses.replace(
+        random_translator, params=jax.tree.map(lambda leaf: leaf * 0.9, random_translator.params)
+    )
+    both = ensemble([random_translator, smaller])
+    search = SearchConfig(beam_size=2, extra_length=6, no_repeat_ngram=2, prefix="men", min_length=4)
+    source = rows(both.tokenizer, SENTENCES[4:5], 16)
+    exported = export_search(both, search, max_length=20)
+    tokens = jax.export.deserialize(bytearray(exported.program)).call(source)[0]
+    assert tokens.shape == (1, 1, 20)
+    assert both.tokenizer.decode_batch(np.asarray(tokens[:, 0])) == both.translate(SENTENCES[4:5], search)
+
+
+def test_a_script_runs_it_with_jax_alone(random_translator, search, artefact, tmp_path):
+    (tmp_path / "search").write_bytes(artefact.program)
+    (tmp_path / "search.json").write_text(json.dumps(artefact.about))
+    tokenizer, sentences = random_translator.tokenizer, [text for text in SENTENCES if text]
+    lines = "".join(f"{' '.join(map(str, ids))}\n" for ids in tokenizer.encode_batch(sentences))
+    command = [sys.executable, "-c", ALONE, str(EXAMPLE), str(tmp_path / "search")]
+    result = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert (result.returncode, result.stderr) == (0, "")
+    ids = [[int(index) for index in line.split()] for line in result.stdout.splitlines()]
+    assert tokenizer.decode_batch(ids) == random_translator.translate(sentences, search)
+
+
+def test_what_cannot_be_exported(random_translator, search):
+    for changed, max_length, message in (
+        (dataclasses.replace(search, sample=True), None, "search.sample draws translations at random"),
+        (search, 41, "between 1 and 40 tokens, the positions of the model, but 41 were asked for"),
+        (search, 0, "but 0 were asked for"),
+        (dataclasses.replace(search, forbidden=("no such piece",)), None, "'no such piece' is"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export_search(random_translator, changed, max_length)

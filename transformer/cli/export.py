@@ -1,0 +1,44 @@
+"""`transformer export`: the whole search as one artefact that jax runs without this package."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from transformer.cli.decoding import DecodingOptions, load_translator, parse
+from transformer.errors import InputError
+from transformer.files import write_whole
+
+
+@dataclass(frozen=True)
+class ExportOptions(DecodingOptions):
+    """Write encoder and beam search as one StableHLO artefact for CPU, CUDA and TPU, for batches of any shape.
+
+    examples/run_exported.py runs it with jax alone. Beside FILE stand FILE.json (pad id, end id, longest sentence) and
+    FILE.tokenizer.json (the run's, for the package tokenizers)."""
+
+    file: Positional[str] = field(kw_only=True)
+    """The file to write."""
+    max_length: int | None = None
+    """Longest source and longest translation, in tokens with the end token; memory goes with it. The number of the
+    model's positions unless given."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of the artefact, wherever it runs; bfloat16 is faster where the hardware has it."""
+
+
+def main(arguments: list[str]) -> None:
+    """Write encoder and beam search as one StableHLO artefact."""
+    options = parse(ExportOptions, arguments, "export")
+    file = Path(options.file)
+    if file.is_dir() or not file.parent.is_dir():  # found now, and not when all is computed
+        raise InputError(f"{file} cannot be written: it must be a file's name, in a directory that there is.")
+    translator = load_translator(options, options.dtype)
+    from transformer.inference.export import export_search
+
+    artefact = export_search(translator, options.search, options.max_length)
+    translator.tokenizer.save(f"{file}.tokenizer.json")
+    write_whole(Path(f"{file}.json"), f"{json.dumps(artefact.about, indent=2, ensure_ascii=False)}\n".encode())
+    write_whole(file, artefact.program)  # last: where it is, the others are
+    print(f"{file}: {len(artefact.program) / 1e6:,.1f} MB, sentences of at most {artefact.about['max_length']} tokens")

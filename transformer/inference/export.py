@@ -1,0 +1,79 @@
+"""A trained search as one StableHLO artefact, which jax runs without this package: token ids in, token ids out."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, export
+
+from transformer.config import SearchConfig
+from transformer.errors import InputError
+from transformer.inference.translator import Translator, search_program
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+class Artefact(NamedTuple):
+    """An exported search.
+
+    program: what `jax.export.deserialize` reads; it needs the package flatbuffers.
+    about: what a caller has to know, for JSON: `pad_id`, `end_id`, `max_length`, and for the record `search`.
+    """
+
+    program: bytes
+    about: dict[str, Any]
+
+
+def export_search(translator: Translator, search: SearchConfig, max_length: int | None = None) -> Artefact:
+    """Encoder, decoder and the whole beam search (section 6.1) as one program for CPU, CUDA and TPU.
+
+    source [B, S] -> (tokens [B, N, L], scores [B, N], lengths [B, N]), as in `search.Hypotheses`, N = `search.num_best`
+
+    B and S are open; jax compiles the program for each shape that it is called with. A row of `source` is a sentence's
+    ids (int32), the end id last, padded with the pad id; a row of padding gets no translation. The parameters are
+    constants of the program.
+
+    The search has a loop for each size of its cache, which doubles up to the longest translation L. How many loops
+    there are cannot be left open, so L is settled here. A batch of short sentences still ends early, and
+    `search.extra_length` bounds each translation by its own source; but the memory of the program is that of L.
+
+    Args:
+        translator: one model or several, in their compute type.
+        search: how is searched; sampling cannot be exported.
+        max_length: L, and the longest source, in tokens with the end id; the positions of the model unless given.
+
+    Raises:
+        InputError: the search draws samples; or `max_length` is not between 1 and the number of positions; or a
+            forbidden word is not one piece.
+    """
+    if search.sample:
+        raise InputError("Only a search can be exported, but search.sample draws translations at random: leave it out.")
+    longest = min(model.config.max_positions for model, _ in translator.members)
+    max_length = longest if max_length is None else max_length
+    if not 1 <= max_length <= longest:
+        raise InputError(
+            f"The longest sentence of an export must have between 1 and {longest} tokens, the positions of the model, "
+            f"but {max_length} were asked for."
+        )
+    tokenizer = translator.tokenizer
+    program = search_program(translator.members, tokenizer, search)
+    params = tuple(params for _, params in translator.members)
+
+    def translate(source: Array) -> tuple[Array, Array, Array]:
+        mask = source != tokenizer.pad_id
+        lengths = mask.sum(axis=1)
+        max_lengths = jnp.where(lengths > 0, jnp.minimum(lengths + search.extra_length, max_length), 0)
+        unused = jnp.zeros_like(lengths)  # the sentences' numbers and the seed, which only sampling asks for
+        found = program(params, source, mask, max_lengths, unused, unused[0], max_length=max_length)
+        return found.tokens, found.scores, found.lengths
+
+    rows, width = export.symbolic_shape("B, S", constraints=[f"S <= {max_length}"])
+    exported = export.export(jax.jit(translate), platforms=PLATFORMS)(jax.ShapeDtypeStruct((rows, width), jnp.int32))
+    about = {
+        "pad_id": tokenizer.pad_id,
+        "end_id": tokenizer.end_id,
+        "max_length": max_length,
+        "search": dataclasses.asdict(search),
+    }
+    return Artefact(bytes(exported.serialize()), about)

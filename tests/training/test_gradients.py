@@ -1,6 +1,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -26,7 +27,7 @@ def test_norms_by_layer_against_numpy():
 
 
 def test_what_is_watched_is_the_gradient_of_the_step_and_the_update_is_the_same(tiny_model, make_batch):
-    model, batch = Transformer(tiny_model), jax.tree.map(lambda x: x[None], make_batch(0, 4, 5, 6, empty_rows=1))
+    model, batch = Transformer(tiny_model), jax.tree.map(lambda x: jnp.asarray(x)[None], make_batch(0, 4, 5, 6, 1))
 
     @partial(jax.jit, static_argnames="watch")
     def step(watch: bool):

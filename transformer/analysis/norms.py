@@ -77,7 +77,7 @@ def gradient_norms(norms: Mapping[str, Float[Array, "N L"]], layers: Sequence[st
         axes.spines[:].set_visible(False)
     for axes in grid[-1]:
         axes.set_xlabel("step")
-    bar = figure.colorbar(ScalarMappable(**scale), ax=grid, aspect=30, label="norm of the gradient")
+    bar = figure.colorbar(ScalarMappable(**scale), ax=grid, aspect=30, format="{x:g}", label="norm of the gradient")
     bar.outline.set_visible(False)
     return figure
 

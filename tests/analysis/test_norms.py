@@ -44,16 +44,19 @@ def test_the_same_bytes_each_time(draw: Callable[[], Figure]):
 def test_a_line_is_the_mean_of_the_seeds_and_the_band_their_range():
     (axes,) = draw_seeds().axes
     seeds = values(3, 5)
-    np.testing.assert_allclose(axes.lines[0].get_ydata(), seeds.mean(0))
-    band = axes.collections[0].get_paths()[0].vertices
+    np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata()), seeds.mean(0))
+    band = np.asarray(axes.collections[0].get_paths()[0].vertices)
     assert (band[:, 1].min(), band[:, 1].max()) == (seeds.min(), seeds.max())
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["layer norm", "batch norm"]
+    assert [text.get_text() for text in (axes.get_legend() or pytest.fail()).get_texts()] == [
+        "layer norm",
+        "batch norm",
+    ]
 
 
 def test_layers_go_upwards_and_steps_to_the_right():
     panels = draw_gradients().axes[: len(RUNS)]
     for axes in panels:
-        np.testing.assert_allclose(axes.images[0].get_array(), values(5, 3).T)
+        np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), values(5, 3).T)
         assert axes.images[0].origin == "lower"
     for axes in panels[::2]:  # the left ones name them for their rows
         assert [label.get_text() for label in axes.get_yticklabels()] == LAYERS

@@ -1,5 +1,7 @@
 """Looking at the gradient while a model trains."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 
@@ -28,7 +30,7 @@ def watch_norms() -> optax.GradientTransformation:
     def init(params: Params) -> dict[str, Array]:
         return dict.fromkeys(params, jnp.zeros(()))
 
-    def update(updates: Params, state: dict[str, Array], params: Params = None) -> tuple[Params, dict[str, Array]]:
+    def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
         return updates, norms_by_layer(updates)
 
     return optax.GradientTransformation(init, update)

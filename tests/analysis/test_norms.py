@@ -47,7 +47,7 @@ def test_a_line_is_the_mean_of_the_seeds_and_the_band_their_range():
     np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata()), seeds.mean(0))
     band = np.asarray(axes.collections[0].get_paths()[0].vertices)
     assert (band[:, 1].min(), band[:, 1].max()) == (seeds.min(), seeds.max())
-    assert [text.get_text() for text in (axes.get_legend() or pytest.fail()).get_texts()] == [
+    assert [text.get_text() for text in (axes.get_legend() or pytest.fail("no legend")).get_texts()] == [
         "layer norm",
         "batch norm",
     ]

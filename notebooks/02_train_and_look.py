@@ -13,12 +13,11 @@
 # %% [markdown]
 # # Train and look
 #
-# The quickstart in a notebook: train briefly on the embedded synthetic corpus, translate, and look at where a pronoun
-# looks. "it" becomes *er*, *sie* or *es* by the gender of the German noun that it stands for, so a model that
-# translates it rightly must have found that noun.
+# The quickstart in a notebook: train on the embedded synthetic corpus, translate, and look at where a pronoun looks.
+# "it" becomes *er*, *sie* or *es* by the gender of the German noun that it stands for, so a model that translates it
+# rightly must have found that noun.
 
 # %%
-import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -29,16 +28,15 @@ from transformer.config_files import load_config
 from transformer.data import grammar
 from transformer.data.corpus import Pairs
 
-quickstart = load_config(str(Path(transformer.__file__).parents[1] / "configs" / "quickstart.py"))
-training = dataclasses.replace(quickstart.training, steps=300, validate_every=300, num_shapes=2)
-config = dataclasses.replace(quickstart, run_dir="runs/notebook", training=training)
+config = load_config(str(Path(transformer.__file__).parents[1] / "configs" / "quickstart.py"))
 
 # %% [markdown]
-# Training is one call: fewer steps than the quickstart's, and fewer shapes to compile. Run the cell again and it finds
-# the run finished; interrupt it and the same call goes on.
+# Training is one call, and takes minutes on two cores. Interrupt it, and the same call goes on. Where `python train.py`
+# has done it before, in the folder of this notebook, there is nothing left to do.
 
 # %%
-transformer.train(config)
+if not Path(config.run_dir, "scores.json").exists():
+    transformer.train(config)
 
 # %% [markdown]
 # ## Translate
@@ -46,7 +44,7 @@ transformer.train(config)
 # A run loads on any machine. What it holds: `config`, `params`, `tokenizer`, `model`.
 
 # %%
-run = transformer.load("runs/notebook")
+run = transformer.load(config.run_dir)
 test = grammar.generate("test")
 about_it = [sentence for sentence in test if "pronoun" in sentence.tags and " it " in sentence.source]
 translations = run.translate([sentence.source for sentence in about_it])
@@ -112,5 +110,5 @@ draw(weights, source, source, f"encoder self-attention, layer {layer}, head {hea
 
 # %%
 sources, targets, tags = map(list, zip(*test[:500], strict=True))
-scores, _ = transformer.load("runs/notebook", "best").evaluate(Pairs(sources, targets, tags))
+scores, _ = transformer.load(config.run_dir, "best").evaluate(Pairs(sources, targets, tags))
 print(scores.to_text())

@@ -92,3 +92,12 @@ def test_commands(folder, quickstart, command):
 @pytest.mark.parametrize("program", PYTHON)
 def test_python(folder, quickstart, program):
     assert run(folder, sys.executable, "-c", program).strip()
+
+
+@pytest.mark.slow
+def test_the_notebook_of_the_quickstart(folder, quickstart, run_notebook):
+    """It finds the run trained."""
+    file = folder / "runs/quickstart/metrics.jsonl"
+    written = file.stat().st_mtime_ns
+    run_notebook(ROOT / "notebooks" / "02_train_and_look.py", folder)
+    assert file.stat().st_mtime_ns == written

@@ -1,0 +1,268 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Add & Norm
+#
+# Around each sub-layer the Transformer has a residual connection and a normalization (section 3.1):
+# `LayerNorm(x + Sublayer(x))`. Why a norm of layers and not of batches, what becomes of it when the norm stands before
+# the sub-layer, and what warm-up has to do with it: small models answer, trained here on the embedded corpus.
+
+# %%
+# %matplotlib inline
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib import rcParams
+
+from transformer import DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, Transformer, ops
+from transformer.analysis.figures import STYLE
+from transformer.analysis.norms import batch_mates, gradient_norms, seed_curves
+from transformer.data import grammar
+from transformer.data.batches import Batches, tokenize
+from transformer.data.corpus import Pairs, Report
+from transformer.data.tokenizer import Tokenizer
+from transformer.runtime import keep_freed_memory
+from transformer.training.gradients import watch_norms
+from transformer.training.optimizer import make_optimizer, warmup_stable_decay_schedule
+from transformer.training.step import create_state, eval_step, train_step
+
+keep_freed_memory()
+rcParams.update(STYLE | {"figure.dpi": 150})
+
+# %% [markdown]
+# ## What is averaged over what
+#
+# Layer norm and RMS norm look at one token, over its features; batch norm looks at one feature, over all tokens of the
+# batch. Below, `x` stands for the residual stream and `y` for what a sub-layer adds to it.
+
+# %%
+B, T, D = 4, 5, 64
+x, y = 3 * jax.random.normal(jax.random.key(0), (2, B, T, D)) + 1
+one, zero, token_mask = jnp.ones(D), jnp.zeros(D), jnp.ones((B, T), bool)
+added = {
+    "layer": ops.layer_norm(x + y, one, zero, 1e-6),
+    "rms": ops.rms_norm(x + y, one, 1e-6),
+    "batch": ops.batch_norm(
+        x + y, one, zero, token_mask, zero, one, epsilon=1e-6, momentum=0.9, train=True, axis_name=None
+    )[0],
+}
+for name, z in added.items():
+    token = f"a token's mean {abs(z.mean(-1)).max():.4f}, root mean square {jnp.sqrt((z**2).mean(-1)).max():.4f}"
+    feature = f"a feature's mean {abs(z.mean((0, 1))).max():.4f}, {jnp.sqrt((z**2).mean((0, 1))).max():.4f}"
+    print(f"{name:<6} at the most: {token}; {feature}")
+
+# %% [markdown]
+# ## Learning with each
+#
+# The corpus of the quickstart, cut into 1,000 pieces; its shorter sentences, all in batches of one shape. The step of
+# training is a pure function, so `jax.vmap` trains three seeds at once: three initializations, and the same batches.
+
+# %%
+VOCABULARY, LENGTH = 1000, 16
+tokenizer_config, data_config = TokenizerConfig(), DataConfig(corpus="grammar", max_length=LENGTH)
+train, validation = (
+    Pairs(*map(list, list(zip(*grammar.generate(split), strict=True))[:2])) for split in ("train", "validation")
+)
+tokenizer = Tokenizer.train(train.sources[:10_000] + train.targets[:10_000], VOCABULARY, tokenizer_config)
+
+
+def make_batches(pairs, rows):
+    """The pairs that have at most LENGTH tokens."""
+    tokens = tokenize(pairs, tokenizer, data_config, Report(("grammar",), len(pairs.sources)), filter=True)
+    ids = {"pad_id": tokenizer.pad_id, "start_id": tokenizer.start_id, "end_id": tokenizer.end_id}
+    return Batches(tokens, tokens=rows * LENGTH, num_shapes=1, row_multiple=1, seed=0, **ids)
+
+
+batches, held_out = make_batches(train, 32), make_batches(validation, 64)
+print(f"{batches.per_epoch} batches an epoch, in the shape (S, T, rows) {batches.shapes[0]}")
+print(tokenizer.pieces(batches[0].source[0]))
+
+# %%
+SEEDS, STEPS, EVERY = jnp.arange(3), 120, 20
+small = ModelConfig(
+    vocabulary_size=VOCABULARY,
+    d_model=64,
+    num_heads=4,
+    d_ff=128,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    dropout=0.0,
+    batch_norm_momentum=0.9,  # running statistics of about the last ten batches: the model changes fast
+    max_positions=LENGTH,
+    dtype="float32",
+)
+NORMS = {"layer norm": small, **{f"{n} norm": ModelConfig(**vars(small) | {"norm": n}) for n in ("rms", "batch")}}
+schedule = OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=40)
+of_seeds = lambda values: f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"  # noqa: E731
+accumulated = lambda batch: jax.tree.map(lambda leaf: leaf[None], batch)  # noqa: E731  # the step's axis of accumulation
+
+
+def learn(config):
+    """The states of all seeds, and every seed's loss on the training batches and the held-out one."""
+    model, optimizer = Transformer(config), make_optimizer(schedule, config.d_model, STEPS)
+    step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=0.0, seed=0)
+    step = jax.jit(jax.vmap(step, in_axes=(0, None)))
+    evaluate = jax.jit(jax.vmap(partial(eval_step, model=model), in_axes=(0, 0, None)))
+    mean = lambda sums: np.asarray(sums["loss_sum"] / sums["target_tokens"])  # noqa: E731
+    state = jax.vmap(partial(create_state, model, optimizer))(SEEDS)
+    losses, held_out_losses = [], []
+    for n in range(STEPS):
+        state, metrics = step(state, accumulated(batches[n]))
+        losses.append(mean(metrics))
+        if (n + 1) % EVERY == 0:
+            held_out_losses.append(mean(evaluate(state.params, state.batch_stats, held_out[0])))
+    return state, np.stack(losses, 1), np.stack(held_out_losses, 1)
+
+
+learned = {name: learn(config) for name, config in NORMS.items()}
+
+# %%
+for name, (_, losses, held_out_losses) in learned.items():
+    last = losses[:, -EVERY:].mean(1)
+    print(f"{name:<10}  last {EVERY} batches {of_seeds(last)}, held out {of_seeds(held_out_losses[:, -1])}")
+seed_curves(
+    np.arange(STEPS) + 1, {name: losses for name, (_, losses, _) in learned.items()}, "training loss, nats per token"
+)
+
+# %%
+steps = np.arange(EVERY, STEPS + 1, EVERY)
+seed_curves(steps, {name: held for name, (_, _, held) in learned.items()}, "loss of held-out sentences, nats per token")
+
+# %% [markdown]
+# Layer norm and RMS norm go side by side: the mean that RMS norm leaves in does not matter here. At this size, in large
+# batches of one shape, batch norm learns no worse; held-out sentences are normalized by the running statistics. That it
+# does not suit sequences has another reason.
+#
+# ## The leak
+#
+# Under batch norm a sentence's output is a function of the whole batch. The same sentence in 32 different companies, as
+# training sees it: the log-probability of its translation, of the model of the first seed. Under layer norm and RMS
+# norm it is the same number to the last bit.
+
+# %%
+first = jax.tree.map(lambda leaf: leaf[0], {name: state for name, (state, _, _) in learned.items()})
+COMPANIES = [held_out[0], *(batches[n] for n in range(STEPS, STEPS + 31))]
+ROWS = min(len(company.row) for company in COMPANIES)
+here = jax.tree.map(lambda leaf: leaf[0], COMPANIES[0])  # the sentence
+companies = [
+    jax.tree.map(lambda leaf, own: np.concatenate([own[None], leaf[1:ROWS]]), company, here) for company in COMPANIES
+]
+
+
+@partial(jax.jit, static_argnames=("config", "training"))
+def log_probabilities(config, state, batch, training):
+    """[B, T]: of each row's tokens; a dropout key is what tells the model that it is training (the rate is 0)."""
+    key = ops.dropout_key(seed=0, step=0, row=batch.row) if training else None
+    variables = {"params": state.params, **state.batch_stats}
+    inputs = batch.source, batch.source_mask, batch.target_input, batch.target_mask, key
+    (logits, _), _ = Transformer(config).apply(variables, *inputs, mutable=list(state.batch_stats))
+    of_tokens = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.target_output[..., None], -1)[..., 0]
+    return jnp.where(batch.target_mask, of_tokens, 0)
+
+
+def in_company(name, training):
+    """The sentence's log-probability in each company."""
+    return np.array([log_probabilities(NORMS[name], first[name], company, training)[0].sum() for company in companies])
+
+
+given = {name: in_company(name, training=True) for name in NORMS}
+for name, values in given.items():
+    evaluated = in_company(name, training=False)
+    ranges = [f"{which.min():8.3f} to {which.max():8.3f}" for which in (values, evaluated)]
+    print(f"{name:<10}  training {ranges[0]}, evaluating {ranges[1]}")
+    assert (np.ptp(values) == 0) == (name != "batch norm")
+    assert np.ptp(evaluated) == 0
+batch_mates(given, "log-probability of one translation, in 32 companies")
+
+# %% [markdown]
+# It goes further. The statistics run over positions too, so in training the decoder's causal mask (section 3.2.3) is no
+# longer kept: what is said of the first token depends on the last ones of the same sentence, which it is to predict.
+
+# %%
+changed = companies[0]._replace(target_input=companies[0].target_input.copy())
+end = int(here.target_mask.sum())
+changed.target_input[0, end - 2 : end] = tokenizer.end_id  # the inputs of the last two positions
+for name, config in NORMS.items():
+    before, after = (log_probabilities(config, first[name], batch, True)[0] for batch in (companies[0], changed))
+    difference = abs(before - after)[: end - 2].max()
+    print(f"{name:<10}  change of the earlier tokens' log-probabilities: {difference:.1e} at the most")
+    assert (difference == 0) == (name != "batch norm")
+
+# %% [markdown]
+# ## Before or behind, with and without warm-up
+#
+# Four layers a side, with layer norm behind each sub-layer (`post`, the paper) or before it (`pre`). One program trains
+# each at its full rate from the first step and with a warm-up, three seeds of both, and keeps every layer's gradient.
+
+# %%
+EARLY, WARMUPS = 30, jnp.array([1, 30])
+deep = ModelConfig(**vars(small) | {"num_encoder_layers": 4, "num_decoder_layers": 4})
+LAYERS = [f"{side}_{layer}" for side in ("encoder", "decoder") for layer in range(4)]
+few = jax.tree.map(lambda leaf: leaf[:16], [batches[n] for n in range(EARLY)])
+
+
+def begin(norm_position):
+    """Of [seeds, warm-ups]: loss by step, and gradient norms by step and layer."""
+    model = Transformer(ModelConfig(**vars(deep) | {"norm_position": norm_position}))
+
+    def optimizer(warmup):
+        rate = warmup_stable_decay_schedule(2e-3, warmup, steps=10**6, final_fraction=0.0)
+        return optax.chain(watch_norms(), optax.adam(rate, 0.9, 0.98, 1e-9))
+
+    def step(state, warmup, batch):
+        return train_step(state, batch, model=model, optimizer=optimizer(warmup), label_smoothing=0.0, seed=0)
+
+    step = jax.jit(jax.vmap(jax.vmap(step, in_axes=(0, 0, None)), in_axes=(0, None, None)))
+    state = jax.vmap(lambda seed: jax.vmap(lambda warmup: create_state(model, optimizer(warmup), seed))(WARMUPS))(SEEDS)
+    losses, norms = [], []
+    for batch in few:
+        state, metrics = step(state, WARMUPS, accumulated(batch))
+        losses.append(metrics["loss_sum"] / metrics["target_tokens"])
+        norms.append(jnp.stack([state.optimizer_state[0][layer] for layer in LAYERS], -1))
+    return np.stack(losses, -1), np.stack(norms, -2)
+
+
+begun = {f"{position}-norm": begin(position) for position in ("post", "pre")}
+
+# %%
+runs = {
+    f"{position}, {kind}": (losses[:, place], norms[:, place])
+    for position, (losses, norms) in begun.items()
+    for place, kind in enumerate(("no warm-up", f"warm-up of {WARMUPS[1]}"))
+}
+BOTTOM, TOP = LAYERS.index("encoder_0"), LAYERS.index("encoder_3")
+for name, (losses, norms) in runs.items():
+    top_to_bottom = norms[..., TOP] / norms[..., BOTTOM]  # [seeds, steps]
+    ratios = ", ".join(f"{top_to_bottom[:, n - 1].mean():.1f} at step {n}" for n in (1, 10, EARLY))
+    print(f"{name:<24} loss {of_seeds(losses[:, -1])}; encoder's top layer to its bottom layer {ratios}")
+# The picture shows the geometric mean of the seeds.
+gradient_norms({name: np.exp(np.log(norms).mean(0)) for name, (_, norms) in runs.items()}, LAYERS)
+
+# %% [markdown]
+# With post-norm the gradient grows from layer to layer towards the output already at the first step; with pre-norm the
+# layers of a stack have much the same, since the residual stream takes each to the output with no norm across it. Then
+# the rate decides. At its full height from the first step, the lower layers of post-norm soon get a small part
+# of what the upper ones do; warm-up keeps more for them, and pre-norm hardly needs it. That is the claim about early
+# gradients. In the loss of so few steps it does not show yet: there the higher rate is ahead.
+
+# %%
+for n in (10, EARLY):
+    ratio = {name: (norms[:, n - 1, TOP] / norms[:, n - 1, BOTTOM]) for name, (_, norms) in runs.items()}
+    post, warmed, pre, _ = ratio.values()
+    assert post.min() > warmed.max() > pre.max()
+
+# %%
+seed_curves(np.arange(EARLY) + 1, {name: losses for name, (losses, _) in runs.items()}, "training loss, nats per token")

@@ -29,7 +29,7 @@ from matplotlib import rcParams
 
 from transformer import DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, Transformer, ops
 from transformer.analysis.figures import STYLE
-from transformer.analysis.norms import batch_mates, gradient_norms, seed_curves
+from transformer.analysis.figures.norms import batch_mates, gradient_norms, seed_curves
 from transformer.data import grammar
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report

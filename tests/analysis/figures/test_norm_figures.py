@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from transformer.analysis.figures import METADATA, STYLE
-from transformer.analysis.norms import batch_mates, gradient_norms, seed_curves
+from transformer.analysis.figures.norms import batch_mates, gradient_norms, seed_curves
 
 STEPS = np.arange(1, 6)
 RUNS = ["post", "pre", "post, warm-up", "pre, warm-up"]

@@ -1,0 +1,162 @@
+"""Token ids in, token ids out: any number of sentences, in batches of few shapes, with one compiled program for each.
+
+`translator.py` has text around it, and `search.py` the search itself, which knows no model.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from transformer.config import SearchConfig
+from transformer.data.rows import of_one_width, pad
+from transformer.inference.search import Constrain, Hypotheses, Member, beam_search, mean_step, sample
+from transformer.model import Transformer
+from transformer.ops import logits
+from transformer.shapes import Params
+
+Members = tuple[tuple[Transformer, Params], ...]  # one model, or several that translate together
+
+
+class SpecialIds(NamedTuple):
+    """The tokens that a translation starts from, ends with, and is padded with."""
+
+    pad_id: int
+    start_id: int
+    end_id: int
+
+
+def decode(
+    members: Members,
+    sources: Sequence[Sequence[int]],
+    numbers: np.ndarray,
+    search: SearchConfig,
+    special_ids: SpecialIds,
+    *,
+    forbidden: tuple[int, ...] = (),
+    prefix: tuple[int, ...] = (),
+) -> Iterator[tuple[np.ndarray, Hypotheses]]:
+    """Translates sentences of token ids, in batches of about the same source length; neighbours change nothing.
+
+    Args:
+        members: one model, or several, whose mean probability is searched; their parameters on the device.
+        sources: the sentences, each without its end id, shorter than `longest_source`.
+        numbers: of each sentence, for the random numbers of the samples.
+        search: how is searched or drawn, and how much at a time; its words (`forbidden`, `prefix`) are not looked at.
+        special_ids: those of the vocabulary.
+        forbidden: token ids that are never generated.
+        prefix: token ids that every translation begins with.
+
+    Returns:
+        The batches: places in `sources`, and what was found for these.
+    """
+    program = partial(
+        _search,
+        tuple(params for _, params in members),
+        models=tuple(model for model, _ in members),
+        # What changes nothing in the compiled program has no part in its name.
+        search=dataclasses.replace(search, seed=0, batch_tokens=1, extra_length=1, long_input="refuse"),
+        special_ids=special_ids,
+        forbidden=forbidden,
+        prefix=prefix,
+    )
+    beam = search.num_best if search.sample else search.beam_size
+    longest, seed = longest_source(members), np.int32(search.seed % 2**31)
+    lengths = np.array([len(ids) + 1 for ids in sources], int)  # with the end id
+    started: list[tuple[np.ndarray, Hypotheses]] = []
+    for width, rows, chosen in of_one_width(lengths, search.batch_tokens // beam, longest):
+        with_end = [[*sources[place], special_ids.end_id] for place in chosen]
+        source, mask = pad(with_end, rows, width, special_ids.pad_id)
+        max_lengths, of_rows = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest)
+        of_rows[: len(chosen)] = numbers[chosen]
+        max_length = min(width + search.extra_length, longest)
+        started.append((chosen, program(source, mask, max_lengths, of_rows, seed, max_length=max_length)))
+    for chosen, found in started:  # the device goes on with the next batch meanwhile
+        yield chosen, Hypotheses(*(np.asarray(leaf)[: len(chosen)] for leaf in found))
+
+
+def longest_source(members: Members) -> int:
+    """How many tokens a source may have, the end token counted: the positions of the model that has the fewest."""
+    return min(model.config.max_positions for model, _ in members)
+
+
+@partial(jax.jit, static_argnames=("models", "search", "max_length", "special_ids", "forbidden", "prefix"))
+def _search(
+    params: tuple[Params, ...],
+    source: Array,
+    source_mask: Array,
+    max_lengths: Array,
+    numbers: Array,
+    seed: Array,
+    *,
+    models: tuple[Transformer, ...],
+    search: SearchConfig,
+    max_length: int,
+    special_ids: SpecialIds,
+    forbidden: tuple[int, ...],
+    prefix: tuple[int, ...],
+) -> Hypotheses:
+    members = [_decoder(*member, source, source_mask) for member in zip(models, params, strict=True)]
+    step, cache, memory = members[0] if len(members) == 1 else mean_step(members)
+    constrain = _constraints(search, forbidden, prefix, special_ids.end_id)
+    ids = {"max_length": max_length, **special_ids._asdict()}
+    if search.sample:
+        number = search.num_best
+        return sample(
+            step, cache, max_lengths, numbers, **ids, num_samples=number, seed=seed, constrain=constrain, memory=memory
+        )
+    return beam_search(
+        step,
+        cache,
+        max_lengths,
+        **ids,
+        beam_size=search.beam_size,
+        length_penalty=search.length_penalty,
+        length_penalty_form=search.length_penalty_form,
+        num_best=search.num_best,
+        constrain=constrain,
+        memory=memory,
+    )
+
+
+def _decoder(model: Transformer, params: Params, source: Array, source_mask: Array) -> Member:
+    """A model's `step` for the search, the cache that it starts with, and what it reads from."""
+    encoded, _ = model.apply(params, source, source_mask, method="encode")
+    cache, keys_and_values = model.apply(params, encoded, method="start_decoding")
+
+    def step(cache: Any, token: Array, position: Array, origins: Array, *memory: Any) -> Any:
+        return model.apply(params, token, position, origins, cache, *memory, method="decode_step")
+
+    return step, cache, (keys_and_values, source_mask)
+
+
+def _constraints(
+    search: SearchConfig, forbidden: tuple[int, ...], prefix: tuple[int, ...], end_id: int
+) -> Constrain | None:
+    """What a search config asks of the next token, composed; None where it asks nothing."""
+    parts: list[Constrain] = []
+    if forbidden:
+        parts.append(lambda log_probs, *_: logits.forbid(log_probs, forbidden))
+    if search.no_repeat_ngram:
+        parts.append(partial(logits.block_repeated_ngrams, n=search.no_repeat_ngram))
+    if search.repetition_penalty != 1:
+        parts.append(partial(logits.repetition_penalty, penalty=search.repetition_penalty))
+    if search.min_length:
+        parts.append(lambda log_probs, _, t: logits.require_length(log_probs, t, search.min_length, end_id))
+    if prefix:
+        parts.append(lambda log_probs, _, t: logits.force_prefix(log_probs, t, prefix))
+    if search.sample:  # normalizes what the constraints have left, too
+        parts.append(lambda log_probs, *_: logits.temperature(log_probs, search.temperature))
+    if search.top_k:
+        parts.append(lambda log_probs, *_: logits.keep_top_k(log_probs, search.top_k))
+    if search.top_p < 1:
+        parts.append(lambda log_probs, *_: logits.keep_top_p(log_probs, search.top_p))
+    if not parts:
+        return None
+    return lambda log_probs, tokens, t: functools.reduce(lambda kept, part: part(kept, tokens, t), parts, log_probs)

@@ -66,7 +66,7 @@ def table(result: dict[str, Any]) -> str:
 def differences(
     translator: Translator, sources: list[str], translations: dict[str, dict[int, list[list[int]]]], alpha: float
 ) -> dict[str, list[dict[str, Any]]]:
-    """Where CTranslate2's beam search ends elsewhere than ours: both texts, and our model's score of each."""
+    """Where CTranslate2's beam search ends elsewhere than ours: both texts, and our model's scores of them."""
     found: dict[str, list[dict[str, Any]]] = {}
     beam = max(BEAMS)
     for name in translations if REFERENCE in translations else ():
@@ -74,19 +74,17 @@ def differences(
             continue
         pairs = list(enumerate(zip(translations[REFERENCE][beam], translations[name][beam], strict=True)))
         places = [place for place, (ours, theirs) in pairs if ours != theirs]
-        texts = [
-            translator.tokenizer.decode_batch([translations[one][beam][place] for place in places])
-            for one in (REFERENCE, name)
-        ]
-        scores = [
-            [
-                float(np.sum(own)) / len(own) ** alpha
-                for own in translator.log_probabilities([sources[p] for p in places], text)
-            ]
-            for text in texts
-        ]
-        found[name] = [
-            {"source": sources[place], "ours": ours, "theirs": theirs, "score_ours": own, "score_theirs": other}
-            for place, ours, theirs, own, other in zip(places, *texts, *scores, strict=True)
-        ]
+        found[name] = []
+        for place in places:
+            texts = translator.tokenizer.decode_batch([translations[one][beam][place] for one in (REFERENCE, name)])
+            scores = [score(translator, sources[place], text, alpha) for text in texts]
+            found[name].append({"source": sources[place], "ours": texts[0], "theirs": texts[1], "scores": scores})
     return found
+
+
+def score(translator: Translator, source: str, text: str, alpha: float) -> float | None:
+    """What the search maximizes, of a text as it is tokenized; None where that has more tokens than positions."""
+    if len(translator.tokenizer.encode_batch([text])[0]) >= translator.model.config.max_positions:
+        return None
+    log_probs = translator.log_probabilities([source], [text])[0]
+    return float(np.sum(log_probs)) / len(log_probs) ** alpha

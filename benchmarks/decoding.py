@@ -120,7 +120,8 @@ def make_job(translator: Translator, sources: list[str], options: argparse.Names
                 "with the settings of benchmarks/decoding_config.py."
             )
     weights = flatten_dict(translator.params["params"], sep="/")
-    np.savez(work / "weights.npz", **{name: np.asarray(leaf, np.float32) for name, leaf in weights.items()})
+    arrays: Any = {name: np.asarray(leaf, np.float32) for name, leaf in weights.items()}
+    np.savez(work / "weights.npz", **arrays)
     ids = [[*sentence, tokenizer.end_id] for sentence in tokenizer.encode_batch(sources)]
     (work / "sentences.json").write_text(json.dumps(ids), encoding="utf-8")
     return Job(

@@ -78,7 +78,11 @@ def decode(
         max_length = min(width + search.extra_length, longest)
         started.append((chosen, program(source, mask, max_lengths, of_rows, seed, max_length=max_length)))
     for chosen, found in started:  # the device goes on with the next batch meanwhile
-        yield chosen, Hypotheses(*(np.asarray(leaf)[: len(chosen)] for leaf in found))
+        yield chosen, jax.tree.map(partial(_first_rows, number=len(chosen)), found)
+
+
+def _first_rows(leaf: Array, number: int) -> np.ndarray:
+    return np.asarray(leaf)[:number]
 
 
 def longest_source(members: Members) -> int:

@@ -5,13 +5,12 @@ Tokens are their ids in decimal. It sorts by length and cuts batches itself; the
 
 import os
 import tempfile
+from typing import Any
 
 import ctranslate2
 import numpy as np
 from ctranslate2.specs import TransformerSpec
-from ctranslate2.specs.attention_spec import MultiHeadAttentionSpec
-from ctranslate2.specs.common_spec import Activation, LayerNormSpec, LinearSpec
-from ctranslate2.specs.transformer_spec import FeedForwardSpec
+from ctranslate2.specs.common_spec import Activation
 
 from peers.decoders.job import Job
 from peers.positions import sinusoids
@@ -19,29 +18,29 @@ from peers.positions import sinusoids
 ACTIVATIONS = {"relu": Activation.RELU, "gelu": Activation.GELU, "swish": Activation.SWISH}
 
 
-def spec_of(job: Job) -> TransformerSpec:
+def spec_of(job: Job) -> Any:  # a spec's attributes have no types
     """Our parameters in CTranslate2's places."""
     model, weights = job.model, job.read_weights()
-    spec = TransformerSpec.from_config(
+    spec: Any = TransformerSpec.from_config(
         (model.num_encoder_layers, model.num_decoder_layers),
         model.num_heads,
         pre_norm=False,
         activation=ACTIVATIONS[model.activation],
     )
 
-    def linear(target: LinearSpec, *names: str) -> None:
+    def linear(target: Any, *names: str) -> None:
         target.weight = np.concatenate([weights[f"{name}/kernel"].T for name in names])
         target.bias = np.concatenate([weights[f"{name}/bias"] for name in names])
 
-    def norm(target: LayerNormSpec, name: str) -> None:
+    def norm(target: Any, name: str) -> None:
         target.gamma, target.beta = weights[f"{name}/norm/scale"], weights[f"{name}/norm/bias"]
 
-    def self_attention(target: MultiHeadAttentionSpec, name: str) -> None:
+    def self_attention(target: Any, name: str) -> None:
         linear(target.linear[0], f"{name}/query", f"{name}/key", f"{name}/value")
         linear(target.linear[1], f"{name}/output")
         norm(target.layer_norm, f"{name}_norm")
 
-    def feed_forward(target: FeedForwardSpec, name: str) -> None:
+    def feed_forward(target: Any, name: str) -> None:
         target.linear_0.weight, target.linear_0.bias = weights[f"{name}/kernel_in"].T, weights[f"{name}/bias_in"]
         target.linear_1.weight, target.linear_1.bias = weights[f"{name}/kernel_out"].T, weights[f"{name}/bias_out"]
         norm(target.layer_norm, f"{name}_norm")

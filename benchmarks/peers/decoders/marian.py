@@ -4,6 +4,8 @@ Set up for speed: scaled_dot_product_attention, the cache that it has by default
 length, the fastest of several batch sizes.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
@@ -67,9 +69,9 @@ class Marian:
             eos_token_id=job.end_id,
             decoder_start_token_id=job.start_id,
             forced_eos_token_id=None,
-            attn_implementation="sdpa",
         )
-        self._model = MarianMTModel(config).eval()
+        config._attn_implementation = "sdpa"
+        self._model: Any = MarianMTModel(config).eval()  # its methods have types of their own kind
         missing, unexpected = self._model.load_state_dict(state_of(job.read_weights()), strict=False)
         if unexpected or any("embed_positions" not in name for name in missing):
             raise ValueError(f"Marian has no {unexpected} and lacks {missing}.")

@@ -63,11 +63,13 @@ def cpu_name() -> str:
 class Child:
     """A program in a process of its own, started and warm; it runs on command and sleeps between two."""
 
-    def __init__(self, name: str, job_file: Path, environment: dict[str, str], device: str) -> None:
+    def __init__(
+        self, name: str, job_file: Path, environment: dict[str, str], device: str, worker: str = "peers.worker"
+    ) -> None:
         """Raises: ChildError if it does not get warm."""
         start = time.time()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "peers.worker", name, str(job_file)],
+            [sys.executable, "-m", worker, name, str(job_file)],
             cwd=BENCHMARKS,
             env=os.environ | environment_for(device) | environment,
             stdin=subprocess.PIPE,

@@ -152,7 +152,7 @@ def test_score_is_the_log_probability_of_the_tokens_over_the_penalty():
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
-@pytest.mark.parametrize("longest", [10, 60])
+@pytest.mark.parametrize("longest", [10, 130])
 def test_hypotheses_keep_their_own_past(longest):
     """A scorer that depends on the whole past, kept in a cache that also grows: each token may be used only once."""
     preferences = jnp.array([-9, -9, -9, *np.random.default_rng(0).permutation(longest + 1) / 10])
@@ -191,6 +191,30 @@ def test_a_translation_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(together.tokens[:1, :, :3], narrower.tokens)
     np.testing.assert_array_equal(together.scores[:1], narrower.scores)
     assert (together.scores[4] == -np.inf).all()
+
+
+def test_sentences_that_are_done_leave_the_batch():
+    tables, max_lengths = markov(13, sentences=20, spread=2.0), [2, 14, 3, 9, 2] * 4
+    rows = []
+
+    def step(cache, token, position, origins, tables):
+        jax.debug.callback(lambda number: rows.append(int(number)), jnp.array(len(tables)) + 0 * position)
+        return tables[jnp.arange(len(tables))[:, None], token], cache
+
+    @jax.jit
+    def smaller_and_smaller(tables, max_lengths):
+        ids = {"start_id": START, "end_id": END, "pad_id": PAD}
+        options = {"beam_size": 4, "length_penalty": 0.6, "num_best": 2, "memory": (tables,)}
+        return beam_search(step, (), max_lengths, max_length=14, **ids, **options)
+
+    found = smaller_and_smaller(jnp.asarray(tables, jnp.float32), jnp.array(max_lengths))
+    jax.effects_barrier()
+    expected = search(tables, max_lengths, num_best=2)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_array_equal(found.lengths, expected.lengths)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+    assert rows == sorted(rows, reverse=True)
+    assert set(rows) == {20, 10, 5}
 
 
 def test_longest_hypothesis_is_made_to_end():

@@ -9,7 +9,8 @@ from jax import Array, export
 
 from transformer.config import SearchConfig
 from transformer.errors import InputError
-from transformer.inference.translator import Translator, search_program
+from transformer.inference.decoding import longest_source, search_program
+from transformer.inference.translator import Translator, search_ids
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -49,7 +50,7 @@ def export_search(translator: Translator, search: SearchConfig, max_length: int 
     """
     if search.sample:
         raise InputError("Only a search can be exported, but search.sample draws translations at random: leave it out.")
-    longest = min(model.config.max_positions for model, _ in translator.members)
+    longest = longest_source(translator.members)
     max_length = longest if max_length is None else max_length
     if not 1 <= max_length <= longest:
         raise InputError(
@@ -57,15 +58,14 @@ def export_search(translator: Translator, search: SearchConfig, max_length: int 
             f"but {max_length} were asked for."
         )
     tokenizer = translator.tokenizer
-    program = search_program(translator.members, tokenizer, search)
-    params = tuple(params for _, params in translator.members)
+    program = search_program(translator.members, search, search_ids(tokenizer, search))
 
     def translate(source: Array) -> tuple[Array, Array, Array]:
         mask = source != tokenizer.pad_id
         lengths = mask.sum(axis=1)
         max_lengths = jnp.where(lengths > 0, jnp.minimum(lengths + search.extra_length, max_length), 0)
         unused = jnp.zeros_like(lengths)  # the sentences' numbers and the seed, which only sampling asks for
-        found = program(params, source, mask, max_lengths, unused, unused[0], max_length=max_length)
+        found = program(source, mask, max_lengths, unused, unused[0], max_length=max_length)
         return found.tokens, found.scores, found.lengths
 
     rows, width = export.symbolic_shape("B, S", constraints=[f"S <= {max_length}"])

@@ -1,8 +1,9 @@
 """Beam search (section 6.1) and sampling, as pure functions over a `step` callable; a beam of 1 is greedy search.
 
 They know nothing of the model: the cache is an argument and a result of `step`, and what a sentence's hypotheses share
-(the encoder's keys and values) is closed over by it. A sentence's translation does not depend on its batch: every
-sentence has its own longest length and its own end, and its own random numbers.
+(the encoder's keys and values) is its memory. A sentence's translation does not depend on its batch: every sentence has
+its own longest length and its own end, and its own random numbers. Sentences that are done leave the batch: when half
+of its rows are, the others go on by themselves.
 
 Nor do they know what may not be said: `constrain` is any composition of the functions in `ops/logits.py`.
 """
@@ -18,10 +19,12 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 Cache = Any  # a pytree of arrays [B, H, P K, ...]: for each of P positions, what the K hypotheses of a sentence leave
-Step = Callable[[Cache, Array, Array, Array], tuple[Array, Cache]]
+Step = Callable[..., tuple[Array, Cache]]  # (cache, token, position, origins, *memory) -> (logits, cache)
 Constrain = Callable[[Array, Array, Array], Array]  # (log_probs [B, K, V], tokens [B, K, L], position []) -> log_probs
 
-FIRST_HORIZON = 32  # positions that a cache begins with; it doubles when they are full
+FIRST_HORIZON = 64  # positions that a cache begins with; it doubles when they are full
+HALVINGS = 2  # of a batch, at the most; each is a further loop to compile for each size of the cache
+FEWEST_ROWS = 4  # that a batch is halved to: fewer cost almost as much as these
 
 
 class Hypotheses(NamedTuple):
@@ -60,6 +63,7 @@ def beam_search(
     length_penalty_form: Literal["wu", "power"] = "wu",
     num_best: int = 1,
     constrain: Constrain | None = None,
+    memory: tuple[Any, ...] = (),
 ) -> Hypotheses:
     """Beam search with a length penalty (section 6.1; Wu et al. 2016, arXiv 1609.08144, section 7).
 
@@ -94,21 +98,23 @@ def beam_search(
         length_penalty_form: `wu` is the first form of the equation above, `power` the second.
         num_best: translations returned for each sentence, N.
         constrain: what may be generated, and how probable it is taken to be: at most 1.
+        memory: what `step` is given behind its other arguments: pytrees of arrays [B, ...]. Without any, sentences that
+            are done stay in the batch, since `step` may have closed over what belongs to its rows.
 
     Returns:
         The N best hypotheses of each sentence.
     """
     alpha = length_penalty if beam_size > 1 else 0.0
-    batch, max_lengths = max_lengths.shape[0], jnp.minimum(max_lengths, max_length)[:, None]
+    max_lengths = jnp.minimum(max_lengths, max_length)[:, None]
 
     def score(log_probs: Array, lengths: Array) -> Array:
         return log_probs / ((5 + lengths) / 6 if length_penalty_form == "wu" else lengths) ** alpha
 
-    def advance(horizon: int, state: _State) -> _State:
-        length = state.position + 1
-        logits, cache = step(
-            state.cache, state.tokens[:, :, state.position], state.position, state.origins[:, :, :horizon]
-        )
+    def advance(horizon: int, state: _State, sentences: tuple[Any, Array]) -> _State:
+        memory, max_lengths = sentences
+        length, batch = state.position + 1, max_lengths.shape[0]
+        token, origins = state.tokens[:, :, state.position], state.origins[:, :, :horizon]
+        logits, cache = step(state.cache, token, state.position, origins, *memory)
         own = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
         allowed = own if constrain is None else constrain(own, state.tokens, state.position)
 
@@ -140,7 +146,11 @@ def beam_search(
             cache=cache,
         )
 
+    def live(state: _State, sentences: Any) -> Array:
+        return jnp.any(state.log_probs > -jnp.inf, axis=1)
+
     # All hypotheses start from the same token, so only the first may be continued.
+    batch = max_lengths.shape[0]
     first = (jnp.arange(beam_size) == 0) & (max_lengths > 0)
     finished = Hypotheses(
         tokens=jnp.full((batch, num_best, 1 + max_length), pad_id),
@@ -155,7 +165,7 @@ def beam_search(
         finished=finished,
         cache=cache,
     )
-    finished = _run(advance, lambda state: jnp.any(state.log_probs > -jnp.inf), state, max_length).finished
+    finished = _run(advance, live, state, (memory, max_lengths), max_length).finished
     there = finished.lengths[..., None] > 0
     return finished._replace(tokens=jnp.where(there, finished.tokens, pad_id)[:, :, 1:])
 
@@ -181,6 +191,7 @@ def sample(
     num_samples: int,
     seed: int | Int[Array, ""],
     constrain: Constrain | None = None,
+    memory: tuple[Any, ...] = (),
 ) -> Hypotheses:
     """Ancestral sampling: y_t ~ p'(. | y_1 .. y_{t-1}, X) until the end token, where p' is p as `constrain` changes it.
 
@@ -199,6 +210,7 @@ def sample(
         num_samples: samples drawn for each sentence, N.
         seed: of the random numbers.
         constrain: what may be drawn, and how probably.
+        memory: as for `beam_search`.
 
     Returns:
         The samples of each sentence in the order of their numbers. Their scores are log-probabilities under p, the
@@ -212,9 +224,11 @@ def sample(
     def draw(key: Array, position: Array, log_probs: Array) -> Array:
         return jax.random.categorical(jax.random.fold_in(key, position), log_probs)
 
-    def advance(horizon: int, state: _Samples) -> _Samples:
-        origins = jnp.broadcast_to(places[:, None], (batch, num_samples, horizon))
-        logits, cache = step(state.cache, state.tokens[:, :, state.position], state.position, origins)
+    def advance(horizon: int, state: _Samples, sentences: tuple[Any, Array, Array]) -> _Samples:
+        memory, max_lengths, keys = sentences
+        token = state.tokens[:, :, state.position]
+        origins = jnp.broadcast_to(places[:, None], (*token.shape, horizon))
+        logits, cache = step(state.cache, token, state.position, origins, *memory)
         own = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
         allowed = own.at[..., jnp.array([start_id, pad_id])].set(-jnp.inf)
         if constrain is not None:
@@ -240,25 +254,61 @@ def sample(
         lengths=jnp.zeros((batch, num_samples), int),
         cache=cache,
     )
-    state = _run(advance, lambda state: jnp.any((state.lengths == 0) & (max_lengths > 0)), state, max_length)
+
+    def live(state: _Samples, sentences: tuple[Any, Array, Array]) -> Array:
+        return jnp.any((state.lengths == 0) & (sentences[1] > 0), axis=1)
+
+    state = _run(advance, live, state, (memory, max_lengths, keys), max_length)
     return Hypotheses(state.tokens[:, :, 1:], jnp.where(state.lengths > 0, state.log_probs, -jnp.inf), state.lengths)
 
 
-def _run(advance: Callable[[int, Any], Any], live: Callable[[Any], Array], state: Any, max_length: int) -> Any:
+Advance = Callable[[int, Any, Any], Any]  # (positions of the cache, state, sentences) -> state
+Live = Callable[[Any, Any], Array]  # (state, sentences) -> [B], whether a sentence goes on
+
+
+def _run(advance: Advance, live: Live, state: Any, sentences: tuple[Any, ...], max_length: int) -> Any:
     """Advances while something lives, over caches that grow: each step costs what the tokens so far do, not what the
-    longest translation would. Every size of the cache is a loop of its own, so there are few of them."""
+    longest translation would. Every size of the cache is a loop of its own, so there are few of them.
+
+    Args:
+        advance: one step.
+        live: which sentences are not done.
+        state: arrays [B, ...], but for `position`.
+        sentences: what stays the same: arrays [B, ...], the memory first.
+        max_length: steps at the most.
+    """
     hypotheses, horizon = state.tokens.shape[1], 0
+    known = isinstance(state.tokens.shape[0], int)  # what `jax.export` has left open cannot be halved
+    halvings = HALVINGS if sentences[0] and known else 0
     while horizon < max_length:
         horizon = max(FIRST_HORIZON, 2 * horizon)
         if horizon * 3 // 2 > max_length:
             horizon = max_length
-
-        def goes_on(state: Any, horizon: int = horizon) -> Array:
-            return live(state) & (state.position < horizon)
-
         grown = jax.tree.map(partial(_grow, size=horizon * hypotheses), state.cache)
-        state = lax.while_loop(goes_on, partial(advance, horizon), state._replace(cache=grown))
+        state = _run_to(horizon, advance, live, state._replace(cache=grown), sentences, halvings)
     return state
+
+
+def _run_to(horizon: int, advance: Advance, live: Live, state: Any, sentences: Any, halvings: int) -> Any:
+    """Advances while something lives, up to `horizon`; when half of the rows are done, with the other half alone."""
+    half = state.tokens.shape[0] // 2
+    fewer = half if halvings and half >= FEWEST_ROWS else 0
+
+    def goes_on(state: Any) -> Array:
+        return (live(state, sentences).sum() > fewer) & (state.position < horizon)
+
+    state = lax.while_loop(goes_on, lambda state: advance(horizon, state, sentences), state)
+    if not fewer:
+        return state
+
+    def with_half(state: Any) -> Any:
+        kept = jnp.argsort(~live(state, sentences))[:half]  # stable: the live rows in their order, then others
+        chosen, of_chosen = jax.tree.map(lambda leaf: leaf[kept] if leaf.ndim else leaf, (state, sentences))
+        chosen = _run_to(horizon, advance, live, chosen, of_chosen, halvings - 1)
+        return jax.tree.map(lambda leaf, new: leaf.at[kept].set(new) if leaf.ndim else new, state, chosen)
+
+    some_left = jnp.any(live(state, sentences)) & (state.position < horizon)
+    return lax.cond(some_left, with_half, lambda state: state, state)
 
 
 def _grow(leaf: Array, size: int) -> Array:
@@ -267,26 +317,32 @@ def _grow(leaf: Array, size: int) -> Array:
     return jnp.pad(leaf, padding)
 
 
-def mean_step(members: Sequence[tuple[Step, Cache]]) -> tuple[Step, Cache]:
+Member = tuple[Step, Cache, tuple[Any, ...]]  # a model's step, the cache that it starts with, and its memory
+
+
+def mean_step(members: Sequence[Member]) -> Member:
     """Several models as one: the next token's probability is the mean of theirs.
 
     p(y_t | ...) = 1/M sum_m p_m(y_t | ...), as in Sutskever et al. 2014 (arXiv 1409.3215, section 3.6): the arithmetic
     mean, in which no model has a veto, as it would in the geometric one.
 
     Args:
-        members: the `step` of each model, and the cache that it starts with.
+        members: the `step` of each model, the cache that it starts with, and its memory.
 
     Returns:
-        A `step` and a cache for `beam_search` or `sample`.
+        A `step`, a cache and a memory for `beam_search` or `sample`.
     """
-    steps, caches = zip(*members, strict=True)
+    steps, caches, memories = zip(*members, strict=True)
 
-    def step(caches: Cache, token: Array, position: Array, origins: Array) -> tuple[Array, Cache]:
-        results = [one(cache, token, position, origins) for one, cache in zip(steps, caches, strict=True)]
+    def step(caches: Cache, token: Array, position: Array, origins: Array, *memories: Any) -> tuple[Array, Cache]:
+        results = [
+            one(cache, token, position, origins, *memory)
+            for one, cache, memory in zip(steps, caches, memories, strict=True)
+        ]
         log_probs = [jax.nn.log_softmax(logits, axis=-1) for logits, _ in results]
         return log_mean(log_probs), tuple(cache for _, cache in results)
 
-    return step, caches
+    return step, caches, memories
 
 
 def log_mean(log_probs: Sequence[Float[Array, "*axes"]]) -> Float[Array, "*axes"]:

@@ -1,10 +1,9 @@
-"""Text in, text out: a run's model and tokenizer around the search, and the jitted apply."""
+"""Text in, text out: a run's model and tokenizer around `decoding.decode`, and the jitted apply."""
 
 import dataclasses
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformer.data.rows import of_one_width, pad
 from transformer.data.text import cut
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
+from transformer.inference.decoding import Members, SearchIds, decode, longest_source
 from transformer.inference.evaluate import (
     Scores,
     corpus_loss,
@@ -31,16 +31,12 @@ from transformer.inference.evaluate import (
     strongest_sources,
     token_log_probabilities,
 )
-from transformer.inference.search import Constrain, Hypotheses, Step, beam_search, mean_step, sample
 from transformer.model import Transformer
-from transformer.ops import logits
 from transformer.runtime import resolve_dtype
 from transformer.shapes import Batch, Params
 
 LOSS_SHAPES = 4  # for one pass over a corpus, compiling another shape costs more than the padding it would spare
 WINDOW = 2048  # lines that are sorted by length among themselves; a stream takes no more memory than these
-
-Members = tuple[tuple[Transformer, Params], ...]  # one model, or several that translate together
 
 
 class Translation(NamedTuple):
@@ -113,9 +109,10 @@ class Translator:
         Raises:
             InputError: a side has more tokens than the model has positions.
         """
+        models, params = zip(*self.members, strict=True)
         found: list[Any] = [None] * len(sources)
         for chosen, batch in self._groups(sources, targets):
-            log_probs = np.asarray(token_log_probabilities(_models(self.members), _params(self.members), batch))
+            log_probs = np.asarray(token_log_probabilities(models, params, batch))
             for row, pair in enumerate(chosen):
                 found[pair] = log_probs[row, np.asarray(batch.target_mask)[row]]
         return found
@@ -308,29 +305,16 @@ def translations(
             is not `split`; a forbidden word is not one piece.
     """
     members = tuple((model, jax.device_put(params)) for model, params in members)
-    program = search_program(members, tokenizer, search)
-    beam = search.num_best if search.sample else search.beam_size
-    longest = min(model.config.max_positions for model, _ in members)
-    numbered = enumerate(sentences)
+    ids = search_ids(tokenizer, search)
+    longest, numbered = longest_source(members), enumerate(sentences)
     while window := list(itertools.islice(numbered, WINDOW)):
         texts = [text if text.strip() else "" for _, text in window]
         lines, sources = _sources(texts, tokenizer, longest, window[0][0], search.long_input)
-        lengths = np.array([len(ids) + 1 for ids in sources], int)  # with the end id
-
-        found: list[tuple[np.ndarray, Hypotheses]] = []
-        for width, rows, chosen in of_one_width(lengths, search.batch_tokens // beam, longest):
-            source, mask = pad([[*sources[piece], tokenizer.end_id] for piece in chosen], rows, width, tokenizer.pad_id)
-            max_lengths, numbers = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-            max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest)
-            numbers[: len(chosen)] = [window[lines[piece]][0] for piece in chosen]
-            max_length = min(width + search.extra_length, longest)
-            seed = np.int32(search.seed % 2**31)
-            batch = program(_params(members), source, mask, max_lengths, numbers, seed, max_length=max_length)
-            found.append((chosen, batch))
+        numbers = np.array([window[line][0] for line in lines], np.int32)
+        found = decode(members, sources, numbers, search, ids)
 
         pieces: list[list[Translation]] = [[]] * len(sources)
-        for chosen, batch in found:
-            tokens, scores, sizes = (np.asarray(leaf)[: len(chosen)] for leaf in batch)
+        for chosen, (tokens, scores, sizes) in found:
             texts = tokenizer.decode_batch(tokens.reshape(-1, tokens.shape[-1]).tolist())
             flat = map(Translation, map(_one_line, texts), scores.ravel().tolist(), sizes.ravel().tolist())
             for piece in chosen:
@@ -341,19 +325,20 @@ def translations(
         yield from (_join(of_one, search.num_best) for of_one in of_line)
 
 
-def search_program(members: Members, tokenizer: Tokenizer, search: SearchConfig) -> Callable[..., Hypotheses]:
-    """Encoder and search as one jitted function: of the arrays that `_translate_batch` takes, and `max_length`.
+def search_ids(tokenizer: Tokenizer, search: SearchConfig) -> SearchIds:
+    """The token ids that a search has to know of a tokenizer and of its own words.
 
     Raises: InputError if a forbidden word is not one piece.
     """
-    return partial(
-        _translate_batch,
-        models=_models(members),
-        search=dataclasses.replace(search, seed=0, batch_tokens=1, extra_length=1, long_input="refuse"),
-        special_ids=(tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id),
-        forbidden=_forbidden(search.forbidden, tokenizer),
-        prefix=tuple(tokenizer.encode_batch([search.prefix])[0]) if search.prefix else (),
-    )
+    pieces = tokenizer.encode_batch(search.forbidden)
+    for word, ids in zip(search.forbidden, pieces, strict=True):
+        if len(ids) != 1:
+            raise InputError(
+                f"Only what is one piece of the vocabulary can be forbidden, but {word!r} is {len(ids)} pieces."
+            )
+    prefix = tuple(tokenizer.encode_batch([search.prefix])[0]) if search.prefix else ()
+    special_ids = tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id
+    return SearchIds(*special_ids, tuple(ids[0] for ids in pieces), prefix)
 
 
 def _sources(
@@ -397,98 +382,6 @@ def _join(pieces: list[list[Translation]], num_best: int) -> list[Translation]:
         for nth in zip(*pieces, strict=True)
     ]
     return [translation for translation in joined if translation.tokens] or [Translation("", -math.inf, 0)]
-
-
-def _forbidden(words: Sequence[str], tokenizer: Tokenizer) -> tuple[int, ...]:
-    pieces = tokenizer.encode_batch(words)
-    for word, ids in zip(words, pieces, strict=True):
-        if len(ids) != 1:
-            raise InputError(
-                f"Only what is one piece of the vocabulary can be forbidden, but {word!r} is {len(ids)} pieces."
-            )
-    return tuple(ids[0] for ids in pieces)
-
-
-def _models(members: Members) -> tuple[Transformer, ...]:
-    return tuple(model for model, _ in members)
-
-
-def _params(members: Members) -> tuple[Params, ...]:
-    return tuple(params for _, params in members)
-
-
-@partial(jax.jit, static_argnames=("models", "search", "max_length", "special_ids", "forbidden", "prefix"))
-def _translate_batch(
-    params: tuple[Params, ...],
-    source: Array,
-    source_mask: Array,
-    max_lengths: Array,
-    numbers: Array,
-    seed: Array,
-    *,
-    models: tuple[Transformer, ...],
-    search: SearchConfig,
-    max_length: int,
-    special_ids: tuple[int, int, int],
-    forbidden: tuple[int, ...],
-    prefix: tuple[int, ...],
-) -> Hypotheses:
-    members = [_decoder(*member, source, source_mask) for member in zip(models, params, strict=True)]
-    step, cache = members[0] if len(members) == 1 else mean_step(members)
-    pad_id, start_id, end_id = special_ids
-    constrain = _constraints(search, forbidden, prefix, end_id)
-    ids = {"max_length": max_length, "start_id": start_id, "end_id": end_id, "pad_id": pad_id}
-    if search.sample:
-        number = search.num_best
-        return sample(step, cache, max_lengths, numbers, **ids, num_samples=number, seed=seed, constrain=constrain)
-    return beam_search(
-        step,
-        cache,
-        max_lengths,
-        **ids,
-        beam_size=search.beam_size,
-        length_penalty=search.length_penalty,
-        length_penalty_form=search.length_penalty_form,
-        num_best=search.num_best,
-        constrain=constrain,
-    )
-
-
-def _decoder(model: Transformer, params: Params, source: Array, source_mask: Array) -> tuple[Step, Any]:
-    """A model's `step` for the search, and the cache that it starts with."""
-    encoded, _ = model.apply(params, source, source_mask, method="encode")
-    cache, memory = model.apply(params, encoded, method="start_decoding")
-
-    def step(cache: Any, token: Array, position: Array, origins: Array) -> Any:
-        return model.apply(params, token, position, origins, cache, memory, source_mask, method="decode_step")
-
-    return step, cache
-
-
-def _constraints(
-    search: SearchConfig, forbidden: tuple[int, ...], prefix: tuple[int, ...], end_id: int
-) -> Constrain | None:
-    """What a search config asks of the next token, composed; None where it asks nothing."""
-    parts: list[Constrain] = []
-    if forbidden:
-        parts.append(lambda log_probs, *_: logits.forbid(log_probs, forbidden))
-    if search.no_repeat_ngram:
-        parts.append(partial(logits.block_repeated_ngrams, n=search.no_repeat_ngram))
-    if search.repetition_penalty != 1:
-        parts.append(partial(logits.repetition_penalty, penalty=search.repetition_penalty))
-    if search.min_length:
-        parts.append(lambda log_probs, _, t: logits.require_length(log_probs, t, search.min_length, end_id))
-    if prefix:
-        parts.append(lambda log_probs, _, t: logits.force_prefix(log_probs, t, prefix))
-    if search.sample:  # normalizes what the constraints have left, too
-        parts.append(lambda log_probs, *_: logits.temperature(log_probs, search.temperature))
-    if search.top_k:
-        parts.append(lambda log_probs, *_: logits.keep_top_k(log_probs, search.top_k))
-    if search.top_p < 1:
-        parts.append(lambda log_probs, *_: logits.keep_top_p(log_probs, search.top_p))
-    if not parts:
-        return None
-    return lambda log_probs, tokens, t: functools.reduce(lambda kept, part: part(kept, tokens, t), parts, log_probs)
 
 
 @partial(jax.jit, static_argnames=("model", "pad_id", "return_weights"))

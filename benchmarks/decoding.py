@@ -1,0 +1,176 @@
+"""Translation speed side by side: this project, Hugging Face Marian and CTranslate2 with the same weights, in turns.
+
+    pip install -e . && pip install -r benchmarks/requirements.txt    # see there for PyTorch
+    python train.py --config benchmarks/decoding_config.py --data.train train.en train.de
+    python benchmarks/decoding.py --run runs/decoding --source test.en --target test.de
+
+The run's model needs the settings that MarianMTModel has (`decoding_config.py` is such a one). Every program gets the
+same sentences as token ids, all at once, and returns token ids: reading, tokenizing and joining are not measured. Each
+is a process of its own that sleeps while it is not its turn; the turns go A B C A B C ..., each translates everything
+greedily and with a beam of 4. Reported are sentences a second (median and quartiles over the turns), processor seconds
+for 1,000 sentences, BLEU, and how many translations are those of ours in float32, token for token.
+
+With a length penalty the three count lengths and stop by different rules; without one, which is the default, they
+search for the same.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # before jax: here and in the programs
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+from peers.children import Child, ChildError, probe
+from peers.decoders.job import BEAMS, MARIAN, Job
+from peers.decoders.report import REFERENCE, TITLES, differences, table
+
+from transformer.config import DataConfig
+from transformer.data.corpus import read_pairs
+from transformer.errors import InputError
+from transformer.files import write_whole
+from transformer.inference.evaluate import bleu
+from transformer.inference.translator import Translator, load
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    try:
+        run(parse_options())
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--run", required=True, help="run directory of a model in Marian's settings")
+    parser.add_argument("--source", required=True, help="source sentences, one a line (.gz, .xz and .zst too)")
+    parser.add_argument("--target", required=True, help="their translations")
+    parser.add_argument("--programs", nargs="+", choices=TITLES, default=list(TITLES))
+    parser.add_argument("--sentences", type=int, default=1000, help="the first so many")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--length-penalty", type=float, default=0.0, help="scores are divided by length ** this")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "decoding.json")
+    options = parser.parse_args()
+    for name in ("turns", "sentences"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    machine = probe("cpu")
+    translator = load(options.run, dtype="float32")
+    pairs, _ = read_pairs(DataConfig(test=(options.source, options.target)), "test")
+    sources, references = pairs.sources[: options.sentences], pairs.targets[: options.sentences]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    work = options.output.with_suffix(".work")
+    work.mkdir(exist_ok=True)
+    job = make_job(translator, sources, options, work)
+
+    programs = measure(job, options, work)
+    translations = {
+        name: {beam: program["turns"][0][str(beam)].pop("translations") for beam in BEAMS}
+        for name, program in programs.items()
+        if "failed" not in program
+    }
+    for name, of_beam in translations.items():
+        for beam in BEAMS:
+            texts = translator.tokenizer.decode_batch(of_beam[beam])
+            programs[name].setdefault("bleu", {})[str(beam)] = bleu(texts, references)
+            if REFERENCE in translations:
+                same = [a == b for a, b in zip(of_beam[beam], translations[REFERENCE][beam], strict=True)]
+                programs[name].setdefault("same", {})[str(beam)] = sum(same) / len(same)
+    result: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "benchmarks/decoding.py", *sys.argv[1:]]),
+        "machine": machine | {"system": platform.platform(), "python": platform.python_version()},
+        "model": dataclasses.asdict(translator.model.config),
+        "sentences": len(sources),
+        "length_penalty": options.length_penalty,
+        "programs": programs,
+        "differences": differences(translator, sources, translations, options.length_penalty),
+    }
+    write_whole(options.output, f"{json.dumps(result, indent=1, ensure_ascii=False)}\n".encode())
+    print(table(result))
+    print(f"\nWritten to {options.output}.")
+
+
+def make_job(translator: Translator, sources: list[str], options: argparse.Namespace, work: Path) -> Job:
+    """The weights and the sentences in files, and the rest of what each program is given.
+
+    Raises: InputError if the model's settings are not Marian's.
+    """
+    model, tokenizer = translator.model.config, translator.tokenizer
+    for name, value in MARIAN.items():
+        if getattr(model, name) != value:
+            raise InputError(
+                f"MarianMTModel has model.{name}={value}, but {options.run} has {getattr(model, name)}: train a run "
+                "with the settings of benchmarks/decoding_config.py."
+            )
+    weights = flatten_dict(translator.params["params"], sep="/")
+    arrays: Any = {name: np.asarray(leaf, np.float32) for name, leaf in weights.items()}
+    np.savez(work / "weights.npz", **arrays)
+    ids = [[*sentence, tokenizer.end_id] for sentence in tokenizer.encode_batch(sources)]
+    (work / "sentences.json").write_text(json.dumps(ids), encoding="utf-8")
+    return Job(
+        run=str(Path(options.run).resolve()),
+        weights=str((work / "weights.npz").resolve()),
+        sentences=str((work / "sentences.json").resolve()),
+        model=model,
+        pad_id=tokenizer.pad_id,
+        start_id=tokenizer.start_id,
+        end_id=tokenizer.end_id,
+        length_penalty=options.length_penalty,
+        extra_length=translator.config.search.extra_length,
+    )
+
+
+def measure(job: Job, options: argparse.Namespace, work: Path) -> dict[str, dict[str, Any]]:
+    """All programs started one after the other, then the turns. The translations are kept of the first turn alone."""
+    programs: dict[str, dict[str, Any]] = {}
+    children: dict[str, Child] = {}
+    job_file = work / "job.json"
+    job_file.write_text(job.to_json(), encoding="utf-8")
+    environment = {"XDG_CACHE_HOME": str(work.resolve())}
+    try:
+        for name in options.programs:
+            print(f"starting {name} ...", file=sys.stderr, flush=True)
+            try:
+                children[name] = Child(name, job_file.resolve(), environment, "cpu", worker="peers.decoders.worker")
+                programs[name] = children[name].started | {"turns": []}
+            except ChildError as error:
+                programs[name] = {"failed": str(error)}
+                print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+        for turn in range(options.turns):
+            print(f"turn {turn + 1} of {options.turns}", file=sys.stderr, flush=True)
+            for name, child in list(children.items()):
+                try:
+                    answers = {str(beam): child.ask(beam_size=beam) for beam in BEAMS}
+                except ChildError as error:
+                    programs[name] = {"failed": str(error)}
+                    children.pop(name).stop()
+                    print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+                    continue
+                for answer in answers.values() if turn else ():
+                    del answer["translations"]
+                programs[name]["turns"].append(answers)
+    finally:
+        for child in children.values():
+            child.stop()
+    return programs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""CTranslate2, its model built from our weights as NumPy arrays.
+
+Tokens are their ids in decimal. It sorts by length and cuts batches itself; the fastest of several sizes is taken.
+"""
+
+import os
+import tempfile
+from typing import Any
+
+import ctranslate2
+import numpy as np
+from ctranslate2.specs import TransformerSpec
+from ctranslate2.specs.common_spec import Activation
+
+from peers.decoders.job import Job
+from peers.positions import sinusoids
+
+ACTIVATIONS = {"relu": Activation.RELU, "gelu": Activation.GELU, "swish": Activation.SWISH}
+
+
+def spec_of(job: Job) -> Any:  # a spec's attributes have no types
+    """Our parameters in CTranslate2's places."""
+    model, weights = job.model, job.read_weights()
+    spec: Any = TransformerSpec.from_config(
+        (model.num_encoder_layers, model.num_decoder_layers),
+        model.num_heads,
+        pre_norm=False,
+        activation=ACTIVATIONS[model.activation],
+    )
+
+    def linear(target: Any, *names: str) -> None:
+        target.weight = np.concatenate([weights[f"{name}/kernel"].T for name in names])
+        target.bias = np.concatenate([weights[f"{name}/bias"] for name in names])
+
+    def norm(target: Any, name: str) -> None:
+        target.gamma, target.beta = weights[f"{name}/norm/scale"], weights[f"{name}/norm/bias"]
+
+    def self_attention(target: Any, name: str) -> None:
+        linear(target.linear[0], f"{name}/query", f"{name}/key", f"{name}/value")
+        linear(target.linear[1], f"{name}/output")
+        norm(target.layer_norm, f"{name}_norm")
+
+    def feed_forward(target: Any, name: str) -> None:
+        target.linear_0.weight, target.linear_0.bias = weights[f"{name}/kernel_in"].T, weights[f"{name}/bias_in"]
+        target.linear_1.weight, target.linear_1.bias = weights[f"{name}/kernel_out"].T, weights[f"{name}/bias_out"]
+        norm(target.layer_norm, f"{name}_norm")
+
+    for number, layer in enumerate(spec.encoder.layer):
+        self_attention(layer.self_attention, f"encoder_{number}/attention")
+        feed_forward(layer.ffn, f"encoder_{number}/feed_forward")
+    for number, layer in enumerate(spec.decoder.layer):
+        self_attention(layer.self_attention, f"decoder_{number}/self_attention")
+        name = f"decoder_{number}/cross_attention"
+        linear(layer.attention.linear[0], f"{name}/query")
+        linear(layer.attention.linear[1], f"{name}/key", f"{name}/value")
+        linear(layer.attention.linear[2], f"{name}/output")
+        norm(layer.attention.layer_norm, f"{name}_norm")
+        feed_forward(layer.ffn, f"decoder_{number}/feed_forward")
+    interleaved = sinusoids(model.max_positions, model.d_model)
+    halved = np.concatenate([interleaved[:, 0::2], interleaved[:, 1::2]], axis=1)
+    for side, embeddings in ((spec.encoder, spec.encoder.embeddings[0]), (spec.decoder, spec.decoder.embeddings)):
+        embeddings.weight = weights["embedding"]
+        side.position_encodings.encodings = halved
+        side.scale_embeddings = True
+    spec.decoder.projection.weight = weights["embedding"]
+    spec.decoder.projection.bias = weights["logits_bias"]
+
+    tokens = [str(number) for number in range(model.vocabulary_size)]
+    spec.register_source_vocabulary(tokens)
+    spec.register_target_vocabulary(tokens)
+    # It has to have an unknown token, but every id is known; the pad id never comes out of a model that was trained.
+    spec.config.unk_token = spec.config.bos_token = str(job.pad_id)
+    spec.config.eos_token, spec.config.decoder_start_token = str(job.end_id), str(job.start_id)
+    spec.config.add_source_eos = False
+    return spec
+
+
+class CTranslate2:
+    packages = ("ctranslate2",)
+    batch_sizes = (32, 64, 128)
+
+    def __init__(self, job: Job, workers: str) -> None:
+        """Args: workers: `1` is one translation at a time on all cores, `2` two at a time, each on half of them."""
+        cores, number, self._job = len(os.sched_getaffinity(0)), int(workers), job
+        spec = spec_of(job)
+        spec.validate()
+        with tempfile.TemporaryDirectory() as directory:
+            spec.save(directory)
+            self._translator = ctranslate2.Translator(
+                directory, compute_type="float32", inter_threads=number, intra_threads=max(1, cores // number)
+            )
+        self.note = f"float32, {number} {'worker' if number == 1 else 'workers'}"
+
+    def translate(self, sentences: list[list[int]], beam_size: int, batch_size: int) -> list[list[int]]:
+        results = self._translator.translate_batch(
+            [list(map(str, sentence)) for sentence in sentences],
+            max_batch_size=batch_size,
+            beam_size=beam_size,
+            length_penalty=self._job.length_penalty,
+            max_decoding_length=self._job.max_length,
+        )
+        return [list(map(int, result.hypotheses[0])) for result in results]
+
+
+start = CTranslate2

@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 TINY = """
 from transformer.config import *
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 config = Config(
     average=2,
     data=DataConfig(max_length=32),

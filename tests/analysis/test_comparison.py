@@ -7,6 +7,8 @@ from transformer.analysis.comparison import Result, compare, to_text
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SOURCES = [f"sentence number {n} is about dog {n % 7}" for n in range(40)]
 TARGETS = [f"der Satz Nummer {n} handelt vom Hund {n % 7}" for n in range(40)]
 GOOD = [target if n % 4 else target.replace("handelt", "spricht") for n, target in enumerate(TARGETS)]

@@ -11,6 +11,8 @@ from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.layers import MultiHeadAttention
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def test_what_follows_from_the_weights():
     weights = np.random.default_rng(0).dirichlet(np.ones(5), (2, 1, 3, 5)).astype(np.float32)

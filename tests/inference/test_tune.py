@@ -10,6 +10,8 @@ from transformer.inference.evaluate import bleu
 from transformer.inference.translator import Translator
 from transformer.inference.tune import Candidates, Form, candidates, rank, stored, trials
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SENTENCES = ["seven", "the men", "then see", "men", "the sea", "seas", "then", "see men"]
 PENALTIES: tuple[tuple[Form, float], ...] = (("wu", 2.0), ("power", 1.0))
 

@@ -16,6 +16,8 @@ from transformer.inference import watch as watching
 from transformer.inference.translator import load
 from transformer.inference.watch import watch
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PAIRS = Pairs(["seven men", "the sea", "then see"], ["seven seas", "the men", "see the sea"])
 
 

@@ -22,6 +22,8 @@ from transformer.errors import InputError
 from transformer.inference.translator import load
 from transformer.training import loop, metrics
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 STEPS, EVERY = 12, 4
 
 

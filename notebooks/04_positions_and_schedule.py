@@ -50,9 +50,10 @@ rcParams.update(STYLE | {"figure.dpi": 150})
 D, T = 128, 10
 layer = EncoderLayer(ModelConfig(vocabulary_size=50, d_model=D, num_heads=4, d_ff=256, dtype="float32"), None)
 words = jax.random.normal(jax.random.key(0), (1, T, D))
-token_mask = jnp.ones((1, T), bool)
-params = jax.jit(lambda key: layer.init(key, words, token_mask, None, False))(jax.random.key(1))
-encode = jax.jit(lambda x: layer.apply(params, x, token_mask, None, False)[0])
+is_token = jnp.ones((1, T), bool)
+masks = is_token, ops.padding_mask(is_token)
+params = jax.jit(lambda key: layer.init(key, words, *masks, None, False))(jax.random.key(1))
+encode = jax.jit(lambda x: layer.apply(params, x, *masks, None, False)[0])
 
 order = np.random.default_rng(0).permutation(T)
 positions = ops.sinusoidal_positions(T, D, "interleaved")

@@ -20,8 +20,6 @@ HOLD = """
 import sys
 from pathlib import Path
 from transformer.checkpoint import hold_run
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 with hold_run(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -22,11 +22,11 @@ from transformer.cli import COMMANDS, main
 from transformer.config import Config
 from transformer.config_files import from_json
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).parents[1]
 TINY = """
 from transformer.config import *
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 config = Config(
     average=2,

@@ -234,11 +234,11 @@ class Transformer(nn.Module):
         table = self._position_table(tokens.shape[1])
         return table if segments is None else table[segment_positions(segments)]
 
-    def _position_table(self, length: int) -> Array:
+    def _position_table(self, length: Any) -> Array:
         config = self.config
         if config.positions == "learned":
             return self.position_table[:length]
-        # A length that `jax.export` has left open gets the first rows of the longest table.
+        # A length that `jax.export` has left open is no int: it gets the first rows of the longest table.
         known = length if isinstance(length, int) else config.max_positions
         return sinusoidal_positions(known, config.d_model, config.positions)[:length]
 

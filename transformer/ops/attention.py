@@ -34,7 +34,9 @@ def scaled_dot_product_attention(
     Returns:
         The attended values, and the softmax's weights in float32 (before dropout) if asked for, else None.
     """
-    if 4 * query.shape[-2] <= key.shape[-2]:  # as in decoding: on a CPU it is faster to transpose the few than the many
+    lengths = query.shape[-2], key.shape[-2]  # no integers where `jax.export` has left them open
+    if all(isinstance(length, int) for length in lengths) and 4 * lengths[0] <= lengths[1]:
+        # As in decoding: on a CPU it is faster to transpose the few than the many.
         scores = jnp.swapaxes(product_transposed(key, query), -1, -2)
     else:
         scores = product_transposed(query, key)

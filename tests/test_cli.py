@@ -1,6 +1,7 @@
 import ast
 import contextlib
 import dataclasses
+import fcntl
 import gzip
 import inspect
 import io
@@ -9,8 +10,11 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import termios
+import time
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -306,6 +310,30 @@ def test_translate_to_json(corpus, trained):
             assert len(translation["alignment"]) == len(translation["target_pieces"])
             assert max(translation["alignment"]) < len(translation["source_pieces"])
             assert translation["source_pieces"][-1] == "</s>"
+
+
+def test_ctrl_c_leaves_whole_lines(corpus, trained):
+    start = "import sys; from transformer.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "translate", f"{corpus}/run", "--jsonl"]
+    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with program:
+        assert program.stdin is not None and program.stdout is not None and program.stderr is not None
+        program.stdin.write((b" " * 20_000 + b"\n") * 10)
+        program.stdin.close()
+        ready, before = 0, -1
+        while ready == 0 or ready != before:  # until nothing more fits into the pipe: the program waits within a line
+            time.sleep(0.5)
+            filled = fcntl.ioctl(program.stdout, termios.FIONREAD, bytes(4))
+            ready, before = int.from_bytes(filled, sys.byteorder), ready
+        program.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        written, said = program.stdout.read().decode(), program.stderr.read().decode()
+    assert program.returncode == 130
+    assert said.endswith("Interrupted.\n")
+    assert written.endswith("\n")
+    sources = [json.loads(line)["source"] for line in written.splitlines()]
+    assert 0 < len(sources) < 10
+    assert set(sources) == {" " * 20_000}
 
 
 def test_score_gives_each_pair_its_probability(corpus, trained):

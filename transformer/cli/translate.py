@@ -2,11 +2,14 @@
 
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, tee
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from transformer.cli.decoding import DecodingOptions, load_translator, parse
@@ -37,12 +40,33 @@ def main(arguments: list[str]) -> None:
     from transformer.data.text import stream_lines
 
     lines = _counted(stream_lines(sys.stdin.buffer, "standard input"))
-    if not options.jsonl:
-        for line in translator.translate(lines, options.search):
-            sys.stdout.buffer.write(line.encode() + b"\n")
-        return
-    for record in _records(translator, lines, options):
-        sys.stdout.buffer.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+    if options.jsonl:
+        written = (json.dumps(record, ensure_ascii=False) for record in _records(translator, lines, options))
+    else:
+        written = translator.translate(lines, options.search)
+    for line in written:
+        with _uninterrupted():
+            left = line.encode() + b"\n"
+            while left:  # a signal may have cut a long write short
+                left = left[sys.stdout.buffer.write(left) :]
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for the end of what is begun here, so that no half of a line is left; pressed again, it does not."""
+    before, pressed = signal.getsignal(signal.SIGINT), []
+
+    def wait(number: int, _: FrameType | None) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _records(translator: "Translator", lines: Iterator[str], options: TranslationOptions) -> Iterator[dict[str, Any]]:

@@ -461,7 +461,10 @@ def test_attention_refuses_what_it_cannot_show(corpus, trained, tmp_path):
             "The word making is not among those that look",
         ),
         ([*pair, "--output", f"{tmp_path}/view.pdf"], r"must end in \.html, \.png, \.svg, but it is .*view\.pdf"),
-        ([*pair, "--output", f"{tmp_path}/nowhere/view.html"], "No such file or directory"),
+        (
+            [*pair, "--output", f"{tmp_path}/nowhere/view.html"],
+            r"nowhere/view\.html cannot be written: .* a directory that there is",
+        ),
         (["--source", "dog " * 90], r"The source has \d+ tokens, but the model has positions for 64"),
     ):
         assert_refused(call("attention", run, *arguments), message)

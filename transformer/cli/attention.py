@@ -5,6 +5,7 @@ from typing import Literal
 
 from transformer.cli.decoding import DecodingOptions, load_translator, parse
 from transformer.errors import InputError
+from transformer.files import check_writable
 
 # The paper's figures 3 and 4 ("Attention Visualizations"): a word of the encoder's input, and its sentence.
 FIGURES = {
@@ -50,8 +51,11 @@ def main(arguments: list[str]) -> None:
     from transformer.analysis.attention import strongest
     from transformer.analysis.view import check_suffix, view
 
-    if options.output is not None:
+    if options.output is not None:  # what cannot be written is said before the run is loaded
         check_suffix(options.output)
+        check_writable(options.output)
+        if not options.output.endswith(".html"):
+            import transformer.analysis.figures  # noqa: F401  says so if matplotlib is missing
     run = load_translator(options)
     shown = view(run, source, options.target, options.search)
     kind = options.kind or ("encoder" if options.figure else "cross")

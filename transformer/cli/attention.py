@@ -1,5 +1,6 @@
 """`transformer attention`: where a run looks."""
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +63,11 @@ def main(arguments: list[str]) -> None:
     word, joined = options.word or options.figure, options.words or options.figure is not None
     if options.output is not None:
         shown.save(options.output, kind=kind, layer=options.layer, head=options.head, joined=joined, word=word)
+        if not options.output.endswith(".html"):
+            from transformer.analysis.figures import missing_glyphs
+
+            if missing := missing_glyphs("".join((*shown.queries(kind).tokens, *shown.keys(kind).tokens))):
+                print(f"The pictures' font does not have {missing}: a page (.html) shows them.", file=sys.stderr)
         return
     pieces = shown.joined() if joined else shown
     layer = len(pieces.weights[kind]) - 1 if options.layer is None else options.layer

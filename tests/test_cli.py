@@ -471,6 +471,12 @@ def test_attention_writes_pages_and_pictures(corpus, trained, tmp_path):
         result = call("attention", run, *pair, "--output", str(file), *options)
         assert (result.status, result.out) == (0, "")
         assert file.read_bytes().startswith(begins)
+    for name, said in (
+        ("view.svg", ["The pictures' font does not have 狗: a page (.html) shows them."]),
+        ("view.html", []),
+    ):
+        result = call("attention", run, "--source", "old dog", "--target", "狗", "--output", f"{tmp_path}/{name}")
+        assert (result.status, result.err.splitlines()[1:]) == (0, said)
 
 
 def test_attention_refuses_what_it_cannot_show(corpus, trained, tmp_path):
@@ -489,7 +495,10 @@ def test_attention_refuses_what_it_cannot_show(corpus, trained, tmp_path):
             "The word making is not among those that look",
         ),
         ([*pair, "--output", f"{tmp_path}/view.pdf"], r"must end in \.html, \.png, \.svg, but it is .*view\.pdf"),
-        ([*pair, "--output", f"{tmp_path}/nowhere/view.html"], "No such file or directory"),
+        (
+            [*pair, "--output", f"{tmp_path}/nowhere/view.html"],
+            r"nowhere/view\.html cannot be written: .* a directory that there is",
+        ),
         (["--source", "dog " * 90], r"The source has \d+ tokens, but the model has positions for 64"),
     ):
         assert_refused(call("attention", run, *arguments), message)

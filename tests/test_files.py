@@ -1,6 +1,9 @@
 from pathlib import Path
 
-from transformer.files import write_whole
+import pytest
+
+from transformer.errors import InputError
+from transformer.files import check_writable, write_whole
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path):
@@ -9,3 +12,17 @@ def test_a_file_is_replaced_whole(tmp_path: Path):
     write_whole(file, "ü\n".encode())
     assert file.read_bytes() == "ü\n".encode()
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    check_writable("new.json")
+    (tmp_path / "old.json").touch()
+    check_writable(tmp_path / "old.json")
+    for file in (tmp_path, tmp_path / "nowhere" / "new.json", tmp_path / "old.json" / "new.json", ""):
+        with pytest.raises(InputError, match="cannot be written: it must be a file's name"):
+            check_writable(file)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match="may be written to"):
+        check_writable("new.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["old.json"]

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from transformer.errors import InputError
+
 PART = ".part"
 """What the name of a file ends in while it is being written."""
 
@@ -13,6 +15,15 @@ def write_whole(file: Path, data: bytes) -> None:
     temporary = file.with_name(file.name + PART)
     temporary.write_bytes(data)
     os.replace(temporary, file)
+
+
+def check_writable(file: str | Path) -> None:
+    """Raises InputError where no file of this name can be written; asked before long work, not behind it."""
+    path = Path(file)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(
+            f"{file} cannot be written: it must be a file's name, in a directory that there is and may be written to."
+        )
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:

@@ -29,6 +29,8 @@ class View(Attention):
     def save(self, file: str | Path, **options: Any) -> None:
         """Writes the page (.html), or a picture for papers (.png, .svg): the same bytes whenever it is called.
 
+        In a picture boxes stand for what `figures.missing_glyphs` finds, such as Chinese letters; the page has them.
+
         Args:
             file: where to; its suffix says what.
             options: the fields of `page.Start`. They say what a page shows first, and what a picture shows: heat maps

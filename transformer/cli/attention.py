@@ -1,10 +1,12 @@
 """`transformer attention`: where a run looks."""
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
 from transformer.cli.decoding import DecodingOptions, load_translator, parse
 from transformer.errors import InputError
+from transformer.files import check_writable
 
 # The paper's figures 3 and 4 ("Attention Visualizations"): a word of the encoder's input, and its sentence.
 FIGURES = {
@@ -50,14 +52,22 @@ def main(arguments: list[str]) -> None:
     from transformer.analysis.attention import strongest
     from transformer.analysis.view import check_suffix, view
 
-    if options.output is not None:
+    if options.output is not None:  # what cannot be written is said before the run is loaded
         check_suffix(options.output)
+        check_writable(options.output)
+        if not options.output.endswith(".html"):
+            import transformer.analysis.figures  # noqa: F401  says so if matplotlib is missing
     run = load_translator(options)
     shown = view(run, source, options.target, options.search)
     kind = options.kind or ("encoder" if options.figure else "cross")
     word, joined = options.word or options.figure, options.words or options.figure is not None
     if options.output is not None:
         shown.save(options.output, kind=kind, layer=options.layer, head=options.head, joined=joined, word=word)
+        if not options.output.endswith(".html"):
+            from transformer.analysis.figures import missing_glyphs
+
+            if missing := missing_glyphs("".join((*shown.queries(kind).tokens, *shown.keys(kind).tokens))):
+                print(f"The pictures' font does not have {missing}: a page (.html) shows them.", file=sys.stderr)
         return
     pieces = shown.joined() if joined else shown
     layer = len(pieces.weights[kind]) - 1 if options.layer is None else options.layer

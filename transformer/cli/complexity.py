@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes
 
 from transformer.analysis.complexity.settings import Settings
 from transformer.errors import InputError
-from transformer.files import write_whole
+from transformer.files import check_writable, write_whole
 from transformer.runtime import resolve_dtype, use_compilation_cache
 
 SUFFIXES = (".png", ".svg")
@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> None:
     """What a layer of each kind costs."""
     options = tyro.cli(ComplexityOptions, args=arguments, prog="transformer complexity")
     for file in (options.json, options.output):  # what cannot be written is said before minutes of measuring
-        if file not in (None, "-") and not Path(file).absolute().parent.is_dir():
-            raise InputError(f"There is no folder {Path(file).parent} to write {file} into.")
+        if file not in (None, "-"):
+            check_writable(file)
     if options.output is not None:
         if Path(options.output).suffix not in SUFFIXES:
             raise InputError(f"The name of the output must end in {', '.join(SUFFIXES)}, but it is {options.output}.")

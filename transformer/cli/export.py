@@ -8,8 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from transformer.cli.decoding import DecodingOptions, load_translator, parse
-from transformer.errors import InputError
-from transformer.files import write_whole
+from transformer.files import check_writable, write_whole
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ def main(arguments: list[str]) -> None:
     """Write encoder and beam search as one StableHLO artefact."""
     options = parse(ExportOptions, arguments, "export")
     file = Path(options.file)
-    if file.is_dir() or not file.parent.is_dir():  # found now, and not when all is computed
-        raise InputError(f"{file} cannot be written: it must be a file's name, in a directory that there is.")
+    check_writable(file)
     translator = load_translator(options, options.dtype)
     from transformer.inference.export import export_search
 

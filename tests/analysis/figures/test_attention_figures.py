@@ -1,11 +1,12 @@
 import re
 from functools import partial
 
+import numpy as np
 import pytest
 
 from transformer.analysis.attention import Attention
 from transformer.analysis.figures import to_bytes
-from transformer.analysis.figures.attention import draw
+from transformer.analysis.figures.attention import draw, heat_maps
 from transformer.analysis.page import Start
 from transformer.errors import InputError
 
@@ -27,6 +28,16 @@ def test_the_same_bytes_each_time(found, shown):
         assert data.startswith(begins)
         assert data == to_bytes(partial(draw, found, shown), suffix)
         assert not re.search(rb"<dc:date>|Software", data)
+
+
+def test_heat_maps_are_the_weights_on_one_scale_and_a_rollout_on_its_own(found):
+    for shown, largest in ((Start("cross"), 1), (Start("rollout"), found.weights["rollout"].max())):
+        *grid, _ = heat_maps(found, shown).axes  # the last one is the scale
+        weights = found.weights[shown.kind]
+        for axes, place in zip(grid, np.ndindex(weights.shape[:2]), strict=True):
+            (image,) = axes.images
+            np.testing.assert_array_equal(np.asarray(image.get_array()), weights[place])
+            assert image.get_clim() == (0, pytest.approx(largest))
 
 
 def test_what_is_not_there(found):

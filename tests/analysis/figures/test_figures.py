@@ -1,8 +1,10 @@
+import io
 import sys
 
 import pytest
+from matplotlib.figure import Figure
 
-from transformer.analysis.figures import line_style
+from transformer.analysis.figures import line_style, missing_glyphs, to_bytes
 from transformer.errors import InputError
 
 
@@ -11,6 +13,18 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "transformer.analysis.figures")
     with pytest.raises(InputError, match=r"Pictures need matplotlib: pip install 'transformer-jax\[plot\]'"):
         import transformer.analysis.figures  # noqa: F401
+
+
+def test_letters_without_a_glyph_are_known_and_warn_nobody():
+    def draw() -> Figure:
+        figure = Figure((1, 1))
+        figure.text(0, 0, "你好")
+        return figure
+
+    assert missing_glyphs("ein schönes → مرحبا ␣ 你好, 你\u200d\n") == "你好"
+    with pytest.warns(UserWarning, match="missing from font"):
+        draw().savefig(io.BytesIO())
+    assert to_bytes(draw, "png").startswith(b"\x89PNG")
 
 
 def test_no_two_lines_look_the_same():

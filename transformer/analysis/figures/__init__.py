@@ -1,6 +1,7 @@
 """What all pictures share: matplotlib, colours that the colour-blind tell apart, and the same bytes each time."""
 
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformer.errors import InputError
 try:
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import findfont, get_font
 except ImportError as error:
     raise InputError("Pictures need matplotlib: pip install 'transformer-jax[plot]'.") from error
 
@@ -30,6 +32,14 @@ def line_style(number: int) -> dict[str, Any]:
     return {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number // len(PALETTE) % len(DASHES)]}
 
 
+def missing_glyphs(text: str) -> str:
+    """The letters of a text that the pictures' font does not have, such as Chinese ones: boxes stand for them."""
+    font = get_font(findfont(STYLE["font.family"]))
+    return "".join(
+        letter for letter in dict.fromkeys(text) if letter.isprintable() and not font.get_char_index(ord(letter))
+    )
+
+
 def to_bytes(draw: Callable[[], Figure], suffix: str) -> bytes:
     """A figure as PNG or SVG, in the style of all: the same input gives the same bytes on the same versions.
 
@@ -37,7 +47,8 @@ def to_bytes(draw: Callable[[], Figure], suffix: str) -> bytes:
         draw: makes the figure.
         suffix: `png` or `svg`.
     """
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # one a letter; see `missing_glyphs`
         data = io.BytesIO()
         draw().savefig(data, format=suffix, metadata=METADATA[suffix])
     return data.getvalue()

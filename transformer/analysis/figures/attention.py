@@ -39,7 +39,8 @@ def heat_maps(attention: Attention, shown: Start) -> Figure:
     size = 0.2 if layers * heads == 1 else 0.115  # of a square, in inches
     label = max(map(len, queries + keys)) * 0.4 * size + 0.3
     figure = Figure((heads * (K * size + 0.15) + label + 1, layers * (Q * size + 0.3) + label), layout="constrained")
-    scale: dict[str, Any] = {"cmap": "Blues", "norm": Normalize(0, 1)}
+    # All layers together spread the weights: on the scale of one head, a rollout would be hardly seen.
+    scale: dict[str, Any] = {"cmap": "Blues", "norm": Normalize(0, weights.max() if shown.kind == "rollout" else 1)}
     grid = figure.subplots(layers, heads, squeeze=False, sharex=True, sharey=True)
     for row, layer in zip(grid, range(layers), strict=True):
         for axes, head in zip(row, range(heads), strict=True):

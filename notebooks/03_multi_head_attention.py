@@ -161,7 +161,7 @@ def cost(num_heads):
 
 for num_heads in (1, 4, 16):
     parameters, operations = cost(num_heads)
-    print(f"{num_heads:>2} heads: {parameters:,} parameters, {operations / 1e6:.1f} million operations")
+    print(f"h = {num_heads:>2}: {parameters:,} parameters, {operations / 1e6:.1f} million operations")
 
 # %% [markdown]
 # What grows a little is the softmax, which each head has for itself.

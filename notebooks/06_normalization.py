@@ -142,9 +142,9 @@ steps = np.arange(EVERY, STEPS + 1, EVERY)
 seed_curves(steps, {name: held for name, (_, _, held) in learned.items()}, "loss of held-out sentences, nats per token")
 
 # %% [markdown]
-# Layer norm and RMS norm go side by side: the mean that RMS norm leaves in does not matter here. At this size, in large
-# batches of one shape, batch norm learns no worse; held-out sentences are normalized by the running statistics. That it
-# does not suit sequences has another reason.
+# Layer norm and RMS norm go side by side: the mean that RMS norm leaves in does not matter here. In a
+# model of this size, in large batches of one shape, batch norm starts slower and ends lower; held-out sentences are
+# normalized by the running statistics. That it does not suit sequences has another reason.
 #
 # ## The leak
 #

@@ -15,7 +15,7 @@ def test_every_sequence_is_in_one_batch_of_its_width():
         seen += chosen.tolist()
     assert sorted(seen) == list(range(300))
     assert {width for width, _ in shapes} == {16, 24, 32, 48, 64, 96, 100}
-    assert len(shapes) <= 14
+    assert len(shapes) <= 14  # two a width
     assert list(of_one_width(np.array([], int), 256, 100)) == []
     ((width, rows, _),) = of_one_width(np.array([20]), 8192, 100)
     assert (width, rows) == (24, 1)

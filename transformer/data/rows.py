@@ -15,14 +15,14 @@ def of_one_width(lengths: np.ndarray, tokens: int, longest: int) -> Iterator[tup
         tokens: Width times rows in one batch at the most; but a batch has a row at least.
         longest: Width that none exceeds, as no length does.
     """
-    widths = np.array([min(_width(length), longest) for length in lengths.tolist()], int)
+    widths = np.array([min(_round_up(length, 16), longest) for length in lengths.tolist()], int)
     for width in sorted({*widths.tolist()}, reverse=True):
         of_width = np.flatnonzero(widths == width)
         of_width = of_width[np.argsort(lengths[of_width], kind="stable")]
         most = max(1, tokens // width)
         for start in range(0, len(of_width), most):
             chosen = of_width[start : start + most]
-            yield width, min(most, 1 << (len(chosen) - 1).bit_length()), chosen  # the last need not be as large
+            yield width, min(most, _round_up(len(chosen), 1)), chosen  # the last need not be as large
 
 
 def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,9 +41,10 @@ def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tup
     return padded, mask
 
 
-def _width(length: int) -> int:
-    """The length rounded up to 16, 24, 32, 48, 64, 96, 128, 192 ...: few widths, so few compilations."""
-    power = 16
-    while power < length:
+def _round_up(number: int, least: int) -> int:
+    """The next of `least` times 1, 1.5, 2, 3, 4, 6, 8, 12 ..., in whole numbers: few values, so few compilations."""
+    power = least
+    while power < number:
         power *= 2
-    return power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power
+    between = power * 3 // 4
+    return between if power > least and number <= between else power

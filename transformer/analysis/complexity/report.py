@@ -138,7 +138,7 @@ def _paths(report: Report) -> Iterator[Sequence[str]]:
 
 
 def _costs(report: Report, size: Size) -> Iterator[Sequence[str]]:
-    yield "layer", "GFLOP", "times the formula", "MB", "forward", "", "and backward", "", "GFLOP/s forward"
+    yield "layer", "MFLOP", "times the formula", "MB", "forward", "", "and backward", "", "GFLOP/s forward"
     formulas = {row.layer: row.operations for row in TABLE}
     for layer in LAYERS:
         forward, both = (report.at(layer, direction, size) for direction in DIRECTIONS)
@@ -148,7 +148,7 @@ def _costs(report: Report, size: Size) -> Iterator[Sequence[str]]:
             constant = f"{forward.flops / report.settings.batch / order.count(size):.1f} {order.formula}"
         yield (
             layer,
-            f"{forward.flops / 1e9:.3f}",
+            f"{forward.flops / 1e6:,.1f}",
             constant,
             f"{forward.bytes / 1e6:,.0f}",
             *_time(forward),

@@ -52,12 +52,12 @@ DEFAULT = {
         "ours",
         "plain_linen",
         "torch_transformer",
-        "torch_transformer_compiled_dynamic",
+        "torch_transformer:dynamic",
         "x_transformers_peer",
         "marian",
         "joeynmt_peer",
     ),
-    "gpu": ("ours", "torch_transformer_compiled_dynamic"),
+    "gpu": ("ours", "torch_transformer:dynamic"),
 }
 
 

@@ -11,11 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from transformer.config import ModelConfig
+from transformer.checkpoint import Checkpoints, open_run
+from transformer.config import Config, ModelConfig, SearchConfig
+from transformer.data.tokenizer import Tokenizer
 from transformer.model import Transformer
 from transformer.shapes import Batch
+from transformer.training.step import create_state
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,23 +34,35 @@ def sentences(tmp_path: Path) -> list[str]:
     return ["--source", str(tmp_path / "train.en"), "--target", str(tmp_path / "train.de")]
 
 
-def benchmark(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "benchmarks" / "training.py"), *options]
-    return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+def benchmark(*options: str, script: str = "training") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def save_run(run_dir: Path, model: ModelConfig) -> None:
+    """A run of an untrained model, whose translations have no end but the longest length."""
+    config = Config(run_dir=str(run_dir), model=model, search=SearchConfig(extra_length=4))
+    tokenizer = Tokenizer.train(["abc de fgh"] * 20, model.vocabulary_size, config.tokenizer)
+    open_run(run_dir, config)
+    tokenizer.save(run_dir / "tokenizer.json")
+    with Checkpoints(run_dir, 1, tokenizer.fingerprint) as checkpoints:
+        checkpoints.save(1, create_state(Transformer(model), optax.identity(), seed=0), {})
 
 
 def test_it_measures_in_turns_and_goes_on_with_what_it_has(sentences: list[str], tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     options = [*sentences, "--size", "tiny", "--turns", "2", "--steps", "1", "--shapes", "1", "--settings", "alone"]
-    options += ["--programs", "ours", "plain_linen", "--output", str(output)]
+    options += ["--programs", "ours", "plain_linen", "without:products", "--output", str(output)]
     done = benchmark(*options)
     assert done.returncode == 0, done.stderr
     part = json.loads(output.read_text(encoding="utf-8"))["parts"]["tiny alone"]
     runs = part["programs"]
-    assert list(runs) == ["ours", "plain_linen"]
+    assert list(runs) == ["ours", "plain_linen", "without:products"]
     assert not [run["failed"] for run in (*runs.values(), part["limit"]) if "failed" in run]
     assert all(len(run["turns"]) == 2 for run in runs.values())
     assert runs["plain_linen"]["parameters"] == runs["ours"]["parameters"]
+    assert runs["without:products"]["loss"] == pytest.approx(runs["ours"]["loss"], rel=1e-3)
     assert "| plain linen + optax |" in done.stdout
     again = benchmark(*options)
     assert again.returncode == 0, again.stderr
@@ -123,3 +139,26 @@ def _as_linen(name: str, ours: dict) -> dict:
     for place, sublayer in enumerate([*attentions, "feed_forward"]):
         plain[f"LayerNorm_{place}"] = ours[f"{sublayer}_norm"]["norm"]
     return plain
+
+
+def test_decoders_are_measured_in_turns(sentences: list[str], tmp_path: Path) -> None:
+    tiny: Any = {"vocabulary_size": 264, "d_model": 16, "num_heads": 2, "d_ff": 16, "max_positions": 256}
+    tiny |= {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    settings: Any = {"norm_epsilon": 1e-5, "positions": "halved", "attention_bias": True, "final_logits_bias": True}
+    save_run(tmp_path / "marian", ModelConfig(**tiny, **settings))
+    save_run(tmp_path / "paper", ModelConfig(**tiny))
+
+    done = benchmark("--run", str(tmp_path / "paper"), *sentences, script="decoding")
+    assert done.returncode == 2
+    assert "error: MarianMTModel has model.norm_epsilon=1e-05, but" in done.stderr
+
+    output = tmp_path / "result.json"
+    options = ["--run", str(tmp_path / "marian"), *sentences, "--programs", "ours:float32", "ours:bfloat16"]
+    options += ["--turns", "2", "--sentences", "8", "--output", str(output)]
+    done = benchmark(*options, script="decoding")
+    assert done.returncode == 0, done.stderr
+    programs = json.loads(output.read_text(encoding="utf-8"))["programs"]
+    assert list(programs) == ["ours:float32", "ours:bfloat16"]
+    assert all(len(program["turns"]) == 2 for program in programs.values())
+    assert programs["ours:float32"]["same"] == {"1": 1.0, "4": 1.0}
+    assert done.stdout.count("| transformer-jax |") == 4

@@ -317,7 +317,9 @@ def test_ctrl_c_leaves_whole_lines(corpus, trained):
     command = [sys.executable, "-c", start, "translate", f"{corpus}/run", "--jsonl"]
     program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with program:
-        assert program.stdin is not None and program.stdout is not None and program.stderr is not None
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stderr is not None
         program.stdin.write((b" " * 20_000 + b"\n") * 10)
         program.stdin.close()
         ready, before = 0, -1

@@ -7,13 +7,18 @@ TITLES = {
     "ours": "transformer-jax",
     "plain_linen": "plain linen + optax",
     "torch_transformer": "torch.nn.Transformer",
-    "torch_transformer_compiled_dynamic": "torch.nn.Transformer, compiled",
-    "torch_transformer_compiled_static": "torch.nn.Transformer, compiled for each shape",
+    "torch_transformer:dynamic": "torch.nn.Transformer, compiled",
+    "torch_transformer:static": "torch.nn.Transformer, compiled for each shape",
     "x_transformers_peer": "x-transformers",
-    "x_transformers_peer_compiled_dynamic": "x-transformers, compiled",
+    "x_transformers_peer:dynamic": "x-transformers, compiled",
     "marian": "Hugging Face Marian",
-    "marian_compiled_dynamic": "Hugging Face Marian, compiled",
+    "marian:dynamic": "Hugging Face Marian, compiled",
     "joeynmt_peer": "Joey NMT",
+    "without:transposes": "transformer-jax, transposes left to XLA",
+    "without:products": "transformer-jax, products' gradients by automatic differentiation",
+    "without:row_sums": "transformer-jax, biases' gradients as plain sums",
+    "without:hash": "transformer-jax, dropout by jax.random",
+    "without:chunks": "transformer-jax, all logits at once",
 }
 # Dense bfloat16 FLOPs a second without sparsity, from the makers' data sheets, by a part of the device's name.
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}

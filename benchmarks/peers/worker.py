@@ -25,7 +25,7 @@ def main() -> None:
         print(json.dumps(values), file=answers, flush=True)
 
     name, job_file = sys.argv[1:]
-    kind, _, compiled = name.partition("_compiled_")  # dynamic, static, or nothing
+    kind, _, variant = name.partition(":")
     module = importlib.import_module(f"peers.{kind}")  # before NumPy: it may set the allocator
     from peers.job import Arrays, Job
 
@@ -33,7 +33,7 @@ def main() -> None:
     if name == "limit":
         module.serve(job, answer)
         return
-    program = module.start(job, compiled) if compiled else module.start(job)
+    program = module.start(job, variant) if variant else module.start(job)
 
     import numpy as np
 

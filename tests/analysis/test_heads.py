@@ -57,7 +57,7 @@ def test_ablation_is_a_head_without_output(run):
 
 def test_measure(run, view):
     pairs = Pairs([view.source.text] * 3, [view.target.text] * 3)
-    heads = measure(run, pairs)
+    heads = [*measure(run, pairs)]
     assert [(one.kind, one.layer, one.head) for one in heads] == [
         *(("encoder", layer, head) for layer in range(2) for head in range(4)),
         *((kind, 0, head) for kind in ("decoder", "cross") for head in range(4)),
@@ -82,4 +82,4 @@ def test_measure(run, view):
 
 def test_no_corpus_no_numbers(run):
     with pytest.raises(InputError, match="There are no sentence pairs"):
-        measure(run, Pairs([], []))
+        next(measure(run, Pairs([], [])))

@@ -1,7 +1,7 @@
 """What each attention head does, in numbers: where it looks, and what it is worth."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,8 +44,8 @@ class Head:
     """Weight on the token behind; the last one has none and counts as 0."""
 
 
-def measure(run: Translator, pairs: Pairs) -> list[Head]:
-    """What each head of a run does on a corpus.
+def measure(run: Translator, pairs: Pairs) -> Iterator[Head]:
+    """What each head of a run does on a corpus: each as soon as it is known.
 
     Args:
         run: a trained model.
@@ -65,15 +65,13 @@ def measure(run: Translator, pairs: Pairs) -> list[Head]:
             for name, values in describe(weights[kind], boundary, self_attention=kind != "cross").items():
                 sums[kind, name] += np.where(mask[:, None, None], values, 0).sum((0, 3))
     loss = run.loss(pairs.sources, pairs.targets)
-    heads = []
     for kind in HEAD_KINDS:
         means = {name: total / tokens[kind] for (of_kind, name), total in sums.items() if of_kind == kind}
         for layer, head in np.ndindex(means["entropy"].shape):
             without = replace(run, params=ablate(run.params, kind, layer, head, run.model.config.num_heads))
             ablation = without.loss(pairs.sources, pairs.targets) - loss
             numbers: dict[str, Any] = {name: float(mean[layer, head]) for name, mean in means.items()}
-            heads.append(Head(kind=kind, layer=layer, head=head, ablation=ablation, **numbers))
-    return heads
+            yield Head(kind=kind, layer=layer, head=head, ablation=ablation, **numbers)
 
 
 def describe(

@@ -29,6 +29,9 @@ def main(arguments: list[str]) -> None:
     if options.sentences < 1:
         raise InputError(f"--sentences must be at least 1, but is {options.sentences}.")
     run = load_translator(options)
+    from rich.console import Console
+    from rich.progress import track
+
     from transformer.analysis import heads, pronouns
     from transformer.data.corpus import splits
     from transformer.data.grammar.references import references
@@ -39,7 +42,11 @@ def main(arguments: list[str]) -> None:
             f"Heads are measured on the run's test set, but {options.run} was trained without --data.test."
         )
     pairs = read_test_set(options.run, run.config.data)
-    measured = heads.measure(run, pairs.select([*range(min(options.sentences, len(pairs.sources)))]))
+    chosen = pairs.select([*range(min(options.sentences, len(pairs.sources)))])
+    model, console = run.model.config, Console(stderr=True)
+    number = (model.num_encoder_layers + 2 * model.num_decoder_layers) * model.num_heads
+    one_by_one = heads.measure(run, chosen)
+    measured = [*track(one_by_one, "heads", number, console=console, transient=True, disable=not console.is_terminal)]
     asked = references("test") if run.config.data.corpus == "grammar" else []
     models = {"trained": run, "untrained": pronouns.untrained(run)} if asked else {}
     found = {name: pronouns.probe(model, asked) for name, model in models.items()}

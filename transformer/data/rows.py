@@ -22,7 +22,7 @@ def of_one_width(lengths: np.ndarray, tokens: int, longest: int) -> Iterator[tup
         most = max(1, tokens // width)
         for start in range(0, len(of_width), most):
             chosen = of_width[start : start + most]
-            yield width, min(most, _round_up(len(chosen), 1)), chosen  # the last need not be as large
+            yield width, most if start else min(most, _round_up(len(chosen), 1)), chosen  # few shapes: the last as all
 
 
 def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

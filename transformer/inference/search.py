@@ -3,7 +3,7 @@
 They know nothing of the model: the cache is an argument and a result of `step`, and what a sentence's hypotheses share
 (the encoder's keys and values) is its memory. A sentence's translation does not depend on its batch: every sentence has
 its own longest length and its own end, and its own random numbers. Sentences that are done leave the batch: when half
-of its rows are, the others go on by themselves.
+of its rows are, the other half goes on by itself.
 
 Nor do they know what may not be said: `constrain` is any composition of the functions in `ops/logits.py`.
 """
@@ -22,9 +22,10 @@ Cache = Any  # a pytree of arrays [B, H, P K, ...]: for each of P positions, wha
 Step = Callable[..., tuple[Array, Cache]]  # (cache, token, position, origins, *memory) -> (logits, cache)
 Constrain = Callable[[Array, Array, Array], Array]  # (log_probs [B, K, V], tokens [B, K, L], position []) -> log_probs
 
-FIRST_HORIZON = 64  # positions that a cache begins with; it doubles when they are full
-HALVINGS = 2  # of a batch, at the most; each is a further loop to compile for each size of the cache
-FEWEST_ROWS = 4  # that a batch is halved to: fewer cost almost as much as these
+FIRST_HORIZON = 32  # positions that a cache begins with, enough for most sentences; it grows fourfold
+SHARES = (2, 2)  # of the rows: when no more than 1/2 are live, only these go on, and 1/2 of them again
+LATER_SHARES = (4,)  # the same once the cache has grown: few get there, and each share is a further loop to compile
+FEWEST_ROWS = 4  # that go on by themselves: fewer cost almost as much as these
 
 
 class Hypotheses(NamedTuple):
@@ -277,22 +278,23 @@ def _run(advance: Advance, live: Live, state: Any, sentences: tuple[Any, ...], m
         sentences: what stays the same: arrays [B, ...], the memory first.
         max_length: steps at the most.
     """
-    hypotheses, horizon = state.tokens.shape[1], 0
-    known = isinstance(state.tokens.shape[0], int)  # what `jax.export` has left open cannot be halved
-    halvings = HALVINGS if sentences[0] and known else 0
+    hypotheses, horizon, shares = state.tokens.shape[1], 0, SHARES
+    if not (sentences[0] and isinstance(state.tokens.shape[0], int)):  # rows that `jax.export` has left open
+        shares = ()
     while horizon < max_length:
-        horizon = max(FIRST_HORIZON, 2 * horizon)
+        horizon = max(FIRST_HORIZON, 4 * horizon)
         if horizon * 3 // 2 > max_length:
             horizon = max_length
         grown = jax.tree.map(partial(_grow, size=horizon * hypotheses), state.cache)
-        state = _run_to(horizon, advance, live, state._replace(cache=grown), sentences, halvings)
+        state = _run_to(horizon, advance, live, state._replace(cache=grown), sentences, shares)
+        shares = shares and LATER_SHARES
     return state
 
 
-def _run_to(horizon: int, advance: Advance, live: Live, state: Any, sentences: Any, halvings: int) -> Any:
-    """Advances while something lives, up to `horizon`; when half of the rows are done, with the other half alone."""
-    half = state.tokens.shape[0] // 2
-    fewer = half if halvings and half >= FEWEST_ROWS else 0
+def _run_to(horizon: int, advance: Advance, live: Live, state: Any, sentences: Any, shares: tuple[int, ...]) -> Any:
+    """Advances while something lives, up to `horizon`; with the live rows alone when they are no more than a share."""
+    share = state.tokens.shape[0] // shares[0] if shares else 0
+    fewer = share if share >= FEWEST_ROWS else 0
 
     def goes_on(state: Any) -> Array:
         return (live(state, sentences).sum() > fewer) & (state.position < horizon)
@@ -301,14 +303,14 @@ def _run_to(horizon: int, advance: Advance, live: Live, state: Any, sentences: A
     if not fewer:
         return state
 
-    def with_half(state: Any) -> Any:
-        kept = jnp.argsort(~live(state, sentences))[:half]  # stable: the live rows in their order, then others
+    def by_themselves(state: Any) -> Any:
+        kept = jnp.argsort(~live(state, sentences))[:fewer]  # stable: the live rows in their order, then others
         chosen, of_chosen = jax.tree.map(lambda leaf: leaf[kept] if leaf.ndim else leaf, (state, sentences))
-        chosen = _run_to(horizon, advance, live, chosen, of_chosen, halvings - 1)
+        chosen = _run_to(horizon, advance, live, chosen, of_chosen, shares[1:])
         return jax.tree.map(lambda leaf, new: leaf.at[kept].set(new) if leaf.ndim else new, state, chosen)
 
     some_left = jnp.any(live(state, sentences)) & (state.position < horizon)
-    return lax.cond(some_left, with_half, lambda state: state, state)
+    return lax.cond(some_left, by_themselves, lambda state: state, state)
 
 
 def _grow(leaf: Array, size: int) -> Array:

@@ -16,7 +16,13 @@ import numpy as np
 search = jax.jit(jax.export.deserialize(bytearray(Path(sys.argv[1]).read_bytes())).call)
 about = json.loads(Path(sys.argv[1] + ".json").read_text())
 lines = [[*map(int, line.split()), about["end_id"]] for line in sys.stdin]
-source = np.full((len(lines), max(map(len, lines))), about["pad_id"], np.int32)
+if not lines:
+    sys.exit()
+width = max(map(len, lines))
+if width > about["max_length"]:
+    print(f"A sentence may have {about['max_length'] - 1} ids, but one has {width - 1}: split it.", file=sys.stderr)
+    sys.exit(2)
+source = np.full((len(lines), width), about["pad_id"], np.int32)
 for row, ids in zip(source, lines, strict=True):
     row[: len(ids)] = ids
 tokens, scores, lengths = search(source)

@@ -95,6 +95,12 @@ def test_a_script_runs_it_with_jax_alone(random_translator, search, artefact, tm
     assert (result.returncode, result.stderr) == (0, "")
     ids = [[int(index) for index in line.split()] for line in result.stdout.splitlines()]
     assert tokenizer.decode_batch(ids) == random_translator.translate(sentences, search)
+    for lines, status, message in (
+        ("", 0, ""),
+        (f"5\n{'5 ' * 40}\n", 2, "A sentence may have 39 ids, but one has 40: split it.\n"),
+    ):
+        result = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        assert (result.stdout, result.stderr, result.returncode) == ("", message, status)
 
 
 def test_what_cannot_be_exported(random_translator, search):

@@ -35,8 +35,8 @@ def export_search(translator: Translator, search: SearchConfig, max_length: int 
     ids (int32), the end id last, padded with the pad id; a row of padding gets no translation. The parameters are
     constants of the program.
 
-    The search has a loop for each size of its cache, which doubles up to the longest translation L. How many loops
-    there are cannot be left open, so L is settled here. A batch of short sentences still ends early, and
+    The search has a loop for each size of its cache, which grows up to the longest translation L. How many loops there
+    are cannot be left open, so L is settled here. A batch of short sentences still ends early, and
     `search.extra_length` bounds each translation by its own source; but the memory of the program is that of L.
 
     Args:

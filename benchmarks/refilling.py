@@ -1,11 +1,11 @@
-"""Continuous refilling against batches that are halved: greedy search on the same sentences, in turns.
+"""Continuous refilling against batches that shrink: greedy search on the same sentences, in turns.
 
     python benchmarks/refilling.py --run runs/decoding --source test.en
 
 Refilled, a row of the batch whose sentence has ended gets the next sentence, so rows are at different positions: each
 writes its own place of the cache, and an eighth of the rows is refilled at a time, since that copies the encoder's keys
-and values. Halved is what the project does: sentences of about the same length together, and when half of the rows are
-done, the other half goes on by itself. Both search the sentences of each padded width by themselves, with as many rows.
+and values. Shrinking is what the project does: sentences of about the same length together, and when two thirds of the
+rows are done, the other third goes on by itself. Both search the sentences of each padded width by themselves, with as many rows.
 Printed are seconds (median, fastest and slowest turn), and the share of all row-steps that made a token.
 """
 
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
     sources = tokenizer.encode_batch(read_lines(options.source))
     longest = longest_source(translator.members)
 
-    def halving() -> list[list[int]]:
+    def shrinking() -> list[list[int]]:
         found: list[list[int]] = [[]] * len(sources)
         for places, best in decode(translator.members, sources, np.arange(len(sources)), search, ids):
             for row, place in enumerate(places):
@@ -164,7 +164,7 @@ def run(options: argparse.Namespace) -> None:
                 found[place] = row[: row.index(ids.end_id) + 1]
         return found
 
-    ways = {"halved": halving, "refilled": refilling}
+    ways = {"shrunk": shrinking, "refilled": refilling}
     first = {name: way() for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.turns):

@@ -2,8 +2,8 @@
 
 They know nothing of the model: the cache is an argument and a result of `step`, and what a sentence's hypotheses share
 (the encoder's keys and values) is its memory. A sentence's translation does not depend on its batch: every sentence has
-its own longest length and its own end, and its own random numbers. Sentences that are done leave the batch: when half
-of its rows are, the other half goes on by itself.
+its own longest length and its own end, and its own random numbers. Sentences that are done leave the batch: when two
+thirds of its rows are, the other third goes on by itself.
 
 Nor do they know what may not be said: `constrain` is any composition of the functions in `ops/logits.py`.
 """
@@ -23,8 +23,7 @@ Step = Callable[..., tuple[Array, Cache]]  # (cache, token, position, origins, *
 Constrain = Callable[[Array, Array, Array], Array]  # (log_probs [B, K, V], tokens [B, K, L], position []) -> log_probs
 
 FIRST_HORIZON = 32  # positions that a cache begins with, enough for most sentences; it grows fourfold
-SHARES = (2, 2)  # of the rows: when no more than 1/2 are live, only these go on, and 1/2 of them again
-LATER_SHARES = (4,)  # the same once the cache has grown: few get there, and each share is a further loop to compile
+SHARE = 3  # when no more than a third of the rows is live, these go on by themselves; another loop to compile
 FEWEST_ROWS = 4  # that go on by themselves: fewer cost almost as much as these
 
 
@@ -278,39 +277,42 @@ def _run(advance: Advance, live: Live, state: Any, sentences: tuple[Any, ...], m
         sentences: what stays the same: arrays [B, ...], the memory first.
         max_length: steps at the most.
     """
-    hypotheses, horizon, shares = state.tokens.shape[1], 0, SHARES
-    if not (sentences[0] and isinstance(state.tokens.shape[0], int)):  # rows that `jax.export` has left open
-        shares = ()
+    rows, hypotheses = state.tokens.shape[:2]
+    known = isinstance(rows, int)  # `jax.export` may have left it open
+    fewer = rows // SHARE if known and sentences[0] and rows // SHARE >= FEWEST_ROWS else 0
+    horizon = 0
     while horizon < max_length:
         horizon = max(FIRST_HORIZON, 4 * horizon)
         if horizon * 3 // 2 > max_length:
             horizon = max_length
         grown = jax.tree.map(partial(_grow, size=horizon * hypotheses), state.cache)
-        state = _run_to(horizon, advance, live, state._replace(cache=grown), sentences, shares)
-        shares = shares and LATER_SHARES
+        run = partial(_run_to, horizon, advance, live)
+        state = run(state._replace(cache=grown), sentences, fewer)
+        if fewer:
+            state = _with_live_rows(fewer, run, live, state, sentences)
     return state
 
 
-def _run_to(horizon: int, advance: Advance, live: Live, state: Any, sentences: Any, shares: tuple[int, ...]) -> Any:
-    """Advances while something lives, up to `horizon`; with the live rows alone when they are no more than a share."""
-    share = state.tokens.shape[0] // shares[0] if shares else 0
-    fewer = share if share >= FEWEST_ROWS else 0
+def _run_to(horizon: int, advance: Advance, live: Live, state: Any, sentences: Any, fewer: int = 0) -> Any:
+    """Advances up to `horizon`, while more than `fewer` rows are live."""
 
     def goes_on(state: Any) -> Array:
         return (live(state, sentences).sum() > fewer) & (state.position < horizon)
 
-    state = lax.while_loop(goes_on, lambda state: advance(horizon, state, sentences), state)
-    if not fewer:
-        return state
+    return lax.while_loop(goes_on, lambda state: advance(horizon, state, sentences), state)
+
+
+def _with_live_rows(fewer: int, run: Callable[[Any, Any], Any], live: Live, state: Any, sentences: Any) -> Any:
+    """Runs with `fewer` rows alone, if all that are live are among as many."""
 
     def by_themselves(state: Any) -> Any:
         kept = jnp.argsort(~live(state, sentences))[:fewer]  # stable: the live rows in their order, then others
         chosen, of_chosen = jax.tree.map(lambda leaf: leaf[kept] if leaf.ndim else leaf, (state, sentences))
-        chosen = _run_to(horizon, advance, live, chosen, of_chosen, shares[1:])
+        chosen = run(chosen, of_chosen)
         return jax.tree.map(lambda leaf, new: leaf.at[kept].set(new) if leaf.ndim else new, state, chosen)
 
-    some_left = jnp.any(live(state, sentences)) & (state.position < horizon)
-    return lax.cond(some_left, by_themselves, lambda state: state, state)
+    left = live(state, sentences).sum()
+    return lax.cond((left > 0) & (left <= fewer), by_themselves, lambda state: state, state)
 
 
 def _grow(leaf: Array, size: int) -> Array:

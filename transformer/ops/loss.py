@@ -57,15 +57,17 @@ def _chunk_loss(
     """The loss of one chunk, and its gradient with respect to the logits."""
     logits = dot(hidden, embedding, (1, 1)) + bias
     size = logits.shape[-1]
-    log_total = jax.nn.logsumexp(logits, axis=-1)
+    top = logits.max(axis=-1, keepdims=True)
+    exponentials = jnp.exp(logits - top)  # once: it is the dearest pass over the logits
+    total = exponentials.sum(axis=-1, keepdims=True)
     true_logit = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     expected = (1.0 - label_smoothing) * true_logit
     if label_smoothing:
         expected += label_smoothing * logits.mean(axis=-1)
-    loss = jnp.sum((log_total - expected) * mask)
+    loss = jnp.sum(((jnp.log(total) + top)[:, 0] - expected) * mask)
     is_true = jnp.arange(size) == targets[:, None]
     wanted = jnp.where(is_true, 1.0 - label_smoothing, 0.0) + label_smoothing / size
-    return loss, (jnp.exp(logits - log_total[:, None]) - wanted) * mask[:, None]
+    return loss, (exponentials / total - wanted) * mask[:, None]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -15,6 +15,8 @@ from transformer.errors import InputError
 from transformer.inference.translator import Translator, ensemble, load, translate
 from transformer.model import Transformer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MODEL = ModelConfig(
     vocabulary_size=300,
     d_model=32,

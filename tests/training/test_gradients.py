@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from transformer.model import Transformer
 from transformer.training.gradients import norms_by_layer, watch_norms
 from transformer.training.step import create_state, train_step
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_norms_by_layer_against_numpy():

@@ -14,6 +14,8 @@ from transformer.ops.dropout import DropoutKey, dropout_key
 from transformer.shapes import Batch
 from transformer.training.step import TrainState, create_state, eval_step, train_step
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LABEL_SMOOTHING = 0.1
 SEED = 5
 OPTIMIZER = optax.sgd(1.0)  # the update is the gradient itself

@@ -5,8 +5,8 @@
 Refilled, a row of the batch whose sentence has ended gets the next sentence, so rows are at different positions: each
 writes its own place of the cache, and an eighth of the rows is refilled at a time, since that copies the encoder's keys
 and values. Shrinking is what the project does: sentences of about the same length together, and when two thirds of the
-rows are done, the other third goes on by itself. Both search the sentences of each padded width by themselves, with as many rows.
-Printed are seconds (median, fastest and slowest turn), and the share of all row-steps that made a token.
+rows are done, the other third goes on by itself. Both search the sentences of each padded width by themselves, with as
+many rows. Printed are seconds (median, fastest and slowest turn), and the share of all row-steps that made a token.
 """
 
 import argparse

@@ -20,7 +20,6 @@ import datetime
 import json
 import os
 import platform
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # before jax: here and in the programs
 
 import numpy as np
 from flax.traverse_util import flatten_dict
-from peers.children import Child, ChildError, probe
+from peers.children import Child, ChildError, command, probe
 from peers.decoders.job import BEAMS, MARIAN, Job
 from peers.decoders.report import REFERENCE, TITLES, differences, table
 
@@ -94,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
                 programs[name].setdefault("same", {})[str(beam)] = sum(same) / len(same)
     result: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "benchmarks/decoding.py", *sys.argv[1:]]),
+        "command": command(),
         "machine": machine | {"system": platform.platform(), "python": platform.python_version()},
         "model": dataclasses.asdict(translator.model.config),
         "sentences": len(sources),

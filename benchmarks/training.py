@@ -20,14 +20,13 @@ import copy
 import datetime
 import json
 import platform
-import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers.children import Child, ChildError, probe
+from peers.children import Child, ChildError, command, probe
 from peers.job import SIZES, Arrays, Job
 from peers.report import TITLES, table
 
@@ -111,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
     }
     result: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "benchmarks/training.py", *sys.argv[1:]]),
+        "command": command(),
         **same,
         "machine": machine | {"system": platform.platform(), "python": platform.python_version()},
         "parts": {},

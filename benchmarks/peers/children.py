@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -53,6 +54,12 @@ def probe(device: str) -> dict[str, Any]:
         machine["device"] = cpu_name()
         machine["cores"] = len(os.sched_getaffinity(0))
     return machine
+
+
+def command() -> str:
+    """The command of this process, as a result shows it: files by their names, wherever they lie."""
+    script = Path(sys.argv[0]).resolve().relative_to(BENCHMARKS.parent)
+    return shlex.join(["python", str(script), *(Path(word).name if os.sep in word else word for word in sys.argv[1:])])
 
 
 def cpu_name() -> str:

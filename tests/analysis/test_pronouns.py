@@ -9,6 +9,8 @@ from transformer.errors import InputError
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LAW = Sentence("The law is good, but its use is bad", "das Gesetz ist gut", ())
 DOG = Sentence("the dog is old, it sees the law", "das Gesetz ist gut", ())
 REFERENCES = [

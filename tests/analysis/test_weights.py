@@ -5,6 +5,8 @@ from transformer.analysis.attention import Attention, attention, rollout, strong
 from transformer.data.tokenizer import Pieces
 from transformer.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def test_weights_are_those_of_the_model(run, view):
     batch = run.batch([view.source.text], [view.target.text])

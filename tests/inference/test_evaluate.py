@@ -13,6 +13,8 @@ from transformer.inference.evaluate import ExactMatch, Scores, bleu, corpus_loss
 from transformer.model import Transformer
 from transformer.shapes import Batch
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 REFERENCES = [
     "Ein Mann fährt auf einem Fahrrad.",
     "Zwei Hunde spielen im Schnee.",

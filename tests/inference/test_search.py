@@ -13,6 +13,8 @@ from transformer.inference.search import beam_search, sample, top_k
 from transformer.ops import logits
 from transformer.ops.masks import ancestor_mask
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PAD, START, END = 0, 1, 2
 WORDS = (3, 4, 5)
 V = 6

@@ -34,13 +34,7 @@ def scaled_dot_product_attention(
     Returns:
         The attended values, and the softmax's weights in float32 (before dropout) if asked for, else None.
     """
-    lengths = query.shape[-2], key.shape[-2]  # no integers where `jax.export` has left them open
-    if all(isinstance(length, int) for length in lengths) and 4 * lengths[0] <= lengths[1]:
-        # As in decoding: on a CPU it is faster to transpose the few than the many.
-        scores = jnp.swapaxes(product_transposed(key, query), -1, -2)
-    else:
-        scores = product_transposed(query, key)
-    scores = scores / math.sqrt(query.shape[-1])
+    scores = product_transposed(query, key) / math.sqrt(query.shape[-1])
     weights = jax.nn.softmax(scores, axis=-1) if mask is None else _masked_softmax(scores, mask)
     mixed = weights.astype(value.dtype)
     attended = _mix(mixed if dropout is None else dropout(mixed), value)

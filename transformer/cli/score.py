@@ -25,17 +25,12 @@ def main(arguments: list[str]) -> None:
     if options.source is None or options.target is None:
         raise InputError("Scoring needs --source and --target: line n of the one must translate line n of the other.")
     translator = load_translator(options)
-    from transformer.data.text import read_lines
+    from transformer.data.corpus import read_parallel
 
-    sources, targets = read_lines(options.source), read_lines(options.target)
-    if len(sources) != len(targets):
-        raise InputError(
-            f"{options.source} has {len(sources)} lines, but {options.target} has {len(targets)}: each line must have "
-            "its translation in the same line of the other file."
-        )
-    found = translator.log_probabilities(sources, targets)
+    pairs = read_parallel(options.source, options.target)
+    found = translator.log_probabilities(pairs.sources, pairs.targets)
     tokenizer = translator.tokenizer
-    for ids, log_probs in zip(tokenizer.encode_batch(targets), found, strict=True):
+    for ids, log_probs in zip(tokenizer.encode_batch(pairs.targets), found, strict=True):
         total = float(log_probs.sum())
         if options.tokens:
             pieces = tokenizer.pieces([*ids, tokenizer.end_id])

@@ -101,6 +101,20 @@ def splits(config: DataConfig) -> tuple[Split, ...]:
     return every if config.corpus == "grammar" else tuple(split for split in every if getattr(config, split))
 
 
+def read_parallel(source: str, target: str) -> Pairs:
+    """Line by line the pairs of two files, empty lines too.
+
+    Raises: InputError if a file cannot be read (see `read_lines`), or one has more lines than the other.
+    """
+    pairs = Pairs(read_lines(source), read_lines(target))
+    if len(pairs.sources) != len(pairs.targets):
+        raise InputError(
+            f"{source} has {len(pairs.sources)} lines, but {target} has {len(pairs.targets)}: each line of the "
+            "one must be the translation of the same line of the other."
+        )
+    return pairs
+
+
 def read_files(files: tuple[str, ...], config: DataConfig, *, drop_empty: bool = False) -> tuple[Pairs, Report]:
     """The sentence pairs of two files (a Moses pair) or of one. Text stays as it is, neither normalized nor stripped.
 
@@ -121,13 +135,7 @@ def read_files(files: tuple[str, ...], config: DataConfig, *, drop_empty: bool =
     if config.tags is not None and (len(files) == 2 or _suffix(files[0]) == ".tsv"):
         raise InputError(f"{files[0]} has no tags, but data.tags is {config.tags}: they need JSONL or parquet.")
     if len(files) == 2:
-        pairs = Pairs(read_lines(files[0]), read_lines(files[1]))
-        if len(pairs.sources) != len(pairs.targets):
-            raise InputError(
-                f"{files[0]} has {len(pairs.sources)} lines, but {files[1]} has {len(pairs.targets)}: each line of the "
-                "one must be the translation of the same line of the other."
-            )
-        return _without_empty(pairs, files, "line", drop_empty)
+        return _without_empty(read_parallel(*files), files, "line", drop_empty)
     (path,) = files
     match _suffix(path):
         case ".tsv":

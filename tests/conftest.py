@@ -11,6 +11,12 @@ _home = tempfile.TemporaryDirectory(prefix="transformer-tests-")
 
 
 def pytest_configure() -> None:
+    # Each of xdist's processes, and what it starts, has cores of its own: XLA's threads would wait busily for the others'.
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores, number = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        if number <= len(cores):
+            os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: number])
     os.environ |= {
         "HOME": _home.name,
         "XDG_CACHE_HOME": f"{_home.name}/cache",

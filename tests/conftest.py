@@ -11,7 +11,7 @@ _home = tempfile.TemporaryDirectory(prefix="transformer-tests-")
 
 
 def pytest_configure() -> None:
-    # Each of xdist's processes, and what it starts, has cores of its own: XLA's threads would wait busily for the others'.
+    # Each of xdist's processes, and what it starts, has cores of its own: XLA's threads would wait busily otherwise.
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores, number = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])

@@ -278,8 +278,8 @@ def _run(advance: Advance, live: Live, state: Any, sentences: tuple[Any, ...], m
         max_length: steps at the most.
     """
     rows, hypotheses = state.tokens.shape[:2]
-    known = isinstance(rows, int)  # `jax.export` may have left it open
-    fewer = rows // SHARE if known and sentences[0] and rows // SHARE >= FEWEST_ROWS else 0
+    share = rows // SHARE if sentences[0] and isinstance(rows, int) else 0  # `jax.export` may have left the rows open
+    fewer = share if share >= FEWEST_ROWS else 0
     horizon = 0
     while horizon < max_length:
         horizon = max(FIRST_HORIZON, 4 * horizon)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,4 +90,16 @@ def test_freed_memory_is_kept_only_where_glibc_is(monkeypatch):
     calls: list[tuple[int, int]] = []
     monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=lambda *call: calls.append(call)))
     keep_freed_memory()
-    assert dict(calls) == {-8: 1, -4: 0, -1: 2**31 - 1, -2: 2**28}
+    assert dict(calls) == {-8: 1, -4: 0, -1: -1, -2: 2**28}
+
+
+@pytest.mark.parametrize(("prepare", "ready"), [("pass", False), ("runtime.compute_before_returning()", True)])
+def test_a_call_returns_when_it_has_computed(prepare: str, ready: bool):
+    program = (
+        "import jax, jax.numpy as jnp\nfrom transformer import runtime\n"
+        f"{prepare}\n"
+        "power = jax.jit(lambda x: jax.lax.fori_loop(0, 50, lambda _, y: x @ y, x))\n"
+        "x = jnp.eye(1000)\njax.block_until_ready(power(x))\nprint(power(x).is_ready())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{ready}\n"

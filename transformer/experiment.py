@@ -19,7 +19,7 @@ from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.translator import LOSS_SHAPES, load, translate
 from transformer.model import Transformer
-from transformer.runtime import resolve_dtype, use_compilation_cache
+from transformer.runtime import compute_before_returning, resolve_dtype, use_compilation_cache
 from transformer.shapes import Params
 from transformer.training import loop, parallel
 
@@ -34,6 +34,7 @@ def run(config: Config) -> None:
     check_run(config.run_dir, config)
     if config.compilation_cache:
         use_compilation_cache()
+    compute_before_returning()
     pairs, reports = {}, {}
     for split in splits(config.data):
         pairs[split], reports[split] = read_pairs(config.data, split)

@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
         return
     libc.mallopt(_ARENA_MAX, 1)
     libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(_TRIM_THRESHOLD, -1)  # never; 2^31 - 1 is less than the buffer of a large model
     libc.mallopt(_TOP_PAD, 2**28)
 
 
@@ -43,6 +43,17 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "transformer-jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compute_before_returning() -> None:
+    """On a CPU, let a call return when it has computed, as long as jax has not computed anything yet.
+
+    By default jax runs ahead: further steps are given temporary buffers while the first one still computes, which at
+    the paper's base size is 2 GiB each, and no faster where the host's cores are the device's.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def resolve_dtype(dtype: Literal["auto", "bfloat16", "float32"]) -> tuple[str, str]:

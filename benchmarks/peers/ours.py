@@ -1,16 +1,17 @@
 """This project as `transformer train` runs it: its start-up, mapped train step and optimizer; metrics a step late."""
 
-from transformer.runtime import keep_freed_memory, use_compilation_cache
+from transformer.runtime import compute_before_returning, keep_freed_memory, use_compilation_cache
 
 keep_freed_memory()
 use_compilation_cache()
+compute_before_returning()
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from peers.job import DROPOUT, LABEL_SMOOTHING, Arrays, Job
+from peers.job import DROPOUT, LABEL_SMOOTHING, Arrays, Job, Size
 from transformer.config import ModelConfig, OptimizerConfig
 from transformer.model import Transformer
 from transformer.shapes import Batch
@@ -19,8 +20,7 @@ from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state, train_step
 
 
-def model_of(job: Job) -> Transformer:
-    size = job.size
+def model_of(size: Size, dtype: str, axis_name: str | None = None) -> Transformer:
     config = ModelConfig(
         vocabulary_size=size.vocabulary,
         d_model=size.d_model,
@@ -30,14 +30,14 @@ def model_of(job: Job) -> Transformer:
         num_decoder_layers=size.num_layers,
         dropout=DROPOUT,
     )
-    return Transformer(config, dtype=jnp.dtype(job.dtype), axis_name=parallel.AXIS)
+    return Transformer(config, dtype=jnp.dtype(dtype), axis_name=axis_name)
 
 
 class Ours:
     packages = ("transformer-jax", "jax", "jaxlib", "flax", "optax")
 
     def __init__(self, job: Job) -> None:
-        model = model_of(job)
+        model = model_of(job.size, job.dtype, parallel.AXIS)
         optimizer = make_optimizer(OptimizerConfig(), job.size.d_model, steps=100_000)
         state = create_state(model, optimizer, seed=0)
         self.num_parameters = sum(x.size for x in jax.tree.leaves(state.params))

@@ -65,6 +65,7 @@ def parse_options() -> argparse.Namespace:
     for name in ("turns", "sentences"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    options.output = options.output.resolve()  # the programs run in a folder of their own
     return options
 
 

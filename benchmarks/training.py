@@ -5,11 +5,12 @@
 
 Every program trains the same model (dropout 0.1, label smoothing 0.1, one embedding for source, target and output,
 Adam) on the same batches, in a process of its own that sleeps while it is not its turn. The turns go A B C A B C ...; a
-turn is some steps of forward, backward and update. Reported, as median and quartiles over the turns, are the source and
-target tokens a second that are no padding; the share of the machine's matmul limit, measured in the same turns, that
-the FLOPs of the model reach, padding included; peak memory; and the time from the start of the process to its first
-step and until it has seen every shape. Once with each program's own start-up ("alone"), with compilation caches that
-are empty, and once with the same allocator settings for all ("alike"), with the caches that the first has filled.
+turn is some steps of forward, backward and update, after one that is not measured. Reported, as median and quartiles
+over the turns, are the source and target tokens a second that are no padding; the share of the machine's matmul limit,
+measured in the same turns, that the FLOPs of the model reach, padding included; peak memory; and the time from the
+start of the process to its first step and until it has seen every shape. Once with each program's own start-up
+("alone"), with compilation caches that are empty, and once with the same allocator settings for all ("alike"), with the
+caches that the first has filled.
 
 The result is written after each part, and the same command goes on where it was stopped. `--device gpu` runs base and
 big, where there is a GPU.
@@ -92,7 +93,8 @@ def parse_options() -> argparse.Namespace:
     for name in ("turns", "steps", "shapes"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
-    options.output = options.output or HERE / "results" / f"training-{options.device}-{options.dtype}.json"
+    output = options.output or HERE / "results" / f"training-{options.device}-{options.dtype}.json"
+    options.output = output.resolve()  # the programs run in a folder of their own
     return options
 
 

@@ -53,7 +53,7 @@ def save_run(run_dir: Path, model: ModelConfig) -> None:
 def test_it_measures_in_turns_and_goes_on_with_what_it_has(sentences: list[str], tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     options = [*sentences, "--size", "tiny", "--turns", "2", "--steps", "1", "--shapes", "1", "--settings", "alone"]
-    options += ["--programs", "ours", "plain_linen", "without:products", "--output", str(output)]
+    options += ["--programs", "ours", "plain_linen", "without:products", "--output", os.path.relpath(output)]
     done = benchmark(*options)
     assert done.returncode == 0, done.stderr
     part = json.loads(output.read_text(encoding="utf-8"))["parts"]["tiny alone"]
@@ -68,6 +68,17 @@ def test_it_measures_in_turns_and_goes_on_with_what_it_has(sentences: list[str],
     assert again.returncode == 0, again.stderr
     assert "starting" not in again.stderr
     assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1:]
+
+
+def test_the_dearest_operations_are_named() -> None:
+    done = benchmark("--size", "tiny", "--number", "5", script="operations")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if "%" in line]
+    shares = [float(row[0].strip("| %")) for row in rows]
+    assert len(rows) == 5
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 100
+    assert any("dot_general" in row[3] for row in rows)
 
 
 @pytest.mark.skipif(any(device.platform == "gpu" for device in jax.devices()), reason="there is a GPU")
@@ -154,7 +165,7 @@ def test_decoders_are_measured_in_turns(sentences: list[str], tmp_path: Path) ->
 
     output = tmp_path / "result.json"
     options = ["--run", str(tmp_path / "marian"), *sentences, "--programs", "ours:float32", "ours:bfloat16"]
-    options += ["--turns", "2", "--sentences", "8", "--output", str(output)]
+    options += ["--turns", "2", "--sentences", "8", "--output", os.path.relpath(output)]
     done = benchmark(*options, script="decoding")
     assert done.returncode == 0, done.stderr
     programs = json.loads(output.read_text(encoding="utf-8"))["programs"]

@@ -44,20 +44,18 @@ def random_batch(size: Size) -> Batch:
 def kinds_of_operations(hlo: str) -> dict[str, str]:
     """What each instruction of a compiled module is: place in the model, operation, type of the result."""
     kinds = {}
-    line = re.compile(
-        r'^\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\(.*?(?:op_name="([^"]*)")?[^"]*(?:"|$)', re.M
-    )
-    for name, result, opcode, path in line.findall(hlo):
-        if opcode in CONTAINERS:
+    instruction = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\(")
+    around = re.compile(r"(jit|jvp|transpose)\(|Transformer\.|while$|body$|closed_call$")
+    for line in hlo.splitlines():
+        found, path = instruction.match(line), re.search(r'op_name="([^"]*)"', line)
+        if found is None or found[3] in CONTAINERS:
             continue
-        gradient = "gradient, " if "transpose(" in path else ""
-        place = [
-            part
-            for part in path.split("/")
-            if not re.match(r"(jit|jvp|transpose)\(|Transformer\.|while|body|closed", part)
-        ]
-        place = re.sub(r"_\d+(?=/|$)", "", "/".join(place)) or opcode
-        kinds[name] = f"{gradient}{place} | {re.sub(r'{.*?}', '', result)}"
+        parts = path[1].split("/") if path else [found[3]]
+        place = "/".join(re.sub(r"_\d+$", "", part) for part in parts if not around.match(part))
+        gradient = "gradient, " if path and "transpose(" in path[1] else ""
+        if path and "/while/" in path[1]:
+            place = f"loss/{place}"  # the one loop of a step: over the chunks of tokens
+        kinds[found[1]] = f"{gradient}{place} | {re.sub(r'{.*?}', '', found[2])}"
     return kinds
 
 

@@ -7,9 +7,7 @@ every layer, are one row; "gradient" marks the backward pass. A share is of the 
 of them run beside each other. Where XLA has fused several operations, the last of them gives its name to all.
 """
 
-from transformer.runtime import keep_freed_memory
-
-keep_freed_memory()
+from peers.ours import model_of  # isort: skip  it sets the allocator, before jax
 
 import argparse
 import collections
@@ -21,7 +19,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from peers.job import LABEL_SMOOTHING, SIZES, Size
-from peers.ours import model_of
 
 from transformer.config import OptimizerConfig
 from transformer.runtime import resolve_dtype
@@ -65,10 +62,8 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=10, help="of operations shown")
     options = parser.parse_args()
     size = SIZES[options.size]
-    model, optimizer = (
-        model_of(size, resolve_dtype("auto")[0]),
-        make_optimizer(OptimizerConfig(), size.d_model, 100_000),
-    )
+    model = model_of(size, resolve_dtype("auto")[0])
+    optimizer = make_optimizer(OptimizerConfig(), size.d_model, steps=100_000)
     step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=LABEL_SMOOTHING, seed=0)
     state, batch = create_state(model, optimizer, seed=0), random_batch(size)
     program = jax.jit(step, donate_argnums=0).lower(state, batch).compile()

@@ -3,16 +3,19 @@
     python benchmarks/operations.py --size B
 
 One step is compiled for a full batch of random tokens and profiled. Operations of the same kind, in the same place of
-every layer, are one row; "gradient" marks the backward pass. A share is of the summed time of all operations, for some
-of them run beside each other. Where XLA has fused several operations, the last of them gives its name to all.
+every layer, are one row; "gradient" marks the backward pass. On a CPU, XLA runs operations that do not need each other
+at the same time: such a time is divided among them, so that all rows together are the time in which anything ran.
+"Alone" is the part of a row's operations in which nothing else did. Where XLA has fused several operations, the last of
+them gives its name to all.
 """
 
 from peers.ours import model_of  # isort: skip  it sets the allocator, before jax
 
 import argparse
-import collections
 import re
 import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -56,6 +59,27 @@ def kinds_of_operations(hlo: str) -> dict[str, str]:
     return kinds
 
 
+def divide(events: Sequence[tuple[float, float, str]]) -> tuple[dict[str, float], dict[str, float]]:
+    """The time of each kind of operation, and the part of it in which no other operation ran.
+
+    Args:
+        events: start, end and kind of each operation.
+    """
+    edges = [(start, True, n) for n, (start, _, _) in enumerate(events)]
+    edges += [(end, False, n) for n, (_, end, _) in enumerate(events)]
+    spent, alone = defaultdict[str, float](float), defaultdict[str, float](float)
+    running: set[int] = set()
+    since = 0.0
+    for time, starts, n in sorted(edges):
+        for other in running:
+            spent[events[other][2]] += (time - since) / len(running)
+            if len(running) == 1:
+                alone[events[other][2]] += time - since
+        since = time
+        (running.add if starts else running.discard)(n)
+    return spent, alone
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
     parser.add_argument("--size", choices=SIZES, default="B")
@@ -78,19 +102,23 @@ def main() -> None:
             jax.block_until_ready(state)
         (file,) = Path(folder).rglob("*.xplane.pb")
         profile = jax.profiler.ProfileData.from_file(str(file))
-    seconds: collections.Counter[str] = collections.Counter()
-    times: collections.Counter[str] = collections.Counter()
-    for plane in profile.planes:
-        for line in plane.lines:
-            for event in line.events:
-                if event.name in kinds:
-                    seconds[kinds[event.name]] += event.duration_ns * 1e-9 / STEPS
-                    times[kinds[event.name]] += 1
-    total = sum(seconds.values())
-    print(f"{options.size}, {model.dtype}: {total * 1e3:,.0f} ms of operations a step")
-    print("\n| share | a step | times | operation | result |\n| ---: | ---: | ---: | --- | --- |")
-    for kind, spent in seconds.most_common(options.number):
-        print(f"| {spent / total:.1%} | {spent * 1e3:,.1f} ms | {times[kind] / STEPS:.0f} | {kind} |")
+    events = [
+        (event.start_ns, event.start_ns + event.duration_ns, kinds[event.name])
+        for plane in profile.planes
+        for line in plane.lines
+        for event in line.events
+        if event.name in kinds
+    ]
+    spent, alone = divide(events)
+    times = Counter(kind for *_, kind in events)
+    total = sum(spent.values())
+    print(f"{options.size}, {model.dtype}: operations run for {total / STEPS * 1e-6:,.0f} ms a step")
+    print("\n| share | a step | alone | times | operation | result |\n| ---: | ---: | ---: | ---: | --- | --- |")
+    for kind, time in sorted(spent.items(), key=lambda item: -item[1])[: options.number]:
+        milliseconds, times_a_step = time / STEPS * 1e-6, times[kind] / STEPS
+        print(
+            f"| {time / total:.1%} | {milliseconds:,.1f} ms | {alone[kind] / time:.0%} | {times_a_step:.0f} | {kind} |"
+        )
 
 
 if __name__ == "__main__":

@@ -76,9 +76,19 @@ def test_the_dearest_operations_are_named() -> None:
     rows = [line.split(" | ") for line in done.stdout.splitlines() if "%" in line]
     shares = [float(row[0].strip("| %")) for row in rows]
     assert len(rows) == 40
+    assert all(0 <= float(row[2].rstrip("%")) <= 100 for row in rows)
     assert shares == sorted(shares, reverse=True)
     assert 0 < sum(shares) <= 101  # each is rounded
-    assert "loss/dot_general" in [row[3] for row in rows]
+    assert "loss/dot_general" in [row[4] for row in rows]
+
+
+def test_operations_that_run_beside_each_other_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from operations import divide
+
+    spent, alone = divide([(0, 4, "a"), (2, 6, "b"), (6, 7, "b"), (9, 10, "c"), (9, 10, "c")])
+    assert spent == {"a": 3, "b": 4, "c": 1}  # 8 units in which anything ran: 0 to 7 and 9 to 10
+    assert {kind: time for kind, time in alone.items() if time} == {"a": 2, "b": 3}
 
 
 @pytest.mark.skipif(any(device.platform == "gpu" for device in jax.devices()), reason="there is a GPU")

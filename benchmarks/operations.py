@@ -59,24 +59,28 @@ def kinds_of_operations(hlo: str) -> dict[str, str]:
     return kinds
 
 
-def divide(events: Sequence[tuple[float, float, str]]) -> tuple[dict[str, float], dict[str, float]]:
+def divide(events: Sequence[tuple[float, float, str]]) -> tuple[defaultdict[str, float], defaultdict[str, float]]:
     """The time of each kind of operation, and the part of it in which no other operation ran.
 
     Args:
-        events: start, end and kind of each operation.
+        events: start, end and kind of each operation; it may end when it starts.
     """
-    edges = [(start, True, n) for n, (start, _, _) in enumerate(events)]
-    edges += [(end, False, n) for n, (_, end, _) in enumerate(events)]
+    edges = [(start, False, n) for n, (start, _, _) in enumerate(events)]
+    edges += [(end, True, n) for n, (_, end, _) in enumerate(events)]
     spent, alone = defaultdict[str, float](float), defaultdict[str, float](float)
     running: set[int] = set()
     since = 0.0
-    for time, starts, n in sorted(edges):
-        for other in running:
-            spent[events[other][2]] += (time - since) / len(running)
+    for time, ends, n in sorted(edges):
+        if time > since:
+            for other in running:
+                spent[events[other][2]] += (time - since) / len(running)
             if len(running) == 1:
-                alone[events[other][2]] += time - since
+                alone[events[min(running)][2]] += time - since
         since = time
-        (running.add if starts else running.discard)(n)
+        if ends:
+            running.remove(n)
+        else:
+            running.add(n)
     return spent, alone
 
 

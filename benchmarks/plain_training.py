@@ -12,6 +12,6 @@ from peers.without import VARIANTS
 from transformer.cli import main
 
 if __name__ == "__main__":
-    for name in ("transposes", "products", "row_sums", "chunks"):
+    for name in ("transposes", "products", "norm", "chunks"):
         VARIANTS[name]()
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -16,7 +16,7 @@ TITLES = {
     "joeynmt_peer": "Joey NMT",
     "without:transposes": "transformer-jax, transposes left to XLA",
     "without:products": "transformer-jax, products' gradients by automatic differentiation",
-    "without:row_sums": "transformer-jax, biases' gradients as plain sums",
+    "without:norm": "transformer-jax, layer norm's gradient by automatic differentiation",
     "without:hash": "transformer-jax, dropout by jax.random",
     "without:chunks": "transformer-jax, all logits at once",
 }

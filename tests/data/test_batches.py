@@ -171,6 +171,12 @@ def test_padding_is_low():
         assert make(pairs, num_shapes=num_shapes, tokens=4096).padding < bound
 
 
+def test_many_rows_are_a_multiple_of_eight():
+    shapes = make(synthetic(20_000), num_shapes=16, tokens=4096).shapes
+    assert all(rows % 8 == 0 for *_, rows in shapes if rows >= 32)
+    assert any(rows >= 32 and 4096 // max(S, T) % 8 for S, T, rows in shapes)  # or it would say nothing
+
+
 def test_few_pairs_make_few_batches():
     batches = make(synthetic(10), tokens=25_000, row_multiple=2)
     assert batches.per_epoch == 1

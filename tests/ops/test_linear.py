@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.ops.linear import dot, linear, sum_rows, transpose
+from transformer.ops.linear import dot, linear, move_axis
 
 LEADING = [(1,), (3,), (16,), (2, 3), (1, 1), (2, 1, 3), ()]
 SIZES = [(17, 5), (1, 1), (8, 1), (16, 32)]
@@ -99,11 +99,27 @@ def test_kernel_gradients_are_float32_sums(dtype):
     np.testing.assert_array_equal(dbias, np.full(3, 4096.0))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 17), (2, 3), (3, 2), (3, 17), (6, 4)], ids=str)
-def test_transpose_and_sum_rows(shape, dtype, assert_close):
+@pytest.mark.parametrize("shape", [(1, 1), (1, 17), (17, 1), (3, 2), (6, 4), (2, 3, 5), (2, 4, 3, 6)], ids=str)
+@pytest.mark.parametrize("ends", [(-1, 0), (-1, -2), (-2, -1), (0, -1)], ids=str)
+def test_move_axis_with_its_gradient(shape, ends, dtype):
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
-    np.testing.assert_array_equal(np.asarray(jax.jit(transpose)(x), np.float32), np.asarray(x, np.float32).T)
-    assert_close(jax.jit(sum_rows)(x), np.asarray(x, np.float64).sum(0), dtype)
+    moved, pull = jax.vjp(jax.jit(lambda x: move_axis(x, *ends)), x)
+    np.testing.assert_array_equal(np.asarray(moved, np.float32), np.moveaxis(np.asarray(x, np.float32), *ends))
+    np.testing.assert_array_equal(pull(moved)[0], x)
+
+
+@pytest.mark.parametrize("length", [3, 4])
+def test_a_moved_axis_leaves_the_product_in_bfloat16(length):
+    """What `move_axis` is for: XLA would fold the transpose into the product, and convert both sides to float32."""
+
+    def converts(function, *shape):
+        program = jax.jit(function).lower(jnp.zeros(shape, jnp.bfloat16)).compile().as_text()
+        return f"f32[2,4,{length},8]" in str(program)
+
+    def scores(heads):
+        return dot(heads, heads, (3, 3), batch=2)
+
+    assert converts(lambda x: scores(move_axis(x, -2, -3)), 2, length, 4, 8) == converts(scores, 2, 4, length, 8)
 
 
 @pytest.mark.parametrize("contract", [(2, 1), (2, 2), (1, 1), (1, 2)], ids=str)

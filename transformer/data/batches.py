@@ -16,6 +16,9 @@ from transformer.errors import InputError
 from transformer.shapes import Batch
 
 _PREFETCH = 4  # batches made ahead of the consumer
+# A batch of many rows has a multiple of 8: accelerators compute in tiles, and XLA's transposes on a CPU, which it makes
+# tile by tile, take ten times as long with an odd number of tokens.
+ROW_MULTIPLE, MANY_ROWS = 8, 32
 
 
 class TokenPairs(NamedTuple):
@@ -210,7 +213,7 @@ class Batches:
                 )
             if fits.any():
                 packing = pack(source[fits], target[fits], S, T)
-                most, rows = _spread(packing.num_rows, tokens // max(S, T), row_multiple)
+                most, rows = _spread(packing.num_rows, _room(tokens, max(S, T)), row_multiple)
                 self._buckets.append(_Bucket(S, T, rows, most, np.flatnonzero(fits), packing.num_rows, packing))
             rest = np.flatnonzero(~fits)
         if len(rest):
@@ -237,7 +240,7 @@ class Batches:
         for index, (S, T) in enumerate(shapes):
             own = members[place == index]
             count = len(own) + moved
-            fit = tokens // max(S, T)
+            fit = _room(tokens, max(S, T))
             # Pairs that do not fill a batch move up, unless they would take more room there than a whole batch does
             # here. Those that stay are spread evenly.
             left = count % fit
@@ -331,9 +334,17 @@ class Batches:
         return padded.reshape(-1, width), segments.reshape(-1, width)
 
 
+def _room(tokens: int, length: int) -> int:
+    """Rows of a length that a batch has room for."""
+    fit = tokens // length
+    return fit if fit < MANY_ROWS else fit - fit % ROW_MULTIPLE
+
+
 def _spread(count: int, fit: int, row_multiple: int) -> tuple[int, int]:
     """Filled rows and rows of a batch, so that `count` rows, of which `fit` have room, are spread evenly."""
     most = -(-count // -(-count // fit)) if count else fit
+    if most >= MANY_ROWS:
+        most += -most % ROW_MULTIPLE
     return most, -(-most // row_multiple) * row_multiple
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from transformer.ops.linear import dot, product_transposed, transpose
+from transformer.ops.linear import dot, move_axis, product_transposed
 
 
 def scaled_dot_product_attention(
@@ -44,13 +44,13 @@ def scaled_dot_product_attention(
 def split_heads(x: Float[Array, "*batch T D"], num_heads: int) -> Float[Array, "*batch {num_heads} T E"]:
     """Section 3.2.2: the D = H E features of one projection for all heads, taken apart by head."""
     *batch, length, width = x.shape
-    return jnp.swapaxes(x.reshape(*batch, length, num_heads, width // num_heads), -2, -3)
+    return move_axis(x.reshape(*batch, length, num_heads, width // num_heads), -2, -3)
 
 
 def merge_heads(x: Float[Array, "*batch H T E"]) -> Float[Array, "*batch T D"]:
     """Section 3.2.2: Concat(head_1, ..., head_h), the inverse of `split_heads`."""
     *batch, heads, length, size = x.shape
-    return jnp.swapaxes(x, -2, -3).reshape(*batch, length, heads * size)
+    return move_axis(x, -3, -2).reshape(*batch, length, heads * size)
 
 
 def _masked_softmax(scores: Array, mask: Array) -> Array:
@@ -75,7 +75,7 @@ def _mix_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     weights, value = saved
     batch = value.ndim - 2
     dweights = dot(g, value, (batch + 1, batch + 1), batch).astype(weights.dtype)
-    dvalue = dot(transpose(weights), g, (batch + 1, batch), batch).astype(value.dtype)
+    dvalue = dot(move_axis(weights, -1, -2), g, (batch + 1, batch), batch).astype(value.dtype)
     return dweights, dvalue
 
 

@@ -5,6 +5,8 @@ bfloat16. Speed on a CPU: XLA has a fast bfloat16 product only for row-major ope
 automatic differentiation gives it neither.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -21,10 +23,8 @@ def linear(
         kernel: W; its gradient has its own type, whatever the type of x.
         bias: b, or None for none.
     """
-    y = _product(x.reshape(-1, x.shape[-1]), kernel)
-    if bias is not None:
-        y = _add_bias(y, bias)
-    return y.reshape(*x.shape[:-1], kernel.shape[1])
+    y = _product(x, kernel)
+    return y if bias is None else _add_bias(y, bias)
 
 
 @jax.custom_vjp
@@ -48,7 +48,7 @@ def _product_transposed_backward(saved: tuple[Array, Array], g: Array) -> tuple[
     a, b = saved
     g, batch = g.astype(a.dtype), a.ndim - 2
     da = dot(g, b, (batch + 1, batch), batch).astype(a.dtype)
-    db = dot(transpose(g), a, (batch + 1, batch), batch).astype(b.dtype)
+    db = dot(move_axis(g, -1, -2), a, (batch + 1, batch), batch).astype(b.dtype)
     return da, db
 
 
@@ -67,30 +67,49 @@ def dot(a: Array, b: Array, contract: tuple[int, int], batch: int = 0) -> Array:
     return lax.optimization_barrier(product) if a.dtype == jnp.bfloat16 else product
 
 
-def transpose(x: Array) -> Array:
-    """x^T of the last two axes; on a CPU written out in memory, so that XLA cannot fold it into a product off the fast
-    path."""
-    return lax.platform_dependent(x, cpu=_transpose_in_halves, default=lambda x: jnp.swapaxes(x, -1, -2))
+def move_axis(x: Array, source: int, destination: int) -> Array:
+    """`jnp.moveaxis` of one axis; on a CPU written out in memory before it meets a product.
+
+    XLA folds a transpose into the product behind it, and then has no fast bfloat16 product on a CPU: it converts both
+    sides to float32. It folds neither a reshape that mixes axes nor a concatenation.
+    """
+    return _move_axis(x, source % x.ndim, destination % x.ndim)
 
 
-def _transpose_in_halves(x: Array) -> Array:
-    """XLA folds a transpose into the product behind it, but neither a reshape that mixes axes nor a concatenation."""
-    *batch, rows, columns = x.shape
-    if rows % 2:
-        halves = x[..., : rows // 2, :], x[..., rows // 2 :, :]
-        return jnp.concatenate([jnp.swapaxes(half, -1, -2) for half in halves], axis=-1)
-    halves = x.reshape(*batch, 2, rows // 2, columns)
-    return jnp.moveaxis(halves, -1, -3).reshape(*batch, columns, rows)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _move_axis(x: Array, source: int, destination: int) -> Array:
+    return lax.platform_dependent(
+        x,
+        cpu=partial(_move_axis_in_halves, source=source, destination=destination),
+        default=partial(jnp.moveaxis, source=source, destination=destination),
+    )
 
 
-def sum_rows(x: Array) -> Array:
-    """The float32 sum of a matrix's rows, as a product with ones: XLA's reduction over rows is slow on a CPU."""
-    return dot(jnp.ones((1, x.shape[0]), x.dtype), x, (1, 0))[0]
+def _move_axis_forward(x: Array, source: int, destination: int) -> tuple[Array, None]:
+    return _move_axis(x, source, destination), None
+
+
+def _move_axis_backward(source: int, destination: int, _: None, g: Array) -> tuple[Array]:
+    return (_move_axis(g, destination, source),)
+
+
+_move_axis.defvjp(_move_axis_forward, _move_axis_backward)
+
+
+def _move_axis_in_halves(x: Array, source: int, destination: int) -> Array:
+    size = x.shape[source]
+    if size % 2:
+        halves = lax.split(x, (size // 2, size - size // 2), source)
+        return jnp.concatenate([jnp.moveaxis(half, source, destination) for half in halves], axis=destination)
+    halves = x.reshape(*x.shape[:source], 2, size // 2, *x.shape[source + 1 :])
+    moved = jnp.moveaxis(halves, (source, source + 1), (destination, destination + 1))
+    return moved.reshape(*moved.shape[:destination], size, *moved.shape[destination + 2 :])
 
 
 @jax.custom_vjp
 def _product(x: Array, kernel: Array) -> Array:
-    return dot(x, kernel.astype(x.dtype), (1, 0)).astype(x.dtype)
+    y = dot(_rows(x), kernel.astype(x.dtype), (1, 0)).astype(x.dtype)
+    return y.reshape(*x.shape[:-1], kernel.shape[1])
 
 
 def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -99,9 +118,10 @@ def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 
 def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    dx = dot(g, kernel.astype(x.dtype), (1, 1)).astype(x.dtype)
-    dkernel = dot(transpose(x), g, (1, 0)).astype(kernel.dtype)
-    return dx, dkernel
+    g = _rows(g)
+    dx = dot(g, kernel.astype(x.dtype), (1, 1)).astype(x.dtype).reshape(x.shape)
+    columns = move_axis(_rows(x), -1, 0)
+    return dx, dot(columns, g, (1, 0)).astype(kernel.dtype)
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -117,7 +137,11 @@ def _add_bias_forward(y: Array, bias: Array) -> tuple[Array, Array]:
 
 
 def _add_bias_backward(bias: Array, g: Array) -> tuple[Array, Array]:
-    return g, sum_rows(g).astype(bias.dtype)
+    return g, _rows(g).sum(0, dtype=jnp.float32).astype(bias.dtype)
 
 
 _add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])

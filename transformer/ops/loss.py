@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from transformer.ops.linear import dot, sum_rows, transpose
+from transformer.ops.linear import dot, move_axis
 
 
 def cross_entropy(
@@ -90,8 +90,8 @@ def _loss_sum_forward(
         loss, dlogits = _chunk_loss(label_smoothing, *chunk, weights, offset)
         dlogits = dlogits.astype(weights.dtype)
         dhidden = dot(dlogits, weights, (1, 0)).astype(weights.dtype)
-        dweights += dot(transpose(chunk[0]), dlogits, (1, 0))
-        return (total + loss, dweights, doffset + sum_rows(dlogits)), dhidden
+        dweights += dot(move_axis(chunk[0], -1, 0), dlogits, (1, 0))
+        return (total + loss, dweights, doffset + dlogits.sum(0, dtype=jnp.float32)), dhidden
 
     zeros = jnp.zeros(()), jnp.zeros(weights.shape[::-1]), jnp.zeros(offset.shape)
     (total, dweights, doffset), dhidden = lax.scan(add, zeros, chunks)

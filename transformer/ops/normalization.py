@@ -1,5 +1,7 @@
 """Layer, RMS and batch normalization; statistics in float32 whatever the type of the input."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -22,10 +24,33 @@ def layer_norm(
     Returns:
         The normalized features, in the type of `x`.
     """
+    return _layer_norm(x, scale, bias, epsilon)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple]:
     x32 = x.astype(jnp.float32)
-    centred = x32 - x32.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(x.dtype)
+    mean = x32.mean(-1, keepdims=True)
+    inverse_deviation = jax.lax.rsqrt(jnp.square(x32 - mean).mean(-1, keepdims=True) + epsilon)
+    normalized = (x32 - mean) * inverse_deviation
+    return (normalized * scale + bias).astype(x.dtype), (x, scale, mean, inverse_deviation)
+
+
+def _layer_norm_backward(epsilon: float, saved: tuple, g: Array) -> tuple[Array, Array, Array]:
+    """Written out, because automatic differentiation keeps features in float32: more memory than the products need."""
+    x, scale, mean, inverse_deviation = saved
+    normalized, g = (x.astype(jnp.float32) - mean) * inverse_deviation, g.astype(jnp.float32)
+    tokens, scaled = tuple(range(x.ndim - 1)), g * scale
+    along = (scaled * normalized).mean(-1, keepdims=True)
+    dx = inverse_deviation * (scaled - scaled.mean(-1, keepdims=True) - normalized * along)
+    return dx.astype(x.dtype), (g * normalized).sum(tokens).astype(scale.dtype), g.sum(tokens).astype(scale.dtype)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def rms_norm(x: Float[Array, "... D"], scale: Float[Array, " D"], epsilon: float) -> Float[Array, "... D"]:

@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> None:
         row_steps = 0
         lengths = np.array([len(source) + 1 for source in sources])
         for width, number, places in of_one_width(lengths, 2**30, longest):
-            rows = min(number, max(1, search.batch_tokens // width))
+            rows = min(number, max(1, options.batch_tokens // width))
             with_end = [[*sources[place], ids.end_id] for place in places]
             source, mask = pad(with_end, len(places), width, ids.pad_id)
             most = np.minimum(lengths[places] + search.extra_length, longest)

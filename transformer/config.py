@@ -332,12 +332,13 @@ class SearchConfig:
     long_input: Literal["refuse", "split"] = "refuse"
     """What to do with a source longer than the model's positions: stop, or translate it in pieces, cut at sentence
     ends, else between words."""
-    batch_tokens: int = 8192
-    """Padded source tokens times beam size (or samples) in one batch."""
+    batch_tokens: int | None = None
+    """Padded source tokens times beam size (or samples) in one batch; None is 2,048 on a CPU, else 8,192."""
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "extra_length", "num_best", "batch_tokens"):
-            require(getattr(self, name) >= 1, f"search.{name} must be at least 1, but is {getattr(self, name)}.")
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"search.{name} must be at least 1, but is {value}.")
         for name in ("length_penalty", "min_length", "no_repeat_ngram", "top_k", "seed"):
             require(getattr(self, name) >= 0, f"search.{name} must not be negative, but is {getattr(self, name)}.")
         require(

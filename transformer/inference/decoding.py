@@ -6,7 +6,9 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +23,7 @@ from transformer.ops import logits
 from transformer.shapes import Params
 
 Members = tuple[tuple[Transformer, Params], ...]  # one model, or several that translate together
+AT_ONCE = 2  # batches: much of a step is too small to be spread over a CPU's cores, and the other batch fills them
 
 
 class SearchIds(NamedTuple):
@@ -57,21 +60,28 @@ def decode(
     beam = search.num_best if search.sample else search.beam_size
     longest, seed = longest_source(members), np.int32(search.seed % 2**31)
     lengths = np.array([len(ids) + 1 for ids in sources], int)  # with the end id
-    started: list[tuple[np.ndarray, Hypotheses]] = []
-    for width, rows, chosen in of_one_width(lengths, search.batch_tokens // beam, longest):
+    starting = Lock()
+
+    def run(batch: tuple[int, int, np.ndarray]) -> tuple[np.ndarray, Hypotheses]:
+        width, rows, chosen = batch
         with_end = [[*sources[place], ids.end_id] for place in chosen]
         source, mask = pad(with_end, rows, width, ids.pad_id)
         max_lengths, of_rows = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
         max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest)
         of_rows[: len(chosen)] = numbers[chosen]
         max_length = min(width + search.extra_length, longest)
-        started.append((chosen, program(source, mask, max_lengths, of_rows, seed, max_length=max_length)))
-    for chosen, found in started:  # the device goes on with the next batch meanwhile
-        yield chosen, jax.tree.map(partial(_first_rows, number=len(chosen)), found)
+        with starting:  # one at a time, so that no shape is compiled twice
+            found = program(source, mask, max_lengths, of_rows, seed, max_length=max_length)
+        return chosen, jax.tree.map(lambda leaf: np.asarray(leaf)[: len(chosen)], found)
+
+    batches = of_one_width(lengths, tokens_of_a_batch(search) // beam, longest)
+    with ThreadPoolExecutor(AT_ONCE, "decode") as executor:
+        yield from executor.map(run, batches)
 
 
-def _first_rows(leaf: Array, number: int) -> np.ndarray:
-    return np.asarray(leaf)[:number]
+def tokens_of_a_batch(search: SearchConfig) -> int:
+    """`search.batch_tokens`, or what translates fastest."""
+    return search.batch_tokens or (2048 if jax.default_backend() == "cpu" else 8192)
 
 
 def search_program(members: Members, search: SearchConfig, ids: SearchIds) -> Callable[..., Hypotheses]:

@@ -18,7 +18,7 @@ from transformer.shapes import Batch
 _PREFETCH = 4  # batches made ahead of the consumer
 # A batch of many rows has a multiple of 8: accelerators compute in tiles, and XLA's transposes on a CPU, which it makes
 # tile by tile, take ten times as long with an odd number of tokens.
-ROW_MULTIPLE, MANY_ROWS = 8, 32
+_ROW_MULTIPLE, _MANY_ROWS = 8, 32
 
 
 class TokenPairs(NamedTuple):
@@ -335,16 +335,19 @@ class Batches:
 
 
 def _room(tokens: int, length: int) -> int:
-    """Rows of a length that a batch has room for."""
+    """Rows of a length that a batch has room for; many are a multiple of eight."""
     fit = tokens // length
-    return fit if fit < MANY_ROWS else fit - fit % ROW_MULTIPLE
+    return fit if fit < _MANY_ROWS else fit - fit % _ROW_MULTIPLE
 
 
 def _spread(count: int, fit: int, row_multiple: int) -> tuple[int, int]:
-    """Filled rows and rows of a batch, so that `count` rows, of which `fit` have room, are spread evenly."""
+    """Filled rows and rows of a batch, so that `count` rows, of which `fit` have room, are spread evenly.
+
+    Many filled rows are made a multiple of eight, as those of `_room` are, so that they still fit.
+    """
     most = -(-count // -(-count // fit)) if count else fit
-    if most >= MANY_ROWS:
-        most += -most % ROW_MULTIPLE
+    if most >= _MANY_ROWS:
+        most += -most % _ROW_MULTIPLE
     return most, -(-most // row_multiple) * row_multiple
 
 

@@ -33,9 +33,8 @@ def product_transposed(a: Float[Array, "*batch M E"], b: Float[Array, "*batch N 
     batch, rows = a.ndim - 2, (a.shape[-2], b.shape[-2])  # no integers where `jax.export` has left them open
     if batch and all(isinstance(number, int) for number in rows) and 4 * rows[0] <= rows[1]:
         # As in decoding: on a CPU it takes a quarter of the time to transpose the few rows of a, and then the product,
-        # than the many of b. The barriers keep XLA from turning it back.
-        few = lax.optimization_barrier(jnp.swapaxes(a, -1, -2))
-        product = lax.optimization_barrier(dot(b, few, (batch + 1, batch), batch))
+        # than the many of b. The barrier keeps XLA from turning it back.
+        product = lax.optimization_barrier(dot(b, move_axis(a, -1, -2), (batch + 1, batch), batch))
         return jnp.swapaxes(product, -1, -2)
     return dot(a, b, (batch + 1, batch + 1), batch)
 
@@ -73,27 +72,12 @@ def move_axis(x: Array, source: int, destination: int) -> Array:
     XLA folds a transpose into the product behind it, and then has no fast bfloat16 product on a CPU: it converts both
     sides to float32. It folds neither a reshape that mixes axes nor a concatenation.
     """
-    return _move_axis(x, source % x.ndim, destination % x.ndim)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _move_axis(x: Array, source: int, destination: int) -> Array:
+    source, destination = source % x.ndim, destination % x.ndim
     return lax.platform_dependent(
         x,
         cpu=partial(_move_axis_in_halves, source=source, destination=destination),
         default=partial(jnp.moveaxis, source=source, destination=destination),
     )
-
-
-def _move_axis_forward(x: Array, source: int, destination: int) -> tuple[Array, None]:
-    return _move_axis(x, source, destination), None
-
-
-def _move_axis_backward(source: int, destination: int, _: None, g: Array) -> tuple[Array]:
-    return (_move_axis(g, destination, source),)
-
-
-_move_axis.defvjp(_move_axis_forward, _move_axis_backward)
 
 
 def _move_axis_in_halves(x: Array, source: int, destination: int) -> Array:

@@ -9,7 +9,7 @@ at the same time: such a time is divided among them, so that all rows together a
 them gives its name to all.
 """
 
-from peers.ours import model_of  # isort: skip  it sets the allocator, before jax
+from peers.ours import model_of, random_batch  # isort: skip  it sets the allocator, before jax
 
 import argparse
 import re
@@ -20,25 +20,15 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
-from peers.job import LABEL_SMOOTHING, SIZES, Size
+from peers.job import LABEL_SMOOTHING, SIZES
 
 from transformer.config import OptimizerConfig
 from transformer.runtime import resolve_dtype
-from transformer.shapes import Batch
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state, train_step
 
-LENGTH, STEPS = 32, 4
+STEPS = 4
 CONTAINERS = ("while", "call", "conditional")  # their time is that of what they contain
-
-
-def random_batch(size: Size) -> Batch:
-    """As many full rows as the tokens of a batch allow, with the axis of accumulation steps."""
-    rows = size.batch_tokens // LENGTH
-    ids = np.random.default_rng(0).integers(3, size.vocabulary, (2, 1, rows, LENGTH), dtype=np.int32)
-    mask, row = np.ones((1, rows, LENGTH), bool), np.arange(rows, dtype=np.int32)[None]
-    return Batch(ids[0], mask, ids[1], ids[1], mask, row)
 
 
 def kinds_of_operations(hlo: str) -> dict[str, str]:
@@ -93,7 +83,8 @@ def main() -> None:
     model = model_of(size, resolve_dtype("auto")[0])
     optimizer = make_optimizer(OptimizerConfig(), size.d_model, steps=100_000)
     step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=LABEL_SMOOTHING, seed=0)
-    state, batch = create_state(model, optimizer, seed=0), random_batch(size)
+    state = create_state(model, optimizer, seed=0)
+    batch = jax.tree.map(lambda x: x[None], random_batch(size))  # one accumulation step
     program = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     kinds = kinds_of_operations(program.as_text() or "")
     for _ in range(2):

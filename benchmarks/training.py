@@ -101,8 +101,10 @@ def parse_options() -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     machine = probe(options.device)  # in a child: jax must not hold the device here
     dtype = machine.pop("dtype") if options.dtype == "auto" else "float32"
-    # A result that was begun is gone on with, if it is of the same run.
+    machine |= {"system": platform.platform(), "python": platform.python_version()}
+    # A result that was begun is gone on with, if it is of the same run on the same machine.
     same = {
+        "machine": machine,
         "device": options.device,
         "dtype": dtype,
         "turns": options.turns,
@@ -114,7 +116,6 @@ def run(options: argparse.Namespace) -> None:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command(),
         **same,
-        "machine": machine | {"system": platform.platform(), "python": platform.python_version()},
         "parts": {},
     }
     if options.output.exists():

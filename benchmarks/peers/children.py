@@ -63,8 +63,11 @@ def command() -> str:
 
 
 def cpu_name() -> str:
+    """The processor, with family and model: to a guest system, every one of a maker may have the same name."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    family, model = known.get("cpu family"), known.get("model")
+    return known.get("model name", "unknown") + (f" (family {family}, model {model})" if family and model else "")
 
 
 class Child:

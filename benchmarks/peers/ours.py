@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from peers.job import DROPOUT, LABEL_SMOOTHING, Arrays, Job, Size
 from transformer.config import ModelConfig, OptimizerConfig
@@ -31,6 +32,14 @@ def model_of(size: Size, dtype: str, axis_name: str | None = None) -> Transforme
         dropout=DROPOUT,
     )
     return Transformer(config, dtype=jnp.dtype(dtype), axis_name=axis_name)
+
+
+def random_batch(size: Size, length: int = 32) -> Batch:
+    """As many full rows of random tokens as the tokens of a batch allow."""
+    rows = size.batch_tokens // length
+    source, target = np.random.default_rng(0).integers(3, size.vocabulary, (2, rows, length), dtype=np.int32)
+    mask = np.ones((rows, length), bool)
+    return Batch(source, mask, target, target, mask, np.arange(rows, dtype=np.int32))
 
 
 class Ours:

@@ -68,6 +68,14 @@ def test_it_measures_in_turns_and_goes_on_with_what_it_has(sentences: list[str],
     assert again.returncode == 0, again.stderr
     assert "starting" not in again.stderr
     assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1:]
+    result = json.loads(output.read_text(encoding="utf-8"))
+    result["machine"]["device"] = "another processor"
+    output.write_text(json.dumps(result), encoding="utf-8")
+    elsewhere = benchmark(*options)
+    assert elsewhere.returncode == 2
+    assert elsewhere.stderr == (
+        f"error: {output} has a result with other machine. Give another --output, or remove it.\n"
+    )
 
 
 def test_the_dearest_operations_are_named() -> None:

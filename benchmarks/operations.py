@@ -13,6 +13,7 @@ from peers.ours import model_of, random_batch  # isort: skip  it sets the alloca
 
 import argparse
 import re
+import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -97,13 +98,17 @@ def main() -> None:
             jax.block_until_ready(state)
         (file,) = Path(folder).rglob("*.xplane.pb")
         profile = jax.profiler.ProfileData.from_file(str(file))
-    events = [
-        (event.start_ns, event.start_ns + event.duration_ns, kinds[event.name])
+    named = [
+        (str(dict(event.stats).get("hlo_op", event.name)), event)  # on a GPU an event has its kernel's name
         for plane in profile.planes
         for line in plane.lines
         for event in line.events
-        if event.name in kinds
     ]
+    events = [
+        (event.start_ns, event.start_ns + event.duration_ns, kinds[name]) for name, event in named if name in kinds
+    ]
+    if not events:
+        sys.exit("error: the profile has no event of the compiled step: this device names them in another way.")
     spent, alone = divide(events)
     times = Counter(kind for *_, kind in events)
     total = sum(spent.values())

@@ -10,7 +10,7 @@ over the turns, are the source and target tokens a second that are no padding; t
 measured in the same turns, that the FLOPs of the model reach, padding included; peak memory; and the time from the
 start of the process to its first step and until it has seen every shape. Once with each program's own start-up
 ("alone"), with compilation caches that are empty, and once with the same allocator settings for all ("alike"), with the
-caches that the first has filled.
+caches that the first has filled, if it has been run.
 
 The result is written after each part, and the same command goes on where it was stopped. `--device gpu` runs base and
 big, where there is a GPU.
@@ -21,6 +21,7 @@ import copy
 import datetime
 import json
 import platform
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -57,7 +58,7 @@ DEFAULT = {
         "marian",
         "joeynmt_peer",
     ),
-    "gpu": ("ours", "torch_transformer:dynamic"),
+    "gpu": ("ours", "torch_transformer:static", "torch_transformer:dynamic"),
 }
 
 
@@ -136,10 +137,11 @@ def run(options: argparse.Namespace) -> None:
         job, data = make_job(name, pairs, report, options, dtype, work)
         for setting in options.settings:
             part = result["parts"].setdefault(f"{name} {setting}", {"data": data, "programs": {}})
-            missing = [program for program in options.programs if program not in part["programs"]]
-            if missing:
-                # All of a part in the same turns, or a ratio would be between two afternoons.
-                part |= measure(job, setting, options, work)
+            measured = [program for program, found in part["programs"].items() if "failed" not in found]
+            if not {*options.programs} <= {*measured}:
+                # All of a part in the same turns, or a ratio would be between two afternoons: those of before, too.
+                programs = [*options.programs, *(program for program in measured if program not in options.programs)]
+                part |= measure(job, setting, programs, options, work) | {"command": command()}
                 write_whole(options.output, f"{json.dumps(result, indent=1)}\n".encode())
             print(f"\n{table(name, setting, part, result)}", flush=True)
     print(f"\nWritten to {options.output}.")
@@ -209,15 +211,18 @@ def fill_empty_rows(batch: Arrays, end_id: int) -> None:
         ids[empty, 0], mask[empty, 0] = end_id, True
 
 
-def measure(job: Job, setting: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
+def measure(job: Job, setting: str, chosen: list[str], options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """One part: all programs started one after the other, then the turns."""
+    cache = work / "cache"
+    if setting == "alone":
+        shutil.rmtree(cache, ignore_errors=True)
     programs: dict[str, dict[str, Any]] = {}
     children: dict[str, Child] = {}
-    environment = SETTINGS[setting] | {"XDG_CACHE_HOME": str(work), "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor")}
+    environment = SETTINGS[setting] | {"XDG_CACHE_HOME": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
     job_file = work / "job.json"
     job_file.write_text(job.to_json(), encoding="utf-8")
     try:
-        for name in ("limit", *options.programs):
+        for name in ("limit", *chosen):
             print(f"starting {name} ...", file=sys.stderr, flush=True)
             try:
                 children[name] = Child(name, job_file, environment, job.device)

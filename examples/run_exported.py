@@ -15,10 +15,10 @@ import numpy as np
 
 search = jax.jit(jax.export.deserialize(bytearray(Path(sys.argv[1]).read_bytes())).call)
 about = json.loads(Path(sys.argv[1] + ".json").read_text())
-lines = [[*map(int, line.split()), about["end_id"]] for line in sys.stdin]
+lines = [[*map(int, line.split()), about["end_id"]] if line.strip() else [] for line in sys.stdin]
 if not lines:
     sys.exit()
-width = max(map(len, lines))
+width = max(1, *map(len, lines))
 if width > about["max_length"]:
     print(f"A sentence may have {about['max_length'] - 1} ids, but one has {width - 1}: split it.", file=sys.stderr)
     sys.exit(2)
@@ -27,4 +27,4 @@ for row, ids in zip(source, lines, strict=True):
     row[: len(ids)] = ids
 tokens, scores, lengths = search(source)
 for best, length in zip(tokens[:, 0].tolist(), lengths[:, 0].tolist(), strict=True):
-    print(*best[: length - 1])
+    print(*best[: max(length - 1, 0)])

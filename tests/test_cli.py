@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import pytest
 
-from transformer.checkpoint import hold_run
+from transformer.checkpoint import hold_run, is_finished
 from transformer.cli import COMMANDS, main
 from transformer.config import Config
 from transformer.config_files import from_json
@@ -165,17 +165,50 @@ def test_evaluate_finds_the_same_scores(corpus, trained):
 
 
 def test_evaluate_other_files(corpus, trained):
-    files = ("--source", f"{corpus}/val.en.gz", "--reference", f"{corpus}/val.de", "--hypotheses", f"{corpus}/out")
+    files = ("--source", f"{corpus}/val.en.gz", "--reference", f"{corpus}/val.de", "--output", f"{corpus}/out")
     options = ("--checkpoint", "20", "--average", "1", "--beam-size", "1", "--length-penalty", "0")
     found = call("evaluate", f"{corpus}/run", *files, *options)
     assert found.status == 0
     assert re.fullmatch(r"computing in (bfloat16|float32) \(.+\)\n", found.err)
     assert "BLEU" in found.out
-    assert (corpus / "out").read_bytes().count(b"\n") == 12
+    assert (corpus / "out" / "hypotheses.txt").read_bytes().count(b"\n") == 12
+    assert f"{json.loads((corpus / 'out' / 'scores.json').read_text())['bleu']['score']:.2f}" in found.out
+    assert_refused(call("evaluate", f"{corpus}/run", "--output", f"{corpus}/out"), "out is there already")
+    assert_refused(call("evaluate", f"{corpus}/run", "--output", f"{corpus}/no/out"), "out cannot be written")
+    assert_refused(call("compare", f"{corpus}/run", f"{corpus}/out"), "the same test set can be compared")
     metrics = [json.loads(line) for line in (corpus / "run" / "metrics.jsonl").read_text().splitlines()]
     (loss,) = re.findall(r"^loss +(\S+)", found.out, re.MULTILINE)
     # Of the same pairs and parameters, in other shapes, to the precision of bfloat16.
     assert float(loss) == pytest.approx(metrics[-1]["validation_loss"], rel=2**-8)
+
+
+def test_compare_says_what_two_evaluations_may_be_compared_in(corpus, trained, tmp_path):
+    greedy = str(tmp_path / "greedy")
+    options = ("--checkpoint", "10", "--beam-size", "1", "--output", greedy)
+    assert call("evaluate", f"{corpus}/run", *options).status == 0
+    found = call("compare", f"{corpus}/run", greedy, "--sentences", "1")
+    assert (found.status, found.err) == (0, "")
+    for said in (
+        "Both are of the same 10 sentences, computed in one way: these numbers may be compared",
+        "checkpoint is 'last' against 10.",
+        "average is 2 against 1.",
+        "search.beam_size is 2 against 1.",
+        "model.dtype is 'auto' against ",
+    ):
+        assert said in found.out
+    assert re.findall(r"^(BLEU|chrF2|TER) .* p = [01]\.\d{3} ", found.out, re.MULTILINE) == ["BLEU", "chrF2", "TER"]
+    (tmp_path / "greedy" / "hypotheses.txt").unlink()
+    assert_refused(call("compare", f"{corpus}/run", greedy), r"hypotheses\.txt is missing: evaluate again")
+
+
+def test_a_run_that_diverges_says_so_and_is_at_its_end(corpus, command):
+    run = f"{corpus}/diverged"
+    rate = ("--optimizer.schedule", "inverse_sqrt", "--optimizer.peak", "1e38", "--optimizer.warmup-steps", "1")
+    result = call(*command, *rate, "--run-dir", run, "--training.log-every", "1")
+    assert result.status == 2
+    assert "Training has diverged" in result.err
+    assert (Path(run) / "diverged.txt").read_text() == result.err.removeprefix("error: ")
+    assert is_finished(run)
 
 
 def test_translate_writes_a_line_for_each_line(corpus, trained):
@@ -289,14 +322,34 @@ def test_translate_counts_lines_by_their_ends_alone(corpus, trained):
     assert_refused(refused, r"Line 9 has \d+ tokens, but the model has positions for 64")
 
 
+def test_a_line_of_100_000_characters_is_translated_in_pieces(corpus, trained):
+    options = ("--long-input", "split", "--beam-size", "1", "--jsonl", "--alignments")
+    result = call("translate", f"{corpus}/run", *options, stdin="old dog runs. " * 7_200 + "\nred house\n")
+    assert result.status == 0
+    long, short = (json.loads(line) for line in result.out.splitlines())
+    assert len(long["source"]) > 100_000
+    assert long["translations"][0]["alignment"] is None
+    assert long["translations"][0]["tokens"] > 500
+    assert len(short["translations"][0]["alignment"]) == len(short["translations"][0]["target_pieces"])
+
+
 def test_translate_refuses_what_it_cannot_write(corpus, trained):
     assert_refused(call("translate", f"{corpus}/run", "--num-best", "2"), "--num-best 2 needs --jsonl")
     assert_refused(call("translate", f"{corpus}/run", "--alignments"), "--alignments needs --jsonl")
     assert_refused(call("translate", f"{corpus}/run", "--top-k", "5"), "they need search.sample")
+    pieces = ("--prefix", "der", "--long-input", "split")
+    assert_refused(call("translate", f"{corpus}/run", *pieces), "search.prefix would begin each piece")
+    lengths = ("--min-length", "5", "--max-length", "4")
+    assert_refused(call("translate", f"{corpus}/run", *lengths), "search.min_length .5. must not exceed")
+    for name, message in (
+        ("run@first", "named RUN@STEP, RUN@best or RUN@last"),
+        ("run@15", "no checkpoint of step 15"),
+    ):
+        assert_refused(call("translate", f"{corpus}/run", "--ensemble", f"{corpus}/{name}"), message)
 
 
 def test_translate_to_json(corpus, trained):
-    options = ("--jsonl", "--num-best", "2", "--alignments", "--ensemble", f"{corpus}/run")
+    options = ("--jsonl", "--num-best", "2", "--alignments", "--ensemble", f"{corpus}/run@last")
     found = call("translate", f"{corpus}/run", *options, stdin="old dog runs\n\nred house\n")
     assert found.status == 0
     records = [json.loads(line) for line in found.out.splitlines()]
@@ -568,7 +621,7 @@ def test_figures_refuses_what_it_cannot_draw(corpus, trained, tmp_path):
 
 def test_export_writes_the_search_and_what_a_caller_must_know(corpus, trained, tmp_path):
     run, file = str(corpus / "run"), tmp_path / "search"
-    result = call("export", run, str(file), "--max-length", "20", "--num-best", "2")
+    result = call("export", run, str(file), "--longest", "20", "--num-best", "2")
     assert (result.status, result.err) == (0, "computing in float32 (as configured)\n")
     assert f"{file}: " in result.out
     about = json.loads((tmp_path / "search.json").read_text())
@@ -578,7 +631,7 @@ def test_export_writes_the_search_and_what_a_caller_must_know(corpus, trained, t
     before = contents(tmp_path)
     for arguments, message in (
         (["--sample"], r"search\.sample draws translations at random"),
-        (["--max-length", "65"], "between 1 and 64 tokens, the positions of the model, but 65"),
+        (["--longest", "65"], "between 1 and 64 tokens, the positions of the model, but 65"),
     ):
         assert_refused(call("export", run, str(file), *arguments), message)
     assert_refused(call("export", run, str(tmp_path / "nowhere" / "search")), "a directory that there is")

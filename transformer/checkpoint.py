@@ -6,6 +6,7 @@
     RUN/test.jsonl          the test set
     RUN/metrics.jsonl       losses and scores along the way
     RUN/checkpoints/STEP/   arrays: `params` is all that evaluation needs, `rest` what resuming needs besides
+    RUN/diverged.txt        why training has ended before its time, if it has diverged
     RUN/scores.json         the final scores
     RUN/.lock               held by the process that trains
     RUN/hypotheses.txt      the translations of the test set
@@ -41,6 +42,7 @@ from transformer.shapes import Params
 # Orbax reports its routine on absl's logger, and absl sends it to stderr. What goes wrong it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
+DIVERGED = "diverged.txt"
 _READ_ONLY = {"read_only": True, "create": False, "save_interval_steps": 0}
 
 
@@ -257,7 +259,10 @@ def saved_steps(run_dir: str | Path) -> list[int]:
 
 
 def is_finished(run_dir: str | Path) -> bool:
-    """Whether a run has come to its end: it has the checkpoint of its last step, or its patience is over."""
+    """Whether a run has come to its end: it has the checkpoint of its last step, its patience is over, or it has
+    diverged."""
+    if (Path(run_dir) / DIVERGED).exists():
+        return True
     training = read_config(run_dir).training
     with _manager(run_dir, **_READ_ONLY) as manager:
         steps = list(manager.all_steps())

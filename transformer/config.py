@@ -307,15 +307,18 @@ class SearchConfig:
     extra_length: int = 50
     """A translation may have this many tokens more than its source."""
     min_length: int = 0
-    """Shortest translation in tokens, the end token counted."""
+    """Shortest translation in tokens, the end token counted; where the longest allowed is shorter, that is."""
+    max_length: int | None = None
+    """Longest translation in tokens, the end token counted, whatever extra_length and the model's positions allow."""
     no_repeat_ngram: int = 0
     """No sequence of this many tokens comes twice in a translation; 0 is no such rule."""
     repetition_penalty: float = 1.0
     """Factor on the log-probability of tokens that the translation has already; 1 is none."""
     forbidden: tuple[str, ...] = ()
-    """Words that are never generated; each must be one piece of the vocabulary."""
+    """Pieces of the vocabulary that are never generated, behind a space or without one. A word that is one piece may
+    still be spelt of several smaller ones."""
     prefix: str = ""
-    """Text that every translation begins with."""
+    """Text that every translation begins with; not together with long_input=split."""
     num_best: int = 1
     """Translations of each sentence: the best ones that the search comes across, which may be more than the beam holds
     at once; or as many samples."""
@@ -336,11 +339,19 @@ class SearchConfig:
     """Padded source tokens times beam size (or samples) in one batch; None is 2,048 on a CPU, else 8,192."""
 
     def __post_init__(self) -> None:
-        for name in ("beam_size", "extra_length", "num_best", "batch_tokens"):
+        for name in ("beam_size", "extra_length", "max_length", "num_best", "batch_tokens"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"search.{name} must be at least 1, but is {value}.")
         for name in ("length_penalty", "min_length", "no_repeat_ngram", "top_k", "seed"):
             require(getattr(self, name) >= 0, f"search.{name} must not be negative, but is {getattr(self, name)}.")
+        require(
+            self.max_length is None or self.min_length <= self.max_length,
+            f"search.min_length ({self.min_length}) must not exceed search.max_length ({self.max_length}).",
+        )
+        require(
+            not self.prefix or self.long_input == "refuse",
+            "search.prefix would begin each piece of a line that is split: leave out search.long_input=split.",
+        )
         require(
             self.repetition_penalty >= 1,
             f"search.repetition_penalty must be at least 1, but is {self.repetition_penalty}.",

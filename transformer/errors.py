@@ -1,4 +1,4 @@
-"""The one exception that a person is meant to read."""
+"""The exceptions that a person is meant to read."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     Its message is one or two plain sentences: what was required, what was given, what to do about it. The command
     line prints it without a traceback and exits with status 2; in a notebook it is an ordinary `ValueError`.
     """
+
+
+class DivergenceError(InputError):
+    """Training has come to a loss or gradient that is not finite: the run ends."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from transformer.checkpoint import Checkpoints, check_run, hold_run, open_run
+from transformer.checkpoint import DIVERGED, Checkpoints, check_run, hold_run, open_run
 from transformer.config import Config, DataConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
 from transformer.data.corpus import Pairs, read_files, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
-from transformer.errors import InputError
+from transformer.errors import DivergenceError, InputError
 from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.translator import LOSS_SHAPES, load, translate
@@ -86,7 +86,12 @@ def run(config: Config) -> None:
         if "test" in pairs:
             keep_test_set(run_dir, pairs["test"], config.data)
         with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:
-            loop.train(config, train_batches, validation, checkpoints, dtype=dtype, evaluate=evaluate)
+            (run_dir / DIVERGED).unlink(missing_ok=True)
+            try:
+                loop.train(config, train_batches, validation, checkpoints, dtype=dtype, evaluate=evaluate)
+            except DivergenceError as error:
+                write_whole(run_dir / DIVERGED, f"{error}\n".encode())
+                raise
         if "test" in pairs:
             scores, hypotheses = load(run_dir).evaluate(pairs["test"])
             write_whole(run_dir / "scores.json", scores.to_json().encode())

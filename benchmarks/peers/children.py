@@ -33,7 +33,8 @@ class ChildError(Exception):
 def environment_for(device: str) -> dict[str, str]:
     """Only what is measured is seen, and programs that wait leave the accelerator's memory to the others."""
     if device == "gpu":
-        return {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]  # ours would use all of several
+        return {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "CUDA_VISIBLE_DEVICES": first}
     return {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -45,10 +46,11 @@ def probe(device: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", PROBE], env=os.environ | environment_for(device), capture_output=True, text=True
     )
+    reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
     if done.returncode and device == "gpu":
-        raise InputError("--device gpu needs a GPU that jax can use, and there is none here: use --device cpu.")
+        raise InputError(f"--device gpu needs a GPU that jax can use, and it finds none ({reason}): use --device cpu.")
     if done.returncode:
-        raise InputError(f"jax does not start: {done.stderr.strip().splitlines()[-1]}")
+        raise InputError(f"jax does not start: {reason}")
     machine = json.loads(done.stdout)
     if device == "cpu":
         machine["device"] = cpu_name()
@@ -81,7 +83,9 @@ class Child:
         self._process = subprocess.Popen(
             [sys.executable, "-m", worker, name, str(job_file)],
             cwd=BENCHMARKS,
-            env=os.environ | environment_for(device) | environment,
+            env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+            | environment_for(device)
+            | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

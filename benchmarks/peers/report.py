@@ -21,7 +21,16 @@ TITLES = {
     "without:chunks": "transformer-jax, all logits at once",
 }
 # Dense bfloat16 FLOPs a second without sparsity, from the makers' data sheets, by a part of the device's name.
-PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
+# The first name that is found counts; of a part of a device (MIG) there is none.
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+}
 
 
 def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) -> str:
@@ -32,11 +41,13 @@ def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any])
     seconds = {program: [turn["seconds"] for turn in run["turns"]] for program, run in runs.items()}
     speeds = {program: divide(tokens, times) for program, times in seconds.items()}
     limits = limit_of_turns(part["limit"], dtype, result["machine"]["device"], len(tokens))
+    peak = peak_of(result["machine"]["device"], dtype)
+    of_what = "share of the limit" if peak is None else "model FLOP utilization"
     how = "each program as it starts by itself" if setting == "alone" else "the same allocator settings for all"
     lines = [
         f"**{name}**, {dtype}, {setting}: {how}",
         "",
-        "| program | tokens/s (quartiles) | ours is faster by | share of the limit | peak memory | first step | warm "
+        f"| program | tokens/s (quartiles) | ours is faster by | {of_what} | peak memory | first step | warm "
         "| parameters | computes in |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
@@ -63,7 +74,22 @@ def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any])
         lines.append(f"| {' | '.join(cells)} |")
     failed = {program: run["failed"] for program, run in part["programs"].items() if "failed" in run}
     lines += [f"| {TITLES[program]} | not measured: {why} |{' |' * 7}" for program, why in failed.items()]
-    return "\n".join([*lines, "", *remarks(part, seconds, steps)])
+    lines += ["", *remarks(part, seconds, steps)]
+    if peak is not None and "ours" in seconds:
+        measured = limit_of_turns(part["limit"], dtype, "", len(tokens))
+        own = (
+            ""
+            if measured is None
+            else (
+                f" Of the measured matmul limit ours reaches "
+                f"{statistics.median(divide(divide(flops, seconds['ours']), measured)):.0%}."
+            )
+        )
+        lines.append(f"Model FLOP utilization is of {peak / 1e12:,.0f} TFLOP/s, padding included.{own}")
+    if result["device"] == "gpu" and "ours" in seconds:
+        hours = 100_000 * statistics.median(seconds["ours"]) / steps / 3600
+        lines.append(f"The paper's 100,000 steps would take ours {hours:,.1f} hours.")
+    return "\n".join(lines)
 
 
 def remarks(part: dict[str, Any], seconds: dict[str, list[float]], steps: int) -> list[str]:
@@ -94,13 +120,20 @@ def remarks(part: dict[str, Any], seconds: dict[str, list[float]], steps: int) -
 
 def limit_of_turns(limit: dict[str, Any], dtype: str, device: str, turns: int) -> list[float] | None:
     """FLOPs a second that a turn's are a share of: a GPU's peak where it is known, else the matmul limit measured."""
-    peak = next((value for name, value in PEAKS.items() if name in device), None)
-    if peak is not None and dtype == "bfloat16":
+    peak = peak_of(device, dtype)
+    if peak is not None:
         return [peak] * turns
     if "failed" in limit:
         return None
     kinds = {"float32", dtype}  # bfloat16 need not be the faster one
     return [max(turn["limits"][kind] for kind in kinds) for turn in limit["turns"]]
+
+
+def peak_of(device: str, dtype: str) -> float | None:
+    """FLOPs a second that the maker says of a device; None for what the table has not."""
+    if dtype != "bfloat16" or "MIG" in device:
+        return None
+    return next((value for name, value in PEAKS.items() if name in device), None)
 
 
 def per_turn(values: list[int], steps: int) -> list[float]:

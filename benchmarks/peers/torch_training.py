@@ -17,7 +17,8 @@ class TorchTraining:
     """Trains a model by its loss, a mean over the labels that are not IGNORED, with float32 parameters.
 
     bfloat16 is torch.autocast: the same idea as ours, float32 parameters and bfloat16 products. On a CPU it need not be
-    the faster of the two, so `choose` tries both and takes the better.
+    the faster of the two, so the worker lets `is_faster_in_bfloat16` try both, in a process of its own, whose memory is
+    not this one's.
     """
 
     packages: tuple[str, ...] = ("torch",)
@@ -30,7 +31,7 @@ class TorchTraining:
         self.num_parameters = sum(
             parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad
         )
-        self._bfloat16 = job.dtype == "bfloat16"
+        self.bfloat16 = job.dtype == "bfloat16"
         if compiled is not None:
             torch._dynamo.config.cache_size_limit = 2 * len(job.warm_up) + 8  # every shape in both types
             loss = torch.compile(loss, dynamic=compiled == "dynamic")
@@ -41,22 +42,20 @@ class TorchTraining:
 
     @property
     def note(self) -> str:
-        return "bfloat16 autocast" if self._bfloat16 else "float32"
+        return "bfloat16 autocast" if self.bfloat16 else "float32"
 
-    def choose(self, batch: Arrays) -> None:
-        """Takes the faster compute type, where bfloat16 is allowed: three steps of each, the first left out."""
-        if not self._bfloat16:
-            return
+    def is_faster_in_bfloat16(self, batch: Arrays) -> bool:
+        """Three steps of each compute type, the first left out."""
         seconds = {}
-        for self._bfloat16 in (True, False):
+        for self.bfloat16 in (True, False):
             self.step(batch)
             self.wait()
             start = time.perf_counter()
             for _ in range(2):
                 self.step(batch)
             self.wait()
-            seconds[self._bfloat16] = time.perf_counter() - start
-        self._bfloat16 = seconds[True] <= seconds[False]
+            seconds[self.bfloat16] = time.perf_counter() - start
+        return seconds[True] <= seconds[False]
 
     def step(self, batch: Arrays) -> None:
         tensors = (
@@ -65,7 +64,7 @@ class TorchTraining:
         )
         source, source_mask, target_input, target_output, target_mask = tensors
         labels = target_output.long().masked_fill(~target_mask, IGNORED)
-        autocast = torch.autocast(self._device.type, torch.bfloat16) if self._bfloat16 else contextlib.nullcontext()
+        autocast = torch.autocast(self._device.type, torch.bfloat16) if self.bfloat16 else contextlib.nullcontext()
         with autocast:
             loss = self._loss(source.long(), source_mask, target_input.long(), labels)
         loss.backward()

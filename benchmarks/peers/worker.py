@@ -1,19 +1,28 @@
 """The child process of one program: builds it, warms it up, then runs stretches of steps on command.
 
-    python -m peers.worker PROGRAM JOB.json
+    python -m peers.worker PROGRAM JOB.json [choose]
 
 It answers each line of standard input with one line of JSON. While it waits for the next line it does nothing, which
-the processor time it reports lets the parent check.
+the processor time it reports lets the parent check. With `choose` it only says whether the program is faster in
+bfloat16 than in float32.
 """
 
 import importlib
 import json
 import os
 import resource
+import subprocess
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+
+def is_faster_in_bfloat16(name: str, job_file: str) -> bool:
+    """Tried in another process, so that this one's peak memory is that of the type it goes on with."""
+    command = [sys.executable, "-m", "peers.worker", name, job_file, "choose"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)["bfloat16"]
 
 
 def main() -> None:
@@ -24,7 +33,7 @@ def main() -> None:
     def answer(**values: object) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
-    name, job_file = sys.argv[1:]
+    name, job_file, *choose = sys.argv[1:]
     kind, _, variant = name.partition(":")
     module = importlib.import_module(f"peers.{kind}")  # before NumPy: it may set the allocator
     from peers.job import Arrays, Job
@@ -40,13 +49,16 @@ def main() -> None:
     with np.load(job.batches) as file:
         batches = [Arrays(*(file[f"{n}/{field}"] for field in Arrays._fields)) for n in range(job.num_batches)]
 
+    if choose:
+        answer(bfloat16=program.is_faster_in_bfloat16(batches[job.warm_up[0]]))
+        return
     for place, number in enumerate(job.warm_up):
         program.step(batches[number])
         if place == 0:
             program.wait()
             answer(first_step=time.time())
-            if hasattr(program, "choose"):
-                program.choose(batches[number])
+            if job.dtype == "bfloat16" and job.device == "cpu" and hasattr(program, "is_faster_in_bfloat16"):
+                program.bfloat16 = is_faster_in_bfloat16(name, job_file)
     for number in job.warm_up:  # once more: the second time through a shape may still settle memory, or compile
         program.step(batches[number])
     loss = program.wait()

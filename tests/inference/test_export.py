@@ -79,7 +79,7 @@ def test_constraints_and_ensembles_are_exported_with_the_search(random_translato
     both = ensemble([random_translator, smaller])
     search = SearchConfig(beam_size=2, extra_length=6, no_repeat_ngram=2, prefix="men", min_length=4)
     source = rows(both.tokenizer, SENTENCES[4:5], 16)
-    exported = export_search(both, search, max_length=20)
+    exported = export_search(both, search, longest=20)
     tokens = jax.export.deserialize(bytearray(exported.program)).call(source)[0]
     assert tokens.shape == (1, 1, 20)
     assert both.tokenizer.decode_batch(np.asarray(tokens[:, 0])) == both.translate(SENTENCES[4:5], search)
@@ -88,7 +88,7 @@ def test_constraints_and_ensembles_are_exported_with_the_search(random_translato
 def test_a_script_runs_it_with_jax_alone(random_translator, search, artefact, tmp_path):
     (tmp_path / "search").write_bytes(artefact.program)
     (tmp_path / "search.json").write_text(json.dumps(artefact.about))
-    tokenizer, sentences = random_translator.tokenizer, [text for text in SENTENCES if text]
+    tokenizer, sentences = random_translator.tokenizer, SENTENCES
     lines = "".join(f"{' '.join(map(str, ids))}\n" for ids in tokenizer.encode_batch(sentences))
     command = [sys.executable, "-c", ALONE, str(EXAMPLE), str(tmp_path / "search")]
     result = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=tmp_path, timeout=300)

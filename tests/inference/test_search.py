@@ -325,6 +325,19 @@ def test_a_sample_depends_on_seed_sentence_and_number_alone():
     np.testing.assert_array_equal(greedy.tokens[:, :1], best.tokens)
 
 
+@pytest.mark.parametrize("normalize", [logits.temperature, None])
+def test_a_sample_ends_where_nothing_may_be_said(normalize):
+    """Also where what is left is normalized, as `inference/decoding.py` does: of nothing that makes NaN."""
+
+    def constrain(log_probs, *_):
+        nothing = jnp.full_like(log_probs, -jnp.inf)
+        return nothing if normalize is None else normalize(nothing, 1.0)
+
+    found = drawn(markov(10), [6], [0], constrain=constrain)
+    assert found.tokens[0].tolist() == [[END, PAD, PAD, PAD, PAD, PAD]] * 3
+    assert found.lengths[0].tolist() == [1] * 3
+
+
 def test_constraints_bound_the_search_and_leave_the_scores_the_models_own():
     def constrain(log_probs, tokens, position):
         log_probs = logits.forbid(log_probs, (WORDS[1],))

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import random
 from typing import Any, NamedTuple
 
@@ -12,7 +13,16 @@ from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfi
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-from transformer.inference.translator import Translator, ensemble, load, translate
+from transformer.inference.decoding import decode
+from transformer.inference.translator import (
+    Translation,
+    Translator,
+    _join,
+    ensemble,
+    load,
+    search_ids,
+    translate,
+)
 from transformer.model import Transformer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -246,6 +256,38 @@ def test_a_long_sentence_is_translated_in_pieces(translator):
     assert translator.translate(["x" * 500], search) != [""]
 
 
+def test_pieces_of_a_line_are_samples_of_their_own(translator, monkeypatch):
+    numbers = []
+
+    def noticed(members, sources, given, search, ids):
+        numbers.append(given.tolist())
+        return decode(members, sources, given, search, ids)
+
+    monkeypatch.setattr("transformer.inference.translator.decode", noticed)
+    search = dataclasses.replace(SEARCH, long_input="split", sample=True)
+    translator.translate(["two dogs", "", "a man runs. " * 30, "the bird"], search)
+    (own,) = numbers
+    assert len({*own}) == len(own) >= 4
+    assert (own[0], own[1], own[-1]) == (0, 2, 3)  # a line's first piece has the line's number
+
+
+def test_translations_of_pieces_join_where_each_piece_has_one():
+    piece, none = [Translation("a", -1.0, 2), Translation("b", -2.0, 3)], Translation("", -math.inf, 0)
+    assert _join([piece, [piece[1], none]], 2) == [Translation("a b", -3.0, 5)]
+    assert _join([[none], [none]], 1) == [none]
+
+
+def test_a_line_in_pieces_has_scores_but_no_loss(translator):
+    pairs = Pairs(["a man runs. " * 30, "two dogs"], ["the bird", "the tree"])
+    assert translator.fit(pairs.sources, pairs.targets) == [False, True]
+    scores, hypotheses = translator.evaluate(pairs, dataclasses.replace(SEARCH, long_input="split"))
+    assert len(hypotheses) == 2
+    assert scores.loss is None
+    assert "loss" not in scores.to_text()
+    with pytest.raises(InputError, match="positions"):
+        translator.evaluate(pairs, SEARCH)
+
+
 def test_n_best_come_with_their_scores(translator):
     sources = ["a man runs", "", "two dogs under the tree"]
     search = dataclasses.replace(SEARCH, num_best=3, length_penalty_form="power", length_penalty=1.0)
@@ -273,6 +315,15 @@ def test_what_may_be_said(translator, tokenizer):
         assert best[0].text.startswith("the bird")
         assert best[0].tokens >= 6
         assert "man" not in best[0].text.split()
+    shortest = dataclasses.replace(SEARCH, max_length=4, num_best=2)
+    for best in translator.n_best(sentences, shortest):
+        assert max(found.tokens for found in best) <= 4
+    both = search_ids(tokenizer, SearchConfig(forbidden=("a",))).forbidden
+    assert len(both) == 2  # behind a space, and without one
+    assert tokenizer.pieces(both) == ["a", "a"]
+    for special in ("</s>", "<pad>"):
+        with pytest.raises(InputError, match="Only what is one piece"):
+            search_ids(tokenizer, SearchConfig(forbidden=(special,)))
     with pytest.raises(InputError, match=r"Only what is one piece .* 'incomprehensible' is"):
         translator.translate(sentences, dataclasses.replace(SEARCH, forbidden=("incomprehensible",)))
 
@@ -289,6 +340,15 @@ def test_samples_depend_on_the_place_in_the_input_alone(translator):
     assert draw(sentences[:5], dataclasses.replace(search, batch_tokens=1)) == together[:5]
     assert any(first != second for first, second in together)
     assert draw(sentences, dataclasses.replace(search, seed=6)) != together
+
+
+def test_an_ensemble_has_the_positions_of_its_shortest_member(translator):
+    config = dataclasses.replace(MODEL, max_positions=20, positions="learned")
+    shorter = dataclasses.replace(translator, model=Transformer(config), params=variables_of(config))
+    both, source = ensemble([translator, shorter]), ["a man runs under the old tree"]
+    assert np.isfinite(both.log_probabilities(source, source)[0]).all()
+    with pytest.raises(InputError, match="positions for 20"):
+        both.log_probabilities(["man " * 30], source)
 
 
 def test_an_ensemble_searches_the_mean_of_probabilities(translator, tokenizer):

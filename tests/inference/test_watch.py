@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 
-from transformer.checkpoint import Checkpoints, is_finished, open_run
+from transformer.checkpoint import DIVERGED, Checkpoints, is_finished, open_run
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.inference import watch as watching
@@ -110,7 +110,23 @@ def test_a_damaged_checkpoint_is_an_error(trained, run, random_translator):
     publish(trained, run, 30)
     shutil.rmtree(run / "checkpoints" / "30" / "params")
     with pytest.raises(InputError, match="step 30"):
-        watch(run, PAIRS, random_translator.config.search)
+        watch(run, PAIRS, random_translator.config.search, interval=0.01)
+
+
+def test_what_is_averaged_with_a_checkpoint_may_be_deleted_meanwhile(trained, run, random_translator, monkeypatch):
+    lines = []
+    publish(trained, run, 20)
+    publish(trained, run, 30)
+
+    def load_too_late(run_dir: Path, step: int, average: int) -> Any:
+        if step == 30 and average == 2:
+            shutil.rmtree(run / "checkpoints" / "20", ignore_errors=True)
+        return load(run_dir, step, average)
+
+    monkeypatch.setattr(watching, "load", load_too_late)
+    watch(run, PAIRS, random_translator.config.search, average=2, interval=0.01, report=lines.append)
+    assert [line.split(": ")[0] for line in lines] == ["step 20", "step 30"]
+    assert json.loads((run / "evaluation" / "30.json").read_text())["averaged"] == 1
 
 
 def test_a_run_is_finished_at_its_last_step_or_when_its_patience_is_over(trained, run):
@@ -127,3 +143,5 @@ def test_a_run_is_finished_at_its_last_step_or_when_its_patience_is_over(trained
     config["training"]["patience"] = 3
     (run / "config.json").write_text(json.dumps(config))
     assert not is_finished(run)
+    (run / DIVERGED).write_text("Training has diverged.")
+    assert is_finished(run)

@@ -1,16 +1,23 @@
 """Whether one run translates better than another: a paired test, the sentences that changed, and what else differs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.metrics.ter import TER
 from sacrebleu.significance import PairedTest
 
+from transformer.config import Config
+from transformer.config_files import to_json
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
+from transformer.files import write_lines, write_whole
 
+EVALUATION = "evaluation.json"  # in a folder of `write_result`: what its translations are of
 INDIFFERENT = {"run_dir", "compilation_cache"}  # what a config may differ in without another result
 
 
@@ -22,7 +29,7 @@ class Result:
         name: of the run.
         pairs: its test set.
         hypotheses: its translations.
-        config: as JSON has it.
+        config: the `settings`.
         tokenizer: the tokenizer's fingerprint.
         training_data: that of the training pairs.
         signatures: of its scores, by metric.
@@ -72,6 +79,42 @@ class Comparison:
     caveats: list[str]
 
 
+def settings(config: Config, checkpoint: str | int, ensemble: Sequence[str] = ()) -> dict[str, Any]:
+    """All that decides a run's translations, as JSON has it: its config, and which checkpoint was taken."""
+    return json.loads(to_json(config)) | {"checkpoint": checkpoint, "ensemble": [*ensemble]}
+
+
+def write_result(folder: Path, result: Result, scores: str) -> None:
+    """Writes test.jsonl, hypotheses.txt, scores.json and last evaluation.json, which `read_result` reads."""
+    folder.mkdir(exist_ok=True)
+    pairs = zip(result.pairs.sources, result.pairs.targets, strict=True)
+    rows = ({"source": source, "reference": reference} for source, reference in pairs)
+    write_lines(folder / "test.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
+    write_lines(folder / "hypotheses.txt", result.hypotheses)
+    write_whole(folder / "scores.json", scores.encode())
+    about = {name: getattr(result, name) for name in ("config", "tokenizer", "training_data", "signatures")}
+    write_whole(folder / EVALUATION, f"{json.dumps({'run': result.name} | about, indent=2)}\n".encode())
+
+
+def read_result(folder: str | Path) -> Result:
+    """What `write_result` has written.
+
+    Raises: InputError if a file is missing.
+    """
+    try:
+        about = json.loads((Path(folder) / EVALUATION).read_text(encoding="utf-8"))
+        kept, lines = (
+            (Path(folder) / name).read_text(encoding="utf-8").split("\n")[:-1]
+            for name in ("test.jsonl", "hypotheses.txt")
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} is missing: evaluate again, with --output {folder}.") from error
+    del about["run"]
+    rows = [json.loads(row) for row in kept]
+    pairs = Pairs([row["source"] for row in rows], [row["reference"] for row in rows])
+    return Result(str(folder), pairs, lines, **about)
+
+
 def compare(first: Result, second: Result, *, bootstrap: int = 1000) -> Comparison:
     """Paired bootstrap resampling (Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation").
 
@@ -88,7 +131,7 @@ def compare(first: Result, second: Result, *, bootstrap: int = 1000) -> Comparis
     if (first.pairs.sources, first.pairs.targets) != (second.pairs.sources, second.pairs.targets):
         raise InputError(
             f"Only translations of the same test set can be compared, but those of {first.name} and {second.name} "
-            "differ. Evaluate both on the same files."
+            "differ. Evaluate both on the same files, with --output, and compare these folders."
         )
     references = first.pairs.targets
     for result in (first, second):
@@ -98,7 +141,9 @@ def compare(first: Result, second: Result, *, bootstrap: int = 1000) -> Comparis
                 "again."
             )
     systems: list[tuple[str, Sequence[str]]] = [("first", first.hypotheses), ("second", second.hypotheses)]
-    test = PairedTest(systems, {"BLEU": BLEU(), "chrF2": CHRF()}, [references], test_type="bs", n_samples=bootstrap)
+    test = PairedTest(
+        systems, {"BLEU": BLEU(), "chrF2": CHRF(), "TER": TER()}, [references], test_type="bs", n_samples=bootstrap
+    )
     signatures, scores = test()
     metrics = {}
     for name, signature in signatures.items():
@@ -125,21 +170,37 @@ def caveats(first: Result, second: Result) -> list[str]:
     if first.training_data != second.training_data:
         found.append("They were trained on other data, or cut it into other tokens.")
     if first.tokenizer != second.tokenizer:
-        found.append("Their tokenizers differ: loss and perplexity cannot be compared; BLEU and chrF can.")
-    for name, one in first.signatures.items():
-        other = second.signatures[name]
-        if one != other:
-            found.append(f"Their scores of {name} were computed in other ways: {one} against {other}.")
+        found.append("Their tokenizers differ: loss and perplexity cannot be compared; BLEU, chrF and TER can.")
+    for name, one, other in _other_signatures(first, second):
+        found.append(f"Their scores of {name} were computed in other ways: {one} against {other}.")
     for field, one, other in _differing(first.config, second.config, ""):
         found.append(f"{field} is {one!r} against {other!r}.")
     return found
 
 
+def _other_signatures(first: Result, second: Result) -> list[tuple[str, str, str]]:
+    both = ((name, one, second.signatures[name]) for name, one in first.signatures.items())
+    return [(name, one, other) for name, one, other in both if one != other]
+
+
+def _verdict(first: Result, second: Result) -> str:
+    """Whether the numbers may be compared at all."""
+    sentences = f"Both are of the same {len(first.pairs.sources):,} sentences"
+    if _other_signatures(first, second):
+        return (
+            f"{sentences}. These numbers may be compared: they are computed here, in one way. The scores that the runs "
+            "have written may not."
+        )
+    return (
+        f"{sentences}, computed in one way: these numbers may be compared, and so may those that the runs have written."
+    )
+
+
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any], where: str) -> list[tuple[str, Any, Any]]:
     found = []
     for name in first:
-        one, other, field = first[name], second[name], f"{where}{name}"
-        if isinstance(one, Mapping):
+        one, other, field = first[name], second.get(name), f"{where}{name}"
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
             found += _differing(one, other, f"{field}.")
         elif one != other and field not in INDIFFERENT:
             found.append((field, one, other))
@@ -155,7 +216,7 @@ def to_text(comparison: Comparison, first: Result, second: Result, sentences: in
         second: what is compared with it.
         sentences: how many of those that changed the most to show.
     """
-    lines = []
+    lines = [_verdict(first, second)]
     for name, metric in comparison.metrics.items():
         scores = f"{metric.first:7.2f} {metric.second:7.2f}  {metric.second - metric.first:+.2f}"
         lines.append(f"{name:<6}{scores}  p = {metric.p_value:.3f}  {metric.signature}")
@@ -166,7 +227,7 @@ def to_text(comparison: Comparison, first: Result, second: Result, sentences: in
     )
     lines += [
         "",
-        "What else differs between the runs:",
+        "What else differs between the runs, and may be the reason:",
         *(f"  {caveat}" for caveat in comparison.caveats or ["nothing"]),
     ]
     for number, gain in comparison.changes[:sentences]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import tyro
 from tyro.conf import Positional
 
-from transformer.config_files import to_json
 from transformer.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,9 +19,9 @@ class ComparisonOptions:
     """Compare two runs on their test set: a paired bootstrap test, what else differs, the sentences that changed."""
 
     first: Positional[str]
-    """The run to compare with."""
+    """The run to compare with, or a folder of `transformer evaluate --output`."""
     second: Positional[str]
-    """The run in question."""
+    """The run in question, or such a folder."""
     sentences: int = 5
     """How many of the sentences that changed the most are shown."""
 
@@ -37,8 +36,11 @@ def main(arguments: list[str]) -> None:
 
 
 def _read(run_dir: str) -> "Result":
-    """What a run has kept of its test set: nothing is translated anew."""
-    from transformer.analysis.comparison import Result
+    """What a run has kept of its test set, or an evaluation of its own: nothing is translated anew."""
+    from transformer.analysis.comparison import EVALUATION, Result, read_result, settings
+
+    if (Path(run_dir) / EVALUATION).exists():
+        return read_result(run_dir)
     from transformer.checkpoint import read_config
     from transformer.data.tokenizer import Tokenizer
     from transformer.experiment import read_test_set
@@ -54,8 +56,8 @@ def _read(run_dir: str) -> "Result":
         name=run_dir,
         pairs=read_test_set(run_dir, config.data),
         hypotheses=(run / "hypotheses.txt").read_text(encoding="utf-8").split("\n")[:-1],
-        config=json.loads(to_json(config)),
+        config=settings(config, "last"),
         tokenizer=tokenizer.fingerprint,
         training_data=data["train"]["sha256"],
-        signatures={name: scores[name]["signature"] for name in ("bleu", "chrf")},
+        signatures={name: scores[name]["signature"] for name in ("bleu", "chrf", "ter")},
     )

@@ -9,11 +9,13 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from transformer.config import Config, SearchConfig
+from transformer.errors import InputError
 from transformer.runtime import resolve_dtype, use_compilation_cache
 
 if TYPE_CHECKING:
     from transformer.inference.translator import Translator
 
+Checkpoint = Literal["last", "best"] | int
 Dtype = Literal["auto", "float32", "bfloat16"]
 Options = TypeVar("Options", bound="DecodingOptions")
 
@@ -24,7 +26,7 @@ class RunOptions:
 
     run: Positional[str]
     """The run directory."""
-    checkpoint: Literal["last", "best"] | int = "last"
+    checkpoint: Checkpoint = "last"
     """The last checkpoint, the one of lowest validation loss, or the one of a step."""
     average: int | None = None
     """Take the mean of this many checkpoints, this one and those before it."""
@@ -35,7 +37,8 @@ class DecodingOptions(RunOptions):
     """Which run translates, and how."""
 
     ensemble: tuple[str, ...] = ()
-    """Further runs with the same tokenizer: the mean of all models' probabilities is searched."""
+    """Further runs with the same tokenizer: the mean of all models' probabilities is searched. RUN@STEP, RUN@best or
+    RUN@last is another checkpoint than --checkpoint names, perhaps of the same run."""
     search: OmitArgPrefixes[SearchConfig] = field(default_factory=SearchConfig)
 
 
@@ -55,13 +58,33 @@ def parse(options: type[Options], arguments: list[str], command: str) -> Options
     return tyro.cli(configured, args=arguments, prog=f"transformer {command}", description=options.__doc__)
 
 
+def averaged(options: RunOptions, config: Config) -> int:
+    """How many checkpoints `load_translator` takes the mean of, if the run has as many."""
+    if options.average is not None:
+        return options.average
+    return config.average if options.checkpoint == "last" else 1
+
+
 def load_translator(options: RunOptions, dtype: Dtype | None = None) -> "Translator":
     """The run's translator, or that of the ensemble; in the run's compute type unless another is given."""
     from transformer.inference.translator import ensemble, load
 
     prepare(options.run, dtype)
     others = options.ensemble if isinstance(options, DecodingOptions) else ()
-    return ensemble([load(run, options.checkpoint, options.average, dtype) for run in (options.run, *others)])
+    members = [(options.run, options.checkpoint), *(_member(other, options) for other in others)]
+    return ensemble([load(run, checkpoint, options.average, dtype) for run, checkpoint in members])
+
+
+def _member(name: str, options: RunOptions) -> tuple[str, Checkpoint]:
+    """A further run of an ensemble, and its checkpoint."""
+    run, at, checkpoint = name.rpartition("@")
+    if not at or os.path.isdir(name):
+        return name, options.checkpoint
+    if checkpoint == "last" or checkpoint == "best":
+        return run, checkpoint
+    if not checkpoint.isdecimal():
+        raise InputError(f"A checkpoint of an ensemble is named RUN@STEP, RUN@best or RUN@last, but {name!r} is not.")
+    return run, int(checkpoint)
 
 
 def prepare(run: str, dtype: Dtype | None = None) -> Config:

@@ -1,18 +1,21 @@
 """`transformer evaluate`: score a run on its test set, or on other files."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformer.cli.decoding import DecodingOptions, load_translator, parse, prepare
+from transformer.cli.decoding import DecodingOptions, averaged, load_translator, parse, prepare
 from transformer.config import DataConfig
 from transformer.errors import InputError
-from transformer.files import write_lines
+from transformer.files import check_writable
 
 if TYPE_CHECKING:
     from transformer.data.corpus import Pairs
+    from transformer.inference.evaluate import Scores
+    from transformer.inference.translator import Translator
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class EvaluationOptions(DecodingOptions):
     """Source sentences, one a line, instead of the run's test set; needs --reference."""
     reference: str | None = None
     """Their reference translations, one a line."""
-    hypotheses: str | None = None
-    """A file to write the translations to, one a line."""
+    output: str | None = None
+    """A new folder for scores.json, hypotheses.txt (the translations, one a line), and what they are of: the test set,
+    and the search, checkpoint and compute type in evaluation.json. `transformer compare` takes it as it takes a run."""
     json: bool = False
     """Print JSON instead of a table."""
     watch: bool = False
@@ -42,21 +46,50 @@ def main(arguments: list[str]) -> None:
     if options.watch:
         _watch(options)
         return
+    if options.output is not None:
+        if Path(options.output).exists():
+            raise InputError(f"--output {options.output} is there already: give the name of a new folder.")
+        check_writable(options.output)
     translator = load_translator(options)
-    scores, hypotheses = translator.evaluate(_read_pairs(options, translator.config.data), options.search)
-    if options.hypotheses is not None:
-        write_lines(Path(options.hypotheses), hypotheses)
+    pairs = _read_pairs(options, translator.config.data)
+    scores, hypotheses = translator.evaluate(pairs, options.search)
+    if options.output is not None:
+        _keep(options, translator, pairs, scores, hypotheses)
     if options.json:
         print(scores.to_json(), end="")
     else:
         print(scores.to_text())
 
 
+def _keep(
+    options: EvaluationOptions, translator: "Translator", pairs: "Pairs", scores: "Scores", hypotheses: list[str]
+) -> None:
+    """Writes what `--output` promises."""
+    from transformer.analysis.comparison import Result, settings, write_result
+
+    config = dataclasses.replace(
+        translator.config,
+        search=options.search,
+        average=averaged(options, translator.config),
+        model=dataclasses.replace(translator.config.model, dtype=str(translator.model.dtype)),
+    )
+    result = Result(
+        name=options.run,
+        pairs=pairs,
+        hypotheses=hypotheses,
+        config=settings(config, options.checkpoint, options.ensemble),
+        tokenizer=translator.tokenizer.fingerprint,
+        training_data=json.loads((Path(options.run) / "data.json").read_text(encoding="utf-8"))["train"]["sha256"],
+        signatures={"bleu": scores.bleu.signature, "chrf": scores.chrf.signature, "ter": scores.ter.signature},
+    )
+    write_result(Path(str(options.output)), result, scores.to_json())
+
+
 def _watch(options: EvaluationOptions) -> None:
     for name, given in (
         ("--checkpoint", options.checkpoint != "last"),
         ("--ensemble", options.ensemble != ()),
-        ("--hypotheses", options.hypotheses is not None),
+        ("--output", options.output is not None),
         ("--json", options.json),
     ):
         if given:

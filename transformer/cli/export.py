@@ -20,9 +20,9 @@ class ExportOptions(DecodingOptions):
 
     file: Positional[str] = field(kw_only=True)
     """The file to write."""
-    max_length: int | None = None
-    """Longest source and longest translation, in tokens with the end token; memory goes with it. The number of the
-    model's positions unless given."""
+    longest: int | None = None
+    """Longest source, and longest translation where --max-length is not less, in tokens with the end token; memory goes
+    with it. The number of the model's positions unless given."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the artefact, wherever it runs; bfloat16 is faster where the hardware has it."""
 
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     translator = load_translator(options, options.dtype)
     from transformer.inference.export import export_search
 
-    artefact = export_search(translator, options.search, options.max_length)
+    artefact = export_search(translator, options.search, options.longest)
     translator.tokenizer.save(f"{file}.tokenizer.json")
     write_whole(Path(f"{file}.json"), f"{json.dumps(artefact.about, indent=2, ensure_ascii=False)}\n".encode())
     write_whole(file, artefact.program)  # last: where it is, the others are

@@ -26,7 +26,8 @@ class TranslationOptions(DecodingOptions):
     jsonl: bool = False
     """Write a JSON object for each line: the source, and its translations with their scores, best first."""
     alignments: bool = False
-    """With --jsonl: for each piece of a translation, the piece of the source that it looks at the most."""
+    """With --jsonl: for each piece of a translation, the piece of the source that it looks at the most; null where
+    either is longer than the model's positions."""
 
 
 def main(arguments: list[str]) -> None:
@@ -55,6 +56,9 @@ def main(arguments: list[str]) -> None:
 def _uninterrupted() -> Iterator[None]:
     """Ctrl-C waits for the end of what is begun here, so that no half of a line is left; pressed again, it does not."""
     before, pressed = signal.getsignal(signal.SIGINT), []
+    if before is signal.SIG_IGN:  # as in the background of a script: it interrupts nothing
+        yield
+        return
 
     def wait(number: int, _: FrameType | None) -> None:
         pressed.append(number)
@@ -92,13 +96,16 @@ def _alignments(
 ) -> Iterator[dict[str, Any]]:
     """The pieces of both sides of each translation, and their alignment."""
     pairs = [(source, best.text) for source, own in zip(sources, found, strict=True) for best in own]
-    places = translator.alignments(*map(list, zip(*pairs, strict=True)))
+    fit = translator.fit(*map(list, zip(*pairs, strict=True)))
+    fitting = [pair for pair, fits in zip(pairs, fit, strict=True) if fits]
+    places = iter(translator.alignments(*map(list, zip(*fitting, strict=True))) if fitting else ())
     tokenizer = translator.tokenizer
-    for (source, target), own in zip(pairs, places, strict=True):
+    for (source, target), fits in zip(pairs, fit, strict=True):
         source_pieces, target_pieces = (
             tokenizer.pieces([*ids, tokenizer.end_id]) for ids in tokenizer.encode_batch([source, target])
         )
-        yield {"source_pieces": source_pieces, "target_pieces": target_pieces, "alignment": own}
+        alignment = next(places) if fits else None  # what was translated in pieces
+        yield {"source_pieces": source_pieces, "target_pieces": target_pieces, "alignment": alignment}
 
 
 def _counted(lines: Iterator[str]) -> Iterator[str]:

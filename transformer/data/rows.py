@@ -15,14 +15,17 @@ def of_one_width(lengths: np.ndarray, tokens: int, longest: int) -> Iterator[tup
         tokens: Width times rows in one batch at the most; but a batch has a row at least.
         longest: Width that none exceeds, as no length does.
     """
-    widths = np.array([min(_round_up(length, 16), longest) for length in lengths.tolist()], int)
+    widths = np.array([min(_round_up(length), longest) for length in lengths.tolist()], int)
     for width in sorted({*widths.tolist()}, reverse=True):
         of_width = np.flatnonzero(widths == width)
         of_width = of_width[np.argsort(lengths[of_width], kind="stable")]
         most = max(1, tokens // width)
         for start in range(0, len(of_width), most):
             chosen = of_width[start : start + most]
-            yield width, most if start else min(most, _round_up(len(chosen), 1)), chosen  # few shapes: the last as all
+            rows = most
+            while not start and rows // 4 >= len(chosen):  # few shapes: the last as all, a single one by quarters
+                rows //= 4
+            yield width, rows, chosen
 
 
 def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,10 +44,10 @@ def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tup
     return padded, mask
 
 
-def _round_up(number: int, least: int) -> int:
-    """The next of `least` times 1, 1.5, 2, 3, 4, 6, 8, 12 ..., in whole numbers: few values, so few compilations."""
-    power = least
-    while power < number:
+def _round_up(length: int) -> int:
+    """The next of 16, 24, 32, 48, 64, 96 ...: few values, so few compilations."""
+    power = 16
+    while power < length:
         power *= 2
     between = power * 3 // 4
-    return between if power > least and number <= between else power
+    return between if power > 16 and length <= between else power

@@ -162,6 +162,14 @@ class Tokenizer:
             parts.append(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths[-1].sum())))
         return np.concatenate([np.zeros(0, np.int32), *parts]), np.cumsum(np.concatenate(lengths))
 
+    def piece_id(self, text: str) -> int | None:
+        """The id of the piece that is this text and nothing more, as it stands inside a word; None if there is none."""
+        if not isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
+            return None  # of a file from elsewhere, whose pieces may be written otherwise
+        written = "".join(piece for piece, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text))
+        index = self._tokenizer.token_to_id(written)
+        return None if index in (self.pad_id, self.start_id, self.end_id) else index
+
     def decode_batch(self, sequences: Iterable[Sequence[int] | np.ndarray]) -> list[str]:
         """The text of each sequence of ids; special ids are left out."""
         special = {self.pad_id, self.start_id, self.end_id}

@@ -58,7 +58,8 @@ def decode(
     """
     program = search_program(members, search, ids)
     beam = search.num_best if search.sample else search.beam_size
-    longest, seed = longest_source(members), np.int32(search.seed % 2**31)
+    longest, longest_target = longest_source(members), longest_translation(members, search)
+    seed = np.int32(search.seed % 2**31)
     lengths = np.array([len(ids) + 1 for ids in sources], int)  # with the end id
     starting = Lock()
 
@@ -67,9 +68,9 @@ def decode(
         with_end = [[*sources[place], ids.end_id] for place in chosen]
         source, mask = pad(with_end, rows, width, ids.pad_id)
         max_lengths, of_rows = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest)
+        max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest_target)
         of_rows[: len(chosen)] = numbers[chosen]
-        max_length = min(width + search.extra_length, longest)
+        max_length = min(width + search.extra_length, longest_target)
         with starting:  # one at a time, so that no shape is compiled twice
             found = program(source, mask, max_lengths, of_rows, seed, max_length=max_length)
         return chosen, jax.tree.map(lambda leaf: np.asarray(leaf)[: len(chosen)], found)
@@ -92,7 +93,9 @@ def search_program(members: Members, search: SearchConfig, ids: SearchIds) -> Ca
         tuple(params for _, params in members),
         models=tuple(model for model, _ in members),
         # What changes nothing in the compiled program has no part in its name.
-        search=dataclasses.replace(search, seed=0, batch_tokens=1, extra_length=1, long_input="refuse"),
+        search=dataclasses.replace(
+            search, seed=0, batch_tokens=1, extra_length=1, max_length=None, long_input="refuse"
+        ),
         ids=ids,
     )
 
@@ -100,6 +103,12 @@ def search_program(members: Members, search: SearchConfig, ids: SearchIds) -> Ca
 def longest_source(members: Members) -> int:
     """How many tokens a source may have, the end token counted: the positions of the model that has the fewest."""
     return min(model.config.max_positions for model, _ in members)
+
+
+def longest_translation(members: Members, search: SearchConfig) -> int:
+    """How many tokens any translation may have, the end token counted."""
+    longest = longest_source(members)
+    return longest if search.max_length is None else min(longest, search.max_length)
 
 
 @partial(jax.jit, static_argnames=("models", "search", "max_length", "ids"))

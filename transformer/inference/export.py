@@ -9,7 +9,7 @@ from jax import Array, export
 
 from transformer.config import SearchConfig
 from transformer.errors import InputError
-from transformer.inference.decoding import longest_source, search_program
+from transformer.inference.decoding import longest_source, longest_translation, search_program
 from transformer.inference.translator import Translator, search_ids
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -26,7 +26,7 @@ class Artefact(NamedTuple):
     about: dict[str, Any]
 
 
-def export_search(translator: Translator, search: SearchConfig, max_length: int | None = None) -> Artefact:
+def export_search(translator: Translator, search: SearchConfig, longest: int | None = None) -> Artefact:
     """Encoder, decoder and the whole beam search (section 6.1) as one program for CPU, CUDA and TPU.
 
     source [B, S] -> (tokens [B, N, L], scores [B, N], lengths [B, N]), as in `search.Hypotheses`, N = `search.num_best`
@@ -42,21 +42,23 @@ def export_search(translator: Translator, search: SearchConfig, max_length: int 
     Args:
         translator: one model or several, in their compute type.
         search: how is searched; sampling cannot be exported.
-        max_length: L, and the longest source, in tokens with the end id; the positions of the model unless given.
+        longest: the longest source, and L where `search.max_length` is not less, in tokens with the end id; the positions
+            of the model unless given.
 
     Raises:
-        InputError: the search draws samples; or `max_length` is not between 1 and the number of positions; or a
+        InputError: the search draws samples; or `longest` is not between 1 and the number of positions; or a
             forbidden word is not one piece.
     """
     if search.sample:
         raise InputError("Only a search can be exported, but search.sample draws translations at random: leave it out.")
-    longest = longest_source(translator.members)
-    max_length = longest if max_length is None else max_length
-    if not 1 <= max_length <= longest:
+    positions = longest_source(translator.members)
+    longest = positions if longest is None else longest
+    if not 1 <= longest <= positions:
         raise InputError(
-            f"The longest sentence of an export must have between 1 and {longest} tokens, the positions of the model, "
-            f"but {max_length} were asked for."
+            f"The longest sentence of an export must have between 1 and {positions} tokens, the positions of the model, "
+            f"but {longest} were asked for."
         )
+    max_length = min(longest, longest_translation(translator.members, search))
     tokenizer = translator.tokenizer
     program = search_program(translator.members, search, search_ids(tokenizer, search))
 
@@ -68,12 +70,12 @@ def export_search(translator: Translator, search: SearchConfig, max_length: int 
         found = program(source, mask, max_lengths, unused, unused[0], max_length=max_length)
         return found.tokens, found.scores, found.lengths
 
-    rows, width = export.symbolic_shape("B, S", constraints=[f"S <= {max_length}"])
+    rows, width = export.symbolic_shape("B, S", constraints=[f"S <= {longest}"])
     exported = export.export(jax.jit(translate), platforms=PLATFORMS)(jax.ShapeDtypeStruct((rows, width), jnp.int32))
     about = {
         "pad_id": tokenizer.pad_id,
         "end_id": tokenizer.end_id,
-        "max_length": max_length,
+        "max_length": longest,
         "search": dataclasses.asdict(search),
     }
     return Artefact(bytes(exported.serialize()), about)

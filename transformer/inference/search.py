@@ -236,7 +236,8 @@ def sample(
         length, live = state.position + 1, (state.lengths == 0) & (max_lengths > 0)
         drawn = jax.vmap(jax.vmap(draw, (0, None, 0)), (0, None, 0))(keys, state.position, allowed)
         # What rules out everything leaves nothing to draw from: the sample ends.
-        ends = (length >= max_lengths) | (allowed.max(axis=-1) == -jnp.inf) | (drawn == end_id)
+        nothing_left = ~(allowed.max(axis=-1) > -jnp.inf)  # also where it was normalized, which makes it NaN
+        ends = (length >= max_lengths) | nothing_left | (drawn == end_id)
         token = jnp.where(ends, end_id, drawn)
         gained = jnp.take_along_axis(own, token[..., None], axis=-1)[..., 0]
         return _Samples(

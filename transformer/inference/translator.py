@@ -142,10 +142,22 @@ class Translator:
         return self.evaluate(Pairs([source for source, _ in pairs], [target for _, target in pairs]), search)[0]
 
     def evaluate(self, pairs: Pairs, search: SearchConfig | None = None) -> tuple[Scores, list[str]]:
-        """The scores of a test set, broken down by its tags, and the translations that they are of."""
+        """The scores of a test set, broken down by its tags, and the translations that they are of.
+
+        With `search.long_input=split` they have no loss if a side of a pair has more tokens than the model has
+        positions: what is translated in pieces has no probability as a whole.
+        """
+        search = self.config.search if search is None else search
+        split = search.long_input == "split" and not all(self.fit(pairs.sources, pairs.targets))
+        loss = None if split else self.loss(pairs.sources, pairs.targets)  # first: it tells early what is too long
         hypotheses = self.translate(pairs.sources, search)
-        loss = self.loss(pairs.sources, pairs.targets)
         return score_translations(hypotheses, pairs.targets, tags=pairs.tags, loss=loss), hypotheses
+
+    def fit(self, sources: Sequence[str], targets: Sequence[str]) -> list[bool]:
+        """Whether the model has positions for both sides of each pair, their end tokens counted."""
+        longest = longest_source(self.members)
+        sides = self.tokenizer.encode_batch(sources), self.tokenizer.encode_batch(targets)
+        return [max(map(len, pair)) < longest for pair in zip(*sides, strict=True)]
 
     def loss(self, sources: Sequence[str], targets: Sequence[str]) -> float:
         """The model's mean negative log-likelihood of the given translations, in nats per target token.
@@ -193,7 +205,7 @@ class Translator:
 
     def _groups(self, sources: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[np.ndarray, Batch]]:
         """Pairs of about the same length, in batches of few shapes, with their places."""
-        tokenizer, longest = self.tokenizer, self.model.config.max_positions
+        tokenizer, longest = self.tokenizer, longest_source(self.members)
         read, written = tokenizer.encode_batch(sources), tokenizer.encode_batch(targets)
         lengths = np.array([max(map(len, pair)) + 1 for pair in zip(read, written, strict=True)], int)
         _check_lengths(lengths, longest, 0)
@@ -310,8 +322,7 @@ def translations(
     while window := list(itertools.islice(numbered, WINDOW)):
         texts = [text if text.strip() else "" for _, text in window]
         lines, sources = _sources(texts, tokenizer, longest, window[0][0], search.long_input)
-        numbers = np.array([window[line][0] for line in lines], np.int32)
-        found = decode(members, sources, numbers, search, ids)
+        found = decode(members, sources, _numbers(lines, window[0][0]), search, ids)
 
         pieces: list[list[Translation]] = [[]] * len(sources)
         for chosen, (tokens, scores, sizes) in found:
@@ -330,15 +341,19 @@ def search_ids(tokenizer: Tokenizer, search: SearchConfig) -> SearchIds:
 
     Raises: InputError if a forbidden word is not one piece.
     """
-    pieces = tokenizer.encode_batch(search.forbidden)
+    pieces, forbidden = tokenizer.encode_batch(search.forbidden), list[int]()
     for word, ids in zip(search.forbidden, pieces, strict=True):
-        if len(ids) != 1:
+        # A word is cut as it begins a text: behind a space. Without one it is another piece, if any.
+        own = {ids[0]} if len(ids) == 1 else set[int]()
+        own |= {piece for piece in (tokenizer.piece_id(word),) if piece is not None}
+        if not own:
             raise InputError(
                 f"Only what is one piece of the vocabulary can be forbidden, but {word!r} is {len(ids)} pieces."
             )
+        forbidden += sorted(own)
     prefix = tuple(tokenizer.encode_batch([search.prefix])[0]) if search.prefix else ()
     special_ids = tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id
-    return SearchIds(*special_ids, tuple(ids[0] for ids in pieces), prefix)
+    return SearchIds(*special_ids, tuple(forbidden), prefix)
 
 
 def _sources(
@@ -358,6 +373,14 @@ def _sources(
         lines += [line] * len(parts)
         pieces += parts
     return lines, pieces
+
+
+def _numbers(lines: Sequence[int], first: int) -> np.ndarray:
+    """A number for each piece of the lines, which are in order, for its random numbers: of a line's first piece the
+    line's own number, of further ones another that is far from it."""
+    of_line = np.array(lines, np.int64)
+    place = np.arange(len(of_line)) - np.searchsorted(of_line, of_line)
+    return ((of_line + first + 1_000_003 * place) % 2**31).astype(np.int32)
 
 
 def _check_lengths(lengths: np.ndarray, longest: int, first: int) -> None:
@@ -380,8 +403,9 @@ def _join(pieces: list[list[Translation]], num_best: int) -> list[Translation]:
     joined = [
         Translation(" ".join(part.text for part in nth), sum(part.score for part in nth), sum(p.tokens for p in nth))
         for nth in zip(*pieces, strict=True)
+        if all(part.tokens for part in nth)  # of this piece, the search found no more
     ]
-    return [translation for translation in joined if translation.tokens] or [Translation("", -math.inf, 0)]
+    return joined or [Translation("", -math.inf, 0)]
 
 
 @partial(jax.jit, static_argnames=("model", "pad_id", "return_weights"))

@@ -14,6 +14,7 @@ from transformer.config import SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.files import write_lines
+from transformer.inference.decoding import longest_translation
 from transformer.inference.evaluate import bleu
 from transformer.inference.translator import Translation, Translator
 
@@ -62,10 +63,10 @@ def candidates(translator: Translator, sources: Sequence[str], search: SearchCon
     if search.sample:
         raise InputError("Only a search has a length penalty, but search.sample draws translations: leave it out.")
     search = dataclasses.replace(search, length_penalty=0.0, long_input="refuse")
-    positions = min(model.config.max_positions for model, _ in translator.members)
+    longest = longest_translation(translator.members, search)
     lengths = [len(ids) + 1 for ids in translator.tokenizer.encode_batch(sources)]
     return [
-        Candidates(found, min(length + search.extra_length, positions), len(found) < search.num_best)
+        Candidates(found, min(length + search.extra_length, longest), len(found) < search.num_best)
         for length, found in zip(lengths, translator.n_best(sources, search), strict=True)
     ]
 

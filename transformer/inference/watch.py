@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformer.checkpoint import is_finished, saved_steps
+from transformer.checkpoint import is_finished, read_config, saved_steps
 from transformer.config import SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import Scores
 from transformer.inference.translator import load
+from transformer.runtime import resolve_dtype
 
 FOLDER = "evaluation"  # in the run directory
 
@@ -30,9 +31,9 @@ def watch(
 ) -> None:
     """Scores the checkpoints of a run, the earliest first, until the run has come to its end and all are scored.
 
-    Of each, RUN/evaluation/STEP.json keeps the scores and what they are of (search, average, data), and STEP.txt the
-    translations, which are written first. What is there already, of the same search, average and data, is not scored
-    again. All that is needed of the machine that trains is its run directory: a checkpoint appears in it whole.
+    Of each, RUN/evaluation/STEP.json keeps the scores and what they are of (search, average, data, compute type), and
+    STEP.txt the translations, which are written first. What is there already, of the same, is not scored again. All
+    that is needed of the machine that trains is its run directory: a checkpoint appears in it whole.
 
     Args:
         run_dir: the run directory; training may not have begun yet, but its test set and tokenizer are there.
@@ -43,12 +44,12 @@ def watch(
         report: takes a line for each checkpoint.
 
     Raises:
-        InputError: a checkpoint is damaged, or of another tokenizer.
+        InputError: a checkpoint is damaged, at two looks one after the other, or of another tokenizer.
     """
     folder = Path(run_dir) / FOLDER
     folder.mkdir(exist_ok=True)
-    about = _about(pairs, search, average)
-    known, done = set[int](), set[int]()
+    about = _about(pairs, search, average, resolve_dtype(read_config(run_dir).model.dtype)[0])
+    known, done, failed = set[int](), set[int](), set[int]()
     while True:
         finished = is_finished(run_dir)  # asked first: of a finished run, no checkpoint comes after the list
         steps = saved_steps(run_dir)
@@ -67,23 +68,27 @@ def watch(
             done.add(step)
             continue
         start = time.monotonic()
+        averaged = min(average, steps.index(step) + 1)
         try:
-            translator = load(run_dir, step, min(average, steps.index(step) + 1))
+            translator = load(run_dir, step, averaged)
         except (InputError, OSError):
-            if step in saved_steps(run_dir):
+            # It, or an earlier one that it is averaged with, may just be being deleted, which the next look says.
+            if step in failed:
                 raise
-            continue  # it was deleted meanwhile, which the next look says
+            failed.add(step)
+            time.sleep(interval)
+            continue
         scores, hypotheses = translator.evaluate(pairs, search)
         write_lines(folder / f"{step}.txt", hypotheses)
-        record = {"step": step, "about": about, "scores": json.loads(scores.to_json())}
+        record = {"step": step, "averaged": averaged, "about": about, "scores": json.loads(scores.to_json())}
         write_whole(folder / f"{step}.json", f"{json.dumps(record, indent=2, ensure_ascii=False)}\n".encode())
         done.add(step)
         report(f"step {step:,}: {_line(scores)}, in {time.monotonic() - start:.0f} s")
 
 
-def _about(pairs: Pairs, search: SearchConfig, average: int) -> dict[str, Any]:
+def _about(pairs: Pairs, search: SearchConfig, average: int, dtype: str) -> dict[str, Any]:
     data = hashlib.sha256(json.dumps([pairs.sources, pairs.targets]).encode()).hexdigest()
-    settings = {"search": dataclasses.asdict(search), "average": average, "data": data}
+    settings = {"search": dataclasses.asdict(search), "average": average, "data": data, "dtype": dtype}
     return json.loads(json.dumps(settings))  # as it is read again: tuples are lists there
 
 
@@ -93,7 +98,8 @@ def _is_scored(file: Path, about: dict[str, Any]) -> bool:
 
 def _line(scores: Scores) -> str:
     lower, upper = scores.bleu.interval
+    loss = "" if scores.loss is None else f", loss {scores.loss:.4f}"
     return (
         f"BLEU {scores.bleu.score:.2f} ({lower:.2f} to {upper:.2f}), chrF2 {scores.chrf.score:.2f}, "
-        f"exact match {scores.exact_match.score:.2f} %, loss {scores.loss:.4f}"
+        f"exact match {scores.exact_match.score:.2f} %{loss}"
     )

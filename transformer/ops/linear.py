@@ -31,12 +31,17 @@ def linear(
 def product_transposed(a: Float[Array, "*batch M E"], b: Float[Array, "*batch N E"]) -> Float[Array, "*batch M N"]:
     """a b^T, in float32 whatever the type of a and b: the scores Q K^T of Eq. 1, the logits of section 3.4."""
     batch, rows = a.ndim - 2, (a.shape[-2], b.shape[-2])  # no integers where `jax.export` has left them open
-    if batch and all(isinstance(number, int) for number in rows) and 4 * rows[0] <= rows[1]:
-        # As in decoding: on a CPU it takes a quarter of the time to transpose the few rows of a, and then the product,
-        # than the many of b. The barrier keeps XLA from turning it back.
-        product = lax.optimization_barrier(dot(b, move_axis(a, -1, -2), (batch + 1, batch), batch))
-        return jnp.swapaxes(product, -1, -2)
-    return dot(a, b, (batch + 1, batch + 1), batch)
+    few = bool(batch) and all(isinstance(number, int) for number in rows) and 4 * rows[0] <= rows[1]
+    plain = partial(dot, contract=(batch + 1, batch + 1), batch=batch)
+    return lax.platform_dependent(a, b, cpu=_product_of_few_rows, default=plain) if few else plain(a, b)
+
+
+def _product_of_few_rows(a: Array, b: Array) -> Array:
+    """The same, as in decoding: on a CPU it takes a quarter of the time to transpose the few rows of a, and then the
+    product, than the many of b. The barrier keeps XLA from turning it back."""
+    batch = a.ndim - 2
+    product = lax.optimization_barrier(dot(b, move_axis(a, -1, -2), (batch + 1, batch), batch))
+    return jnp.swapaxes(product, -1, -2)
 
 
 def _product_transposed_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -63,7 +68,9 @@ def dot(a: Array, b: Array, contract: tuple[int, int], batch: int = 0) -> Array:
     # On a CPU a bfloat16 product with a float32 result exists for a row-major result only. The barrier keeps XLA from
     # handing the layout of a later transpose back to the product, which would fail at run time ("UNIMPLEMENTED:
     # Unsupported element type for DotThunk").
-    return lax.optimization_barrier(product) if a.dtype == jnp.bfloat16 else product
+    if a.dtype != jnp.bfloat16:
+        return product
+    return lax.platform_dependent(product, cpu=lax.optimization_barrier, default=lambda product: product)
 
 
 def move_axis(x: Array, source: int, destination: int) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from transformer.checkpoint import Checkpoints, out_of_patience
 from transformer.config import Config
 from transformer.data.batches import Batches, iterate
-from transformer.errors import InputError
+from transformer.errors import DivergenceError
 from transformer.model import Transformer
 from transformer.shapes import Params
 from transformer.training import parallel
@@ -41,7 +41,7 @@ def train(
         evaluate: further scores of the validation set (BLEU), by name, from parameters and statistics.
 
     Raises:
-        InputError: a loss or the gradient is not finite; the last good checkpoint is named.
+        DivergenceError: a loss or the gradient is not finite; the last good checkpoint is named.
     """
     training = config.training
     model = Transformer(config.model, dtype=jnp.dtype(dtype), axis_name=parallel.AXIS)
@@ -78,7 +78,7 @@ def train(
             if not all(map(math.isfinite, values.values())):
                 checkpoints.wait()
                 shown = " and ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-                raise InputError(
+                raise DivergenceError(
                     f"Training has diverged: {shown} at step {step}. The last good checkpoint is "
                     f"{checkpoints.latest() or 'none'}. Lower the learning rate, raise optimizer.warmup_steps or set "
                     "optimizer.clip_norm, in a new run directory."

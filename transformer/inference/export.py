@@ -42,8 +42,8 @@ def export_search(translator: Translator, search: SearchConfig, longest: int | N
     Args:
         translator: one model or several, in their compute type.
         search: how is searched; sampling cannot be exported.
-        longest: the longest source, and L where `search.max_length` is not less, in tokens with the end id; the positions
-            of the model unless given.
+        longest: the longest source, and L where `search.max_length` is not less, in tokens with the end id; the
+            model's positions unless given.
 
     Raises:
         InputError: the search draws samples; or `longest` is not between 1 and the number of positions; or a
@@ -55,8 +55,8 @@ def export_search(translator: Translator, search: SearchConfig, longest: int | N
     longest = positions if longest is None else longest
     if not 1 <= longest <= positions:
         raise InputError(
-            f"The longest sentence of an export must have between 1 and {positions} tokens, the positions of the model, "
-            f"but {longest} were asked for."
+            f"The longest sentence of an export must have between 1 and {positions} tokens, the positions of the "
+            f"model, but {longest} were asked for."
         )
     max_length = min(longest, longest_translation(translator.members, search))
     tokenizer = translator.tokenizer

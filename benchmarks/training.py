@@ -137,10 +137,9 @@ def run(options: argparse.Namespace) -> None:
         job, data = make_job(name, pairs, report, options, dtype, work)
         for setting in options.settings:
             part = result["parts"].setdefault(f"{name} {setting}", {"data": data, "programs": {}})
-            measured = [program for program, found in part["programs"].items() if "failed" not in found]
-            if not {*options.programs} <= {*measured}:
+            if not {*options.programs} <= {*part["programs"]}:
                 # All of a part in the same turns, or a ratio would be between two afternoons: those of before, too.
-                programs = [*options.programs, *(program for program in measured if program not in options.programs)]
+                programs = [*options.programs, *(name for name in part["programs"] if name not in options.programs)]
                 part |= measure(job, setting, programs, options, work) | {"command": command()}
                 write_whole(options.output, f"{json.dumps(result, indent=1)}\n".encode())
             print(f"\n{table(name, setting, part, result)}", flush=True)

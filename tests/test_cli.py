@@ -190,8 +190,7 @@ def test_compare_says_what_two_evaluations_may_be_compared_in(corpus, trained, t
     assert (found.status, found.err) == (0, "")
     for said in (
         "Both are of the same 10 sentences, computed in one way: these numbers may be compared",
-        "checkpoint is 'last' against 10.",
-        "average is 2 against 1.",
+        "checkpoints is [10, 20] against [10].",
         "search.beam_size is 2 against 1.",
         "model.dtype is 'auto' against ",
     ):
@@ -338,7 +337,7 @@ def test_translate_refuses_what_it_cannot_write(corpus, trained):
     assert_refused(call("translate", f"{corpus}/run", "--alignments"), "--alignments needs --jsonl")
     assert_refused(call("translate", f"{corpus}/run", "--top-k", "5"), "they need search.sample")
     pieces = ("--prefix", "der", "--long-input", "split")
-    assert_refused(call("translate", f"{corpus}/run", *pieces), "search.prefix would begin each piece")
+    assert_refused(call("translate", f"{corpus}/run", *pieces), "search.prefix would begin each piece of a line")
     lengths = ("--min-length", "5", "--max-length", "4")
     assert_refused(call("translate", f"{corpus}/run", *lengths), "search.min_length .5. must not exceed")
     for name, message in (

@@ -280,6 +280,33 @@ def out_of_patience(best: int | None, step: int, training: TrainingConfig) -> bo
     )
 
 
+def checkpoint_steps(run_dir: str | Path, checkpoint: Literal["best", "last"] | int, average: int) -> list[int]:
+    """The steps of so many checkpoints, ascending: the one of lowest validation loss, the last or that of a step, and
+    those before it.
+
+    Raises: InputError if the run has no checkpoint, not this one, or not as many.
+    """
+    with _manager(run_dir, **_READ_ONLY) as manager:
+        return _chosen_steps(manager, run_dir, checkpoint, average)
+
+
+def _chosen_steps(
+    manager: ocp.CheckpointManager, run_dir: str | Path, checkpoint: Literal["best", "last"] | int, average: int
+) -> list[int]:
+    steps = list(manager.all_steps())
+    if not steps:
+        raise InputError(f"There is no checkpoint in {Path(run_dir) / 'checkpoints'}.")
+    names = {"best": manager.best_step(), "last": manager.latest_step()}
+    step = names[checkpoint] if isinstance(checkpoint, str) else checkpoint
+    there = f"{run_dir} has those of the steps {', '.join(map(str, steps))}."
+    if step not in steps:
+        raise InputError(f"There is no checkpoint of step {step}: {there}")
+    end = steps.index(step) + 1
+    if not 1 <= average <= end:
+        raise InputError(f"Of step {step} and before, {average} checkpoints cannot be averaged: {there}")
+    return steps[end - average : end]
+
+
 def load_params(
     run_dir: str | Path,
     checkpoint: Literal["best", "last"] | int = "last",
@@ -301,17 +328,7 @@ def load_params(
     Raises: InputError if the run has no checkpoint, not this one, not as many, or one of another tokenizer.
     """
     with _manager(run_dir, **_READ_ONLY) as manager:
-        steps = list(manager.all_steps())
-        if not steps:
-            raise InputError(f"There is no checkpoint in {Path(run_dir) / 'checkpoints'}.")
-        names = {"best": manager.best_step(), "last": manager.latest_step()}
-        step = names[checkpoint] if isinstance(checkpoint, str) else checkpoint
-        there = f"{run_dir} has those of the steps {', '.join(map(str, steps))}."
-        if step not in steps:
-            raise InputError(f"There is no checkpoint of step {step}: {there}")
-        end = steps.index(step) + 1
-        if not 1 <= average <= end:
-            raise InputError(f"Of step {step} and before, {average} checkpoints cannot be averaged: {there}")
+        *before, step = _chosen_steps(manager, run_dir, checkpoint, average)
 
         def read(step: int) -> Params:
             if fingerprint is not None:
@@ -320,7 +337,7 @@ def load_params(
 
         params = read(step)
         total = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
-        for earlier in steps[end - average : end - 1]:
+        for earlier in before:
             total = jax.tree.map(np.add, total, read(earlier))
         mean = jax.tree.map(lambda leaf, like: np.asarray(leaf / average, like.dtype), total, params)
         return {"params": mean["params"], **mean["batch_stats"]}

@@ -349,10 +349,6 @@ class SearchConfig:
             f"search.min_length ({self.min_length}) must not exceed search.max_length ({self.max_length}).",
         )
         require(
-            not self.prefix or self.long_input == "refuse",
-            "search.prefix would begin each piece of a line that is split: leave out search.long_input=split.",
-        )
-        require(
             self.repetition_penalty >= 1,
             f"search.repetition_penalty must be at least 1, but is {self.repetition_penalty}.",
         )

@@ -22,7 +22,8 @@ def check_writable(file: str | Path) -> None:
     path = Path(file)
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(
-            f"{file} cannot be written: it must be a file's name, in a directory that there is and may be written to."
+            f"{file} cannot be written: it must not be a directory, and stand in a directory that there is and may be "
+            "written to."
         )
 
 

@@ -13,15 +13,18 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 
 def is_faster_in_bfloat16(name: str, job_file: str) -> bool:
-    """Tried in another process, so that this one's peak memory is that of the type it goes on with."""
+    """Tried in another process, so that this one's peak memory and caches are those of the type that it takes."""
     command = [sys.executable, "-m", "peers.worker", name, job_file, "choose"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)["bfloat16"]
 
 
@@ -52,18 +55,22 @@ def main() -> None:
     if choose:
         answer(bfloat16=program.is_faster_in_bfloat16(batches[job.warm_up[0]]))
         return
+    begun = time.time()
+    if job.dtype == "bfloat16" and job.device == "cpu" and hasattr(program, "is_faster_in_bfloat16"):
+        program.bfloat16 = is_faster_in_bfloat16(name, job_file)
+    choosing = time.time() - begun  # is no part of the start
     for place, number in enumerate(job.warm_up):
         program.step(batches[number])
         if place == 0:
             program.wait()
-            answer(first_step=time.time())
-            if job.dtype == "bfloat16" and job.device == "cpu" and hasattr(program, "is_faster_in_bfloat16"):
-                program.bfloat16 = is_faster_in_bfloat16(name, job_file)
+            answer(first_step=time.time() - choosing)
     for number in job.warm_up:  # once more: the second time through a shape may still settle memory, or compile
         program.step(batches[number])
     loss = program.wait()
     versions = {package: version(package) for package in program.packages}
-    answer(warm=time.time(), parameters=program.num_parameters, note=program.note, versions=versions, loss=loss)
+    answer(
+        warm=time.time() - choosing, parameters=program.num_parameters, note=program.note, versions=versions, loss=loss
+    )
 
     idle_since = time.process_time()
     for line in sys.stdin:

@@ -1,6 +1,7 @@
 """Whether one run translates better than another: a paired test, the sentences that changed, and what else differs."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformer.config import Config
 from transformer.config_files import to_json
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
-from transformer.files import write_lines, write_whole
+from transformer.files import PART, write_lines, write_whole
 
 EVALUATION = "evaluation.json"  # in a folder of `write_result`: what its translations are of
 INDIFFERENT = {"run_dir", "compilation_cache"}  # what a config may differ in without another result
@@ -31,7 +32,7 @@ class Result:
         hypotheses: its translations.
         config: the `settings`.
         tokenizer: the tokenizer's fingerprint.
-        training_data: that of the training pairs.
+        training_data: that of the training pairs; None where it is not known.
         signatures: of its scores, by metric.
     """
 
@@ -40,7 +41,7 @@ class Result:
     hypotheses: Sequence[str]
     config: Mapping[str, Any]
     tokenizer: str
-    training_data: str
+    training_data: str | None
     signatures: Mapping[str, str]
 
 
@@ -79,14 +80,31 @@ class Comparison:
     caveats: list[str]
 
 
-def settings(config: Config, checkpoint: str | int, ensemble: Sequence[str] = ()) -> dict[str, Any]:
-    """All that decides a run's translations, as JSON has it: its config, and which checkpoint was taken."""
-    return json.loads(to_json(config)) | {"checkpoint": checkpoint, "ensemble": [*ensemble]}
+def settings(
+    config: Config, steps: Sequence[int], ensemble: Sequence[tuple[str, Sequence[int]]] = ()
+) -> dict[str, Any]:
+    """All that decides a run's translations, as JSON has it: its config, the steps of the checkpoints whose mean was
+    taken, and the further runs of an ensemble with theirs."""
+    decided = json.loads(to_json(config)) | {"checkpoints": [*steps]}
+    del decided["average"]  # what it asks for; the checkpoints are what it got
+    return decided | {"ensemble": [[run, [*own]] for run, own in ensemble]}
+
+
+def training_data(run_dir: str | Path) -> str | None:
+    """The fingerprint of the pairs that a run was trained on; None if it does not say."""
+    file = Path(run_dir) / "data.json"
+    return json.loads(file.read_text(encoding="utf-8"))["train"]["sha256"] if file.exists() else None
 
 
 def write_result(folder: Path, result: Result, scores: str) -> None:
-    """Writes test.jsonl, hypotheses.txt, scores.json and last evaluation.json, which `read_result` reads."""
-    folder.mkdir(exist_ok=True)
+    """Writes test.jsonl, hypotheses.txt, scores.json and evaluation.json, which `read_result` reads: all, or nothing of
+    this name.
+
+    Raises: OSError if the folder is there already.
+    """
+    whole, folder = folder, folder.with_name(f"{folder.name}{PART}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     pairs = zip(result.pairs.sources, result.pairs.targets, strict=True)
     rows = ({"source": source, "reference": reference} for source, reference in pairs)
     write_lines(folder / "test.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
@@ -94,6 +112,7 @@ def write_result(folder: Path, result: Result, scores: str) -> None:
     write_whole(folder / "scores.json", scores.encode())
     about = {name: getattr(result, name) for name in ("config", "tokenizer", "training_data", "signatures")}
     write_whole(folder / EVALUATION, f"{json.dumps({'run': result.name} | about, indent=2)}\n".encode())
+    folder.rename(whole)
 
 
 def read_result(folder: str | Path) -> Result:
@@ -167,7 +186,9 @@ def compare(first: Result, second: Result, *, bootstrap: int = 1000) -> Comparis
 def caveats(first: Result, second: Result) -> list[str]:
     """What differs between two runs besides their translations, a sentence each."""
     found = []
-    if first.training_data != second.training_data:
+    if None in (first.training_data, second.training_data):
+        found.append("What one of them was trained on is not known.")
+    elif first.training_data != second.training_data:
         found.append("They were trained on other data, or cut it into other tokens.")
     if first.tokenizer != second.tokenizer:
         found.append("Their tokenizers differ: loss and perplexity cannot be compared; BLEU, chrF and TER can.")
@@ -192,7 +213,8 @@ def _verdict(first: Result, second: Result) -> str:
             "have written may not."
         )
     return (
-        f"{sentences}, computed in one way: these numbers may be compared, and so may those that the runs have written."
+        f"{sentences}, computed in one way: these numbers may be compared, and so may the BLEU, chrF and TER that the "
+        "runs have written."
     )
 
 
@@ -219,7 +241,8 @@ def to_text(comparison: Comparison, first: Result, second: Result, sentences: in
     lines = [_verdict(first, second)]
     for name, metric in comparison.metrics.items():
         scores = f"{metric.first:7.2f} {metric.second:7.2f}  {metric.second - metric.first:+.2f}"
-        lines.append(f"{name:<6}{scores}  p = {metric.p_value:.3f}  {metric.signature}")
+        lower = " (the lower the better)" if name == "TER" else ""
+        lines.append(f"{name:<6}{scores}  p = {metric.p_value:.3f}  {metric.signature}{lower}")
     total = len(first.pairs.sources)
     better = sum(gain > 0 for _, gain in comparison.changes)
     lines.append(

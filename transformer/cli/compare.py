@@ -37,27 +37,26 @@ def main(arguments: list[str]) -> None:
 
 def _read(run_dir: str) -> "Result":
     """What a run has kept of its test set, or an evaluation of its own: nothing is translated anew."""
-    from transformer.analysis.comparison import EVALUATION, Result, read_result, settings
+    from transformer.analysis.comparison import EVALUATION, Result, read_result, settings, training_data
 
     if (Path(run_dir) / EVALUATION).exists():
         return read_result(run_dir)
-    from transformer.checkpoint import read_config
+    from transformer.checkpoint import read_config, saved_steps
     from transformer.data.tokenizer import Tokenizer
     from transformer.experiment import read_test_set
 
     config, run = read_config(run_dir), Path(run_dir)
-    for name in ("hypotheses.txt", "scores.json", "data.json"):
+    for name in ("hypotheses.txt", "scores.json"):
         if not (run / name).exists():
             raise InputError(f"The run in {run_dir} has no {name}: it has not come to its end, or has no test set.")
     scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
-    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.load(run / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
     return Result(
         name=run_dir,
         pairs=read_test_set(run_dir, config.data),
         hypotheses=(run / "hypotheses.txt").read_text(encoding="utf-8").split("\n")[:-1],
-        config=settings(config, "last"),
+        config=settings(config, saved_steps(run)[-config.average :]),
         tokenizer=tokenizer.fingerprint,
-        training_data=data["train"]["sha256"],
+        training_data=training_data(run),
         signatures={name: scores[name]["signature"] for name in ("bleu", "chrf", "ter")},
     )

@@ -2,8 +2,9 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -58,24 +59,43 @@ def parse(options: type[Options], arguments: list[str], command: str) -> Options
     return tyro.cli(configured, args=arguments, prog=f"transformer {command}", description=options.__doc__)
 
 
-def averaged(options: RunOptions, config: Config) -> int:
-    """How many checkpoints `load_translator` takes the mean of, if the run has as many."""
-    if options.average is not None:
-        return options.average
-    return config.average if options.checkpoint == "last" else 1
+class Member(NamedTuple):
+    """A run that translates, and the steps of the checkpoints that are averaged."""
+
+    run: str
+    steps: list[int]
 
 
-def load_translator(options: RunOptions, dtype: Dtype | None = None) -> "Translator":
+def members_of(options: RunOptions) -> list[Member]:
+    """The run and the further ones of an ensemble.
+
+    Raises: InputError if one is none, or has not the checkpoints asked for.
+    """
+    from transformer.checkpoint import checkpoint_steps, read_config, saved_steps
+
+    others = options.ensemble if isinstance(options, DecodingOptions) else ()
+    members = []
+    named: list[tuple[str, Checkpoint]] = [(options.run, options.checkpoint)]
+    for run, checkpoint in named + [_named(other, options) for other in others]:
+        average, config = options.average, read_config(run)
+        if average is None:
+            average = min(config.average, max(len(saved_steps(run)), 1)) if checkpoint == "last" else 1
+        members.append(Member(run, checkpoint_steps(run, checkpoint, average)))
+    return members
+
+
+def load_translator(
+    options: RunOptions, dtype: Dtype | None = None, members: Sequence[Member] | None = None
+) -> "Translator":
     """The run's translator, or that of the ensemble; in the run's compute type unless another is given."""
     from transformer.inference.translator import ensemble, load
 
     prepare(options.run, dtype)
-    others = options.ensemble if isinstance(options, DecodingOptions) else ()
-    members = [(options.run, options.checkpoint), *(_member(other, options) for other in others)]
-    return ensemble([load(run, checkpoint, options.average, dtype) for run, checkpoint in members])
+    members = members_of(options) if members is None else members
+    return ensemble([load(run, steps[-1], len(steps), dtype) for run, steps in members])
 
 
-def _member(name: str, options: RunOptions) -> tuple[str, Checkpoint]:
+def _named(name: str, options: RunOptions) -> tuple[str, Checkpoint]:
     """A further run of an ensemble, and its checkpoint."""
     run, at, checkpoint = name.rpartition("@")
     if not at or os.path.isdir(name):

@@ -1,13 +1,13 @@
 """`transformer evaluate`: score a run on its test set, or on other files."""
 
 import dataclasses
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformer.cli.decoding import DecodingOptions, averaged, load_translator, parse, prepare
+from transformer.cli.decoding import DecodingOptions, Member, load_translator, members_of, parse, prepare
 from transformer.config import DataConfig
 from transformer.errors import InputError
 from transformer.files import check_writable
@@ -50,39 +50,42 @@ def main(arguments: list[str]) -> None:
         if Path(options.output).exists():
             raise InputError(f"--output {options.output} is there already: give the name of a new folder.")
         check_writable(options.output)
-    translator = load_translator(options)
+    members = members_of(options)
+    translator = load_translator(options, members=members)
     pairs = _read_pairs(options, translator.config.data)
     scores, hypotheses = translator.evaluate(pairs, options.search)
-    if options.output is not None:
-        _keep(options, translator, pairs, scores, hypotheses)
     if options.json:
         print(scores.to_json(), end="")
     else:
         print(scores.to_text())
+    if options.output is not None:
+        _keep(options.output, options, members, translator, pairs, scores, hypotheses)
 
 
 def _keep(
-    options: EvaluationOptions, translator: "Translator", pairs: "Pairs", scores: "Scores", hypotheses: list[str]
+    folder: str,
+    options: EvaluationOptions,
+    members: Sequence[Member],
+    translator: "Translator",
+    pairs: "Pairs",
+    scores: "Scores",
+    hypotheses: list[str],
 ) -> None:
     """Writes what `--output` promises."""
-    from transformer.analysis.comparison import Result, settings, write_result
+    from transformer.analysis.comparison import Result, settings, training_data, write_result
 
-    config = dataclasses.replace(
-        translator.config,
-        search=options.search,
-        average=averaged(options, translator.config),
-        model=dataclasses.replace(translator.config.model, dtype=str(translator.model.dtype)),
-    )
+    model = dataclasses.replace(translator.config.model, dtype=str(translator.model.dtype))
+    config = dataclasses.replace(translator.config, search=options.search, model=model)
     result = Result(
         name=options.run,
         pairs=pairs,
         hypotheses=hypotheses,
-        config=settings(config, options.checkpoint, options.ensemble),
+        config=settings(config, members[0].steps, members[1:]),
         tokenizer=translator.tokenizer.fingerprint,
-        training_data=json.loads((Path(options.run) / "data.json").read_text(encoding="utf-8"))["train"]["sha256"],
+        training_data=training_data(options.run),
         signatures={"bleu": scores.bleu.signature, "chrf": scores.chrf.signature, "ter": scores.ter.signature},
     )
-    write_result(Path(str(options.output)), result, scores.to_json())
+    write_result(Path(folder), result, scores.to_json())
 
 
 def _watch(options: EvaluationOptions) -> None:

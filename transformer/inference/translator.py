@@ -314,9 +314,11 @@ def translations(
 
     Raises:
         InputError: a sentence has more tokens than the model has positions (its line is named), and `search.long_input`
-            is not `split`; a forbidden word is not one piece.
+            is not `split`; that is asked for together with a prefix; a forbidden word is not one piece.
     """
     members = tuple((model, jax.device_put(params)) for model, params in members)
+    if search.prefix and search.long_input == "split":
+        raise InputError("search.prefix would begin each piece of a line: leave out search.long_input=split.")
     ids = search_ids(tokenizer, search)
     longest, numbered = longest_source(members), enumerate(sentences)
     while window := list(itertools.islice(numbered, WINDOW)):
@@ -343,9 +345,10 @@ def search_ids(tokenizer: Tokenizer, search: SearchConfig) -> SearchIds:
     """
     pieces, forbidden = tokenizer.encode_batch(search.forbidden), list[int]()
     for word, ids in zip(search.forbidden, pieces, strict=True):
-        # A word is cut as it begins a text: behind a space. Without one it is another piece, if any.
-        own = {ids[0]} if len(ids) == 1 else set[int]()
-        own |= {piece for piece in (tokenizer.piece_id(word),) if piece is not None}
+        # Our tokenizer cuts a word as it begins a text: behind a space. Others may do so only where there is one, and
+        # where there is none it is another piece, if any.
+        spaced, inner = tokenizer.encode_batch([f" {word}"])[0], tokenizer.piece_id(word)
+        own = {cut[0] for cut in (ids, spaced) if len(cut) == 1} | ({inner} if inner is not None else set())
         if not own:
             raise InputError(
                 f"Only what is one piece of the vocabulary can be forbidden, but {word!r} is {len(ids)} pieces."

@@ -20,7 +20,7 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path, monkeypa
     (tmp_path / "old.json").touch()
     check_writable(tmp_path / "old.json")
     for file in (tmp_path, tmp_path / "nowhere" / "new.json", tmp_path / "old.json" / "new.json", ""):
-        with pytest.raises(InputError, match="cannot be written: it must be a file's name"):
+        with pytest.raises(InputError, match="cannot be written: it must not be a directory, and stand"):
             check_writable(file)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(InputError, match="may be written to"):

@@ -280,13 +280,19 @@ def out_of_patience(best: int | None, step: int, training: TrainingConfig) -> bo
     )
 
 
-def checkpoint_steps(run_dir: str | Path, checkpoint: Literal["best", "last"] | int, average: int) -> list[int]:
+def checkpoint_steps(
+    run_dir: str | Path, checkpoint: Literal["best", "last"] | int = "last", average: int | None = None
+) -> list[int]:
     """The steps of so many checkpoints, ascending: the one of lowest validation loss, the last or that of a step, and
-    those before it.
+    those before it. Without a number, of the last one as many as the run's config says, or as there are; of another,
+    only itself.
 
-    Raises: InputError if the run has no checkpoint, not this one, or not as many.
+    Raises: InputError if the directory is not that of a run, or it has no checkpoint, not this one, or not as many.
     """
+    config = read_config(run_dir)
     with _manager(run_dir, **_READ_ONLY) as manager:
+        if average is None:
+            average = min(config.average, max(len(manager.all_steps()), 1)) if checkpoint == "last" else 1
         return _chosen_steps(manager, run_dir, checkpoint, average)
 
 

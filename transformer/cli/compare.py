@@ -41,7 +41,7 @@ def _read(run_dir: str) -> "Result":
 
     if (Path(run_dir) / EVALUATION).exists():
         return read_result(run_dir)
-    from transformer.checkpoint import read_config, saved_steps
+    from transformer.checkpoint import checkpoint_steps, read_config
     from transformer.data.tokenizer import Tokenizer
     from transformer.experiment import read_test_set
 
@@ -55,7 +55,7 @@ def _read(run_dir: str) -> "Result":
         name=run_dir,
         pairs=read_test_set(run_dir, config.data),
         hypotheses=(run / "hypotheses.txt").read_text(encoding="utf-8").split("\n")[:-1],
-        config=settings(config, saved_steps(run)[-config.average :]),
+        config=settings(config, checkpoint_steps(run)),
         tokenizer=tokenizer.fingerprint,
         training_data=training_data(run),
         signatures={name: scores[name]["signature"] for name in ("bleu", "chrf", "ter")},

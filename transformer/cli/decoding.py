@@ -71,17 +71,12 @@ def members_of(options: RunOptions) -> list[Member]:
 
     Raises: InputError if one is none, or has not the checkpoints asked for.
     """
-    from transformer.checkpoint import checkpoint_steps, read_config, saved_steps
+    from transformer.checkpoint import checkpoint_steps
 
     others = options.ensemble if isinstance(options, DecodingOptions) else ()
-    members = []
     named: list[tuple[str, Checkpoint]] = [(options.run, options.checkpoint)]
-    for run, checkpoint in named + [_named(other, options) for other in others]:
-        average, config = options.average, read_config(run)
-        if average is None:
-            average = min(config.average, max(len(saved_steps(run)), 1)) if checkpoint == "last" else 1
-        members.append(Member(run, checkpoint_steps(run, checkpoint, average)))
-    return members
+    named += [_named(other, options) for other in others]
+    return [Member(run, checkpoint_steps(run, checkpoint, options.average)) for run, checkpoint in named]
 
 
 def load_translator(

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int
 
-from transformer.checkpoint import load_params, read_config, saved_steps
+from transformer.checkpoint import checkpoint_steps, load_params, read_config
 from transformer.config import Config, SearchConfig
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
@@ -257,9 +257,8 @@ def load(
     config = read_config(run_dir)
     compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
     tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
-    if average is None:
-        average = min(config.average, len(saved_steps(run_dir))) if checkpoint == "last" else 1
-    params = load_params(run_dir, checkpoint, average, tokenizer.fingerprint)
+    steps = checkpoint_steps(run_dir, checkpoint, average)
+    params = load_params(run_dir, steps[-1], len(steps), tokenizer.fingerprint)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))
     return Translator(config, model, jax.device_put(params), tokenizer)
 

@@ -48,18 +48,19 @@ def drawn(config: ModelConfig) -> dict[str, Any]:
     rng = np.random.default_rng(0)
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if len(shape) == 1:
+        if len(shape) - ("/layers/" in name) == 1:
             return np.full(shape, name.endswith("/scale"), np.float32)
         return (rng.normal(size=shape) / math.sqrt(config.d_model)).astype(np.float32)
 
     return unflatten_dict({name: draw(name, leaf.shape) for name, leaf in parameters(config).items()}, sep="/")
 
 
-def test_section_3_1_base_has_six_layers_each_side_and_normalizes_behind_each_sublayer():
+def test_section_3_1_base_has_six_layers_each_side_and_normalizes_after_each_sublayer():
     names = parameters(BASE)
-    stacks = {name.split("/")[0] for name in names} - {"embedding"}
-    assert stacks == {f"{side}_{i}" for side in ("encoder", "decoder") for i in range(6)}  # no norm outside the layers
-    sublayers = {name.split("/")[1] for name in names if name.startswith("decoder_0/")}
+    stacks = {"/".join(name.split("/")[:2]) for name in names} - {"embedding"}
+    assert stacks == {"encoder/layers", "decoder/layers"}  # no norm outside the layers
+    assert {leaf.shape[0] for name, leaf in names.items() if "/layers/" in name} == {6}
+    sublayers = {name.split("/")[2] for name in names if name.startswith("decoder/layers/")}
     assert {name for name in sublayers if name.endswith("_norm")} == {
         "self_attention_norm",
         "cross_attention_norm",
@@ -92,8 +93,8 @@ def test_equation_1():
 def test_section_3_2_2_heads_share_d_model(num_heads):
     """d_k = d_v = d_model / h, so their number costs no parameter (Table 3, rows A); W^Q holds all heads'."""
     config = dataclasses.replace(BASE, num_heads=num_heads)
-    attention = {name: leaf.shape for name, leaf in parameters(config).items() if name.startswith("encoder_0/att")}
-    kernels = {f"encoder_0/attention/{name}/kernel": (512, 512) for name in ("query", "key", "value", "output")}
+    attention = {name: leaf.shape for name, leaf in parameters(config).items() if "encoder/layers/self_att" in name}
+    kernels = {f"encoder/layers/self_attention/{name}/kernel": (6, 512, 512) for name in ("query", "key", "value", "output")}
     assert kernels.items() <= attention.items()
     assert count(config) == count(BASE)
 
@@ -224,7 +225,8 @@ def test_equation_3():
 
 def test_section_5_4_residual_dropout_is_on_every_sublayer_and_on_the_sums_of_embeddings_and_positions():
     out = captured(dataclasses.replace(TINY, dropout=0.5), training=True)
-    sublayers = ["encoder_0/attention", "encoder_0/feed_forward", *(f"decoder_0/{name}" for name in DECODER_SUBLAYERS)]
+    sublayers = ["encoder/layers/self_attention", "encoder/layers/feed_forward"]
+    sublayers += [f"decoder/layers/{name}" for name in DECODER_SUBLAYERS]
     assert set(out) == {"source_dropout", "target_dropout", *(f"{name}_norm/dropout" for name in sublayers)}
     for name, values in out.items():
         assert 0.35 < (values == 0).mean() < 0.65, name

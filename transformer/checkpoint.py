@@ -37,12 +37,14 @@ from transformer.config import Config, TrainingConfig
 from transformer.config_files import from_json, to_json
 from transformer.errors import InputError
 from transformer.files import PART, write_whole
+from transformer.parameters import from_version_0_1
 from transformer.shapes import Params
 
 # Orbax reports its routine on absl's logger, and absl sends it to stderr. What goes wrong it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 DIVERGED = "diverged.txt"
+LAYOUT = 2  # of the parameters; version 0.1 had no number, and each layer was a module of its own
 _READ_ONLY = {"read_only": True, "create": False, "save_interval_steps": 0}
 
 
@@ -61,6 +63,14 @@ def check_run(run_dir: str | Path, config: Config) -> None:
     if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"The run directory {run_dir} cannot be written to. Give another --run-dir.")
     if (run_dir / "config.json").exists():
+        with _manager(run_dir, **_READ_ONLY) as manager:
+            last = manager.latest_step()
+            resumable = last is None or _about(manager, last).get("layout") == LAYOUT
+        if not resumable:
+            raise InputError(
+                f"The run in {run_dir} was made by version 0.1, whose parameters were arranged otherwise. It can be "
+                "translated with and evaluated, but not resumed: give another --run-dir."
+            )
         there, here = _fields(read_config(run_dir)), _fields(config)
         for name, value in here.items():
             if there[name] != value:
@@ -178,7 +188,7 @@ class Checkpoints:
                 "the last checkpoint."
             )
         arguments = ocp.args.Composite(**{name: ocp.args.PyTreeSave(item) for name, item in items.items()})
-        about = {"fingerprint": self._fingerprint}
+        about = {"fingerprint": self._fingerprint, "layout": LAYOUT}
         with self._writing():
             saved = self._manager.save(step, args=arguments, metrics=dict(metrics), custom_metadata=about)
         if not saved:
@@ -342,11 +352,13 @@ def load_params(
             return _read(manager, step, ocp.args.Composite(params=_restore_as(None)))["params"]
 
         params = read(step)
+        layout = _about(manager, step).get("layout")
         total = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
         for earlier in before:
             total = jax.tree.map(np.add, total, read(earlier))
         mean = jax.tree.map(lambda leaf, like: np.asarray(leaf / average, like.dtype), total, params)
-        return {"params": mean["params"], **mean["batch_stats"]}
+        variables = {"params": mean["params"], **mean["batch_stats"]}
+        return variables if layout == LAYOUT else {name: from_version_0_1(tree) for name, tree in variables.items()}
 
 
 def _items(state: Any) -> dict[str, dict[str, Any]]:
@@ -386,8 +398,13 @@ def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) 
 
 
 def _check_fingerprint(manager: ocp.CheckpointManager, step: int, fingerprint: str) -> None:
-    if manager.metadata(step).custom_metadata != {"fingerprint": fingerprint}:
+    if _about(manager, step).get("fingerprint") != fingerprint:
         raise InputError(
             f"The checkpoint of step {step} in {manager.directory} was trained with another tokenizer than the "
             "tokenizer.json of its run directory. Restore the file that the run wrote."
         )
+
+
+def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    """What was saved beside the arrays: the tokenizer's fingerprint and the layout of the parameters."""
+    return dict(manager.metadata(step).custom_metadata or {})

@@ -164,12 +164,22 @@ class ModelConfig:
     """Dropout behind the feed-forward layer's nonlinearity."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute type; `auto` is bfloat16 where the hardware has it. Parameters are always float32."""
+    implementation: Literal["auto", "plain"] = "auto"
+    """`auto`: the functions that train fastest on the backend; `plain`: the equations as written, in float32 between
+    activations, which differentiate in every mode (`jax.jvp`, `jax.hessian`)."""
+    scan_unroll: int | None = None
+    """Layers that the compiled loop over a stack contains. 1 compiles fastest; more run faster. None: all layers on a
+    CPU, else 1."""
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "d_model", "num_heads", "d_ff", "max_positions"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1, but is {getattr(self, name)}.")
         for name in ("num_encoder_layers", "num_decoder_layers"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1, but is {getattr(self, name)}.")
+        require(
+            self.scan_unroll is None or self.scan_unroll >= 1,
+            f"model.scan_unroll must be at least 1, but is {self.scan_unroll}.",
+        )
         require(
             self.d_model % self.num_heads == 0,
             f"model.d_model must be divisible by model.num_heads, but {self.d_model} is not divisible by "

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from transformer.config import Config, require
 from transformer.errors import InputError
 
+REMOVED = {"training.num_shapes"}  # fields of version 0.1 that a run's config.json may still have
+
 
 def to_json(config: Any) -> str:
     """The config as indented JSON, every field named."""
@@ -34,6 +36,7 @@ def _from_dict(cls: Any, values: Any, where: str) -> Any:
         isinstance(values, dict), f"The config's {where.removesuffix('.') or 'top level'} must be an object of fields."
     )
     hints = typing.get_type_hints(cls)
+    values = {name: value for name, value in values.items() if f"{where}{name}" not in REMOVED}
     unknown = sorted(set(values) - set(hints))
     require(
         not unknown,

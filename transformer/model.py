@@ -9,23 +9,23 @@ decides between the batch's statistics and the running ones.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from transformer.config import ModelConfig
-from transformer.layers import Cache, DecoderLayer, Dropout, EncoderLayer, Norm
+from transformer.layers import Build, Dropout, Masks
 from transformer.ops.dropout import DropoutKey
-from transformer.ops.linear import product_transposed
-from transformer.ops.loss import cross_entropy
 from transformer.ops.masks import ancestor_mask, causal_mask, padding_mask, segment_mask
 from transformer.ops.positions import segment_positions, sinusoidal_positions
 from transformer.shapes import Batch
+from transformer.stack import Caches, Stack
 
-Weights = dict[str, Float[Array, "B H Q K"]]  # attention weights by the name of their layer and kind
+Weights = dict[str, Float[Array, "L B H Q K"]]  # attention weights of all layers by kind: encoder, decoder, cross
 
 
 class Transformer(nn.Module):
@@ -35,11 +35,13 @@ class Transformer(nn.Module):
         config: the architecture.
         dtype: type of the computation, float32 or bfloat16; parameters are float32.
         axis_name: name of the mapped device axis over which batch norm sums its statistics, if any.
+        backend: what the program is compiled for; None is jax's default backend.
     """
 
     config: ModelConfig
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    backend: Literal["cpu", "gpu", "tpu"] | None = None
 
     def setup(self) -> None:
         config = self.config
@@ -56,13 +58,19 @@ class Transformer(nn.Module):
             self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (config.vocabulary_size,))
         if config.positions == "learned":
             self.position_table = self.param("positions", normal, (config.max_positions, config.d_model))
-        self.encoder = [EncoderLayer(config, self.axis_name) for _ in range(config.num_encoder_layers)]
-        self.decoder = [DecoderLayer(config, self.axis_name) for _ in range(config.num_decoder_layers)]
-        self.source_dropout = Dropout(config.dropout)
-        self.target_dropout = Dropout(config.dropout)
-        if config.norm_position == "pre":
-            self.encoder_norm = Norm(config, self.axis_name)
-            self.decoder_norm = Norm(config, self.axis_name)
+        backend = jax.default_backend() if self.backend is None else self.backend
+        build = Build.choose(config, self.axis_name, backend)
+        self.ops = build.ops
+        self.source_dropout = Dropout(build, config.dropout)
+        self.target_dropout = Dropout(build, config.dropout)
+
+        def stack(is_decoder: bool, num_layers: int) -> Stack:
+            # Compiling is quick on a CPU, and slicing the stacked parameters at run time is not.
+            unroll = (num_layers if backend == "cpu" else 1) if config.scan_unroll is None else config.scan_unroll
+            return Stack(build, is_decoder, num_layers, min(unroll, num_layers))
+
+        self.encoder = stack(False, config.num_encoder_layers)
+        self.decoder = stack(True, config.num_decoder_layers)
 
     def __call__(
         self,
@@ -73,20 +81,20 @@ class Transformer(nn.Module):
         dropout: DropoutKey | None = None,
         return_weights: bool = False,
     ) -> tuple[Float[Array, "B T V"], Weights]:
-        """Logits of the token behind each position of `target`, which starts with the start id.
+        """Next-token logits for every position of `target`, which begins with the start token.
 
         Args:
             source: token ids, the end id last.
             source_mask: True for tokens, False for padding.
-            target: token ids behind the start id.
+            target: token ids after the start id.
             target_mask: True for tokens, False for padding; only batch norm needs it, since no position attends to a
                 later one.
             dropout: None when evaluating.
             return_weights: whether to return the attention weights.
 
         Returns:
-            Float32 logits, and a dict of attention weights [B, H, Q, K], empty unless asked for: `encoder/0`,
-            `decoder/0`, `cross/0` and so on, one entry a layer and kind.
+            Float32 logits, and a dict of attention weights [L, B, H, Q, K], empty unless asked for: `encoder` and
+            `decoder` for the self-attention of all L layers, `cross` for the decoder's attention to the encoder.
         """
         memory, encoder_weights = self.encode(source, source_mask, dropout, return_weights)
         logits, decoder_weights = self.decode(target, memory, source_mask, target_mask, dropout, return_weights)
@@ -113,8 +121,8 @@ class Transformer(nn.Module):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The summed cross-entropy of a batch in nats (section 5.4), and the number of its target tokens.
 
-        The output layer and the loss are one function, `ops.loss.cross_entropy`: the logits of a whole batch never
-        exist at once.
+        The output layer and the loss are one function, `ops.cross_entropy`: the logits of a whole batch never exist at
+        once.
         """
         hidden = self.hidden(
             batch.source,
@@ -125,7 +133,7 @@ class Transformer(nn.Module):
             batch.source_segments,
             batch.target_segments,
         )
-        return cross_entropy(
+        return self.ops.cross_entropy(
             hidden.reshape(-1, hidden.shape[-1]),
             self.output_table(),
             self.output_bias(),
@@ -146,12 +154,8 @@ class Transformer(nn.Module):
         x = self._embed(source, self.source_table(), self._positions(source, segments))
         x = self.source_dropout(x, dropout)
         mask = padding_mask(source_mask) if segments is None else segment_mask(segments, segments)
-        weights = {}
-        for number, layer in enumerate(self.encoder):
-            x, weights[f"encoder/{number}"] = layer(x, source_mask, mask, dropout, return_weights)
-        if self.config.norm_position == "pre":
-            x = self.encoder_norm(x, source_mask, dropout is not None)
-        return x, weights if return_weights else {}
+        x, (weights, _) = self.encoder(x, None, Masks(source_mask, mask), dropout, return_weights)
+        return x, {} if weights is None else {"encoder": weights}
 
     def decode(
         self,
@@ -166,49 +170,40 @@ class Transformer(nn.Module):
         x, weights = self._decode(target, memory, source_mask, target_mask, dropout, return_weights)
         return self.logits(x), weights
 
-    def start_decoding(self, memory: Float[Array, "B S D"]) -> tuple[list[Cache], list[tuple[Array, Array]]]:
-        """A cache without any position, and the keys and values of the encoder's output for each layer."""
-        config = self.config
-        empty = jnp.zeros((memory.shape[0], config.num_heads, 0, config.d_model // config.num_heads), self.dtype)
-        cache = [(empty, empty) for _ in self.decoder]
-        return cache, [layer.cross_attention.keys_and_values(memory) for layer in self.decoder]
+    def start_decoding(self, memory: Float[Array, "B S D"]) -> tuple[Caches, Caches]:
+        """Caches without any position, and the keys and values of the encoder's output for each layer."""
+        return self.decoder.empty_caches(memory.shape[0], self.dtype), self.decoder.memory_keys_and_values(memory)
 
     def decode_step(
         self,
         token: Int[Array, "B K"],
         position: Int[Array, ""],
         origins: Int[Array, "B K P"],
-        cache: list[Cache],
-        memory: list[tuple[Array, Array]],
+        caches: Caches,
+        memory: Caches,
         source_mask: Bool[Array, "B S"],
-    ) -> tuple[Float[Array, "B K V"], list[Cache]]:
-        """Logits of the token behind `token`, for K hypotheses a sentence, and the cache with `token` in it.
+    ) -> tuple[Float[Array, "B K V"], Caches]:
+        """Logits of the token after `token`, for K hypotheses a sentence, and the caches with `token` in them.
 
         Args:
             token: the newest token of each hypothesis, at `position` (the start id at 0).
-            position: how many tokens stand before it, below P.
-            origins: in which of the K places each hypothesis's token of each position was computed; at `position`
-                its own. So the cache need not be reordered when hypotheses change their places.
-            cache: keys and values [B, H, P K, E] of each layer, as the last step returned them, grown to P positions
-                with anything.
+            position: how many tokens come before it, below P.
+            origins: `origins[b, k, p]` is the beam slot in which hypothesis k's token at position p was computed; at
+                `position`, k itself. Following it makes reordering the caches unnecessary when hypotheses move
+                between slots.
+            caches: keys and values of all layers, of P K positions: those of the last step, grown to P positions with
+                anything.
             memory: the encoder's keys and values, from `start_decoding`.
             source_mask: True for the source's tokens.
         """
         x = self._embed(token, self.target_table(), self._position_table(origins.shape[2])[position])
-        self_mask, memory_mask = ancestor_mask(origins, position), padding_mask(source_mask)
-        new_cache = []
-        for layer, layer_cache, layer_memory in zip(self.decoder, cache, memory, strict=True):
-            x, layer_cache = layer.step(x, position, self_mask, layer_cache, layer_memory, memory_mask)
-            new_cache.append(layer_cache)
-        if self.config.norm_position == "pre":
-            x = self.decoder_norm(x, None, False)
-        return self.logits(x), new_cache
+        masks = Masks(None, ancestor_mask(origins, position), padding_mask(source_mask))
+        x, caches = self.decoder.step(x, caches, position * token.shape[1], memory, masks)
+        return self.logits(x), caches
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """The output layer (section 3.4), in float32."""
-        rows = x.reshape(-1, x.shape[-1])
-        logits = product_transposed(rows, self.output_table().astype(x.dtype)) + self.output_bias()
-        return logits.reshape(*x.shape[:-1], -1)
+        return self.ops.output_logits(x, self.output_table(), self.output_bias())
 
     def source_table(self) -> Array:
         return self.embedding if self.config.shared_embeddings == "all" else self.source_embedding
@@ -259,11 +254,8 @@ class Transformer(nn.Module):
         if source_segments is not None and target_segments is not None:
             self_mask &= segment_mask(target_segments, target_segments)
             memory_mask = segment_mask(target_segments, source_segments)
-        weights = {}
-        for number, layer in enumerate(self.decoder):
-            x, (weights[f"decoder/{number}"], weights[f"cross/{number}"]) = layer(
-                x, memory, target_mask, self_mask, memory_mask, dropout, return_weights
-            )
-        if self.config.norm_position == "pre":
-            x = self.decoder_norm(x, target_mask, dropout is not None)
-        return x, weights if return_weights else {}
+        masks = Masks(target_mask, self_mask, memory_mask)
+        x, (self_weights, cross_weights) = self.decoder(x, memory, masks, dropout, return_weights)
+        if self_weights is None or cross_weights is None:
+            return x, {}
+        return x, {"decoder": self_weights, "cross": cross_weights}

@@ -9,7 +9,7 @@ import pytest
 from transformer.analysis.heads import ablate, describe, measure, to_text
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
-from transformer.layers import MultiHeadAttention
+from transformer.layers import Build, MultiHeadAttention
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -34,16 +34,18 @@ def test_what_follows_from_the_weights():
 
 
 def test_ablation_is_a_head_without_output(run):
-    module = MultiHeadAttention(run.model.config)
+    module = MultiHeadAttention(Build.choose(run.model.config))
     x = jax.random.normal(jax.random.key(0), (1, 6, 16))
     mask = jnp.ones((1, 1, 6, 6), bool)
 
+    def second_layer(params):
+        return jax.tree.map(lambda leaf: leaf[1], params["params"]["encoder"]["layers"]["self_attention"])
+
     def attend(params):
-        own = {"params": params["params"]["encoder_1"]["attention"]}
-        return module.apply(own, x, x, mask, return_weights=True)
+        return module.apply({"params": second_layer(params)}, x, x, mask, return_weights=True)
 
     whole, weights = attend(run.params)
-    kernels = run.params["params"]["encoder_1"]["attention"]
+    kernels = second_layer(run.params)
     values = np.asarray(x[0] @ kernels["value"]["kernel"]).reshape(6, 4, 4)
     for head in range(4):
         own = np.asarray(weights)[0, head] @ values[:, head] @ kernels["output"]["kernel"][4 * head : 4 * head + 4]
@@ -52,7 +54,7 @@ def test_ablation_is_a_head_without_output(run):
     # Nothing else is touched, not even in the tree that was given.
     other = ablate(run.params, "cross", 0, 2, 4)
     changed = jax.tree.map(lambda one, two: bool((np.asarray(one) != np.asarray(two)).any()), run.params, other)
-    assert sum(jax.tree.leaves(changed)) == changed["params"]["decoder_0"]["cross_attention"]["output"]["kernel"] == 1
+    assert sum(jax.tree.leaves(changed)) == changed["params"]["decoder"]["layers"]["cross_attention"]["output"]["kernel"] == 1
 
 
 def test_measure(run, view):

@@ -1,7 +1,7 @@
 import jax
-import jax.numpy as jnp
 import pytest
 
+from transformer import parameters
 from transformer.config import Config, DataConfig, ModelConfig, SearchConfig
 from transformer.data.tokenizer import Tokenizer
 from transformer.inference.translator import Translator
@@ -28,7 +28,12 @@ TINY = Config(
 def random_translator() -> Translator:
     """An untrained model whose translations are of many lengths, and none of them like another."""
     tokenizer = Tokenizer.train(["seven men see seventeen seas", "the men see the sea then"] * 20, 270, TINY.tokenizer)
-    tokens, mask = jnp.zeros((1, 1), int), jnp.ones((1, 1), bool)
-    variables = jax.jit(Transformer(TINY.model).init)(jax.random.key(3), tokens, mask, tokens)
-    larger = jax.tree.map(lambda leaf: leaf * 3 if leaf.ndim > 1 else leaf, dict(variables))
-    return Translator(TINY, Transformer(TINY.model), larger, tokenizer)
+    variables = parameters.draw(Transformer(TINY.model), 3)
+    larger = {
+        "params": jax.tree.map(
+            lambda leaf, is_matrix: leaf * 3 if is_matrix else leaf,
+            variables["params"],
+            parameters.are_matrices(variables["params"]),
+        )
+    }
+    return Translator(TINY, Transformer(TINY.model), jax.device_put(larger), tokenizer)

@@ -12,6 +12,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
+from transformer import parameters
 from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfig
 from transformer.data.tokenizer import Tokenizer
 from transformer.inference.translator import Translator
@@ -40,7 +41,7 @@ def translator():
     config = Config(model=MODEL, data=dataclasses.replace(Config().data, max_length=MODEL.max_positions))
     model = Transformer(MODEL)
     whole = Translator(config, model, {}, tokenizer).batch(sources, targets)
-    params = jax.jit(model.init)(jax.random.key(0), whole.source[:1], whole.source_mask[:1], whole.target_input[:1])
+    params = jax.device_put(parameters.draw(model, 0))
     optimizer = optax.adam(5e-3)
 
     @jax.jit
@@ -62,7 +63,7 @@ def translator():
 
 
 def next_log_probs(p, source, target):
-    """Figure 1 in float64 for one sentence: log-probabilities of the token behind `target`."""
+    """Figure 1 in float64 for one sentence: log-probabilities of the token after `target`."""
 
     def norm(name, x):
         centred = x - x.mean(-1, keepdims=True)
@@ -88,12 +89,12 @@ def next_log_probs(p, source, target):
         return p["embedding"][np.array(tokens)] * math.sqrt(MODEL.d_model) + positions
 
     memory = embed(source)
-    memory = norm("encoder_0/attention_norm", memory + attend("encoder_0/attention", memory, memory, True))
-    memory = norm("encoder_0/feed_forward_norm", memory + feed_forward("encoder_0/feed_forward", memory))
+    memory = norm("encoder/layers/self_attention_norm", memory + attend("encoder/layers/self_attention", memory, memory, True))
+    memory = norm("encoder/layers/feed_forward_norm", memory + feed_forward("encoder/layers/feed_forward", memory))
     x, causal = embed(target), np.tri(len(target), dtype=bool)
-    x = norm("decoder_0/self_attention_norm", x + attend("decoder_0/self_attention", x, x, causal))
-    x = norm("decoder_0/cross_attention_norm", x + attend("decoder_0/cross_attention", x, memory, True))
-    x = norm("decoder_0/feed_forward_norm", x + feed_forward("decoder_0/feed_forward", x))
+    x = norm("decoder/layers/self_attention_norm", x + attend("decoder/layers/self_attention", x, x, causal))
+    x = norm("decoder/layers/cross_attention_norm", x + attend("decoder/layers/cross_attention", x, memory, True))
+    x = norm("decoder/layers/feed_forward_norm", x + feed_forward("decoder/layers/feed_forward", x))
     logits = x[-1] @ p["embedding"].T
     return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
@@ -134,7 +135,7 @@ def test_translations_are_those_of_numpy(translator, beam_size):
     search = SearchConfig(beam_size=beam_size, extra_length=6, length_penalty=0.6)
     tokenizer = translator.tokenizer
     arrays = {
-        "/".join(path): np.asarray(leaf, np.float64)
+        "/".join(path): np.asarray(leaf[0] if "layers" in path else leaf, np.float64)  # a layer each side
         for path, leaf in flatten_dict(jax.device_get(translator.params)["params"]).items()
     }
     found = list(translator.n_best(sentences, search))

@@ -1,6 +1,6 @@
 """Where a trained model looks in one pair of sentences: the weights of every layer and head, as numbers and as text."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -115,8 +115,8 @@ def attention(run: Translator, source: str, target: str | None = None, search: S
     S, T = len(read.tokens) + 1, len(written.tokens) + 1  # with the end token, and behind the start token
     rows, columns = {"encoder": S, "decoder": T, "cross": T}, {"encoder": S, "decoder": T, "cross": S}
     by_kind: dict[Kind, np.ndarray] = {}
-    for kind, of_kind in _by_kind(weights).items():
-        by_kind[kind] = of_kind[0, :, :, : rows[kind], : columns[kind]]
+    for kind in HEAD_KINDS:
+        by_kind[kind] = np.asarray(weights[kind])[:, 0, :, : rows[kind], : columns[kind]]
     by_kind["rollout"] = rollout(by_kind["encoder"].mean(1))[None, None]
     return Attention(
         source=Pieces(source, [*read.tokens, "</s>"], [*read.words, "</s>"], [*read.word_of, len(read.words)]),
@@ -130,12 +130,12 @@ def attention(run: Translator, source: str, target: str | None = None, search: S
 def corpus_weights(
     run: Translator, pairs: Pairs
 ) -> Iterator[tuple[Batch, dict[HeadKind, Float[np.ndarray, "_ _ _ _ _"]]]]:
-    """The weights [B, layers, H, Q, K] of a corpus by parts, all of one shape, in the order of the pairs."""
+    """The weights [L, B, H, Q, K] of a corpus in batches, all of one shape, in the order of the pairs."""
     whole = run.batch(pairs.sources, pairs.targets)
     for start in range(0, len(pairs.sources), _ROWS):
         batch = jax.tree.map(lambda array, start=start: array[start : start + _ROWS], whole)
         _, weights = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
-        yield batch, _by_kind(weights)
+        yield batch, {kind: np.asarray(weights[kind]) for kind in HEAD_KINDS}
 
 
 def rollout(weights: Float[np.ndarray, "layers Q Q"]) -> Float[np.ndarray, "Q Q"]:
@@ -169,14 +169,6 @@ def strongest(weights: Float[np.ndarray, "Q K"], queries: list[str], keys: list[
         looked_at = [f"{keys[place]} {row[place]:.2f}" for place in np.argsort(-row, kind="stable")[:number]]
         lines.append(f"{query:<{width}}  {'   '.join(looked_at)}")
     return "\n".join(lines)
-
-
-def _by_kind(weights: Mapping[str, Any]) -> dict[HeadKind, Float[np.ndarray, "_ _ _ _ _"]]:
-    """What `apply` returns for each layer, [B, H, Q, K], as one array [B, layers, H, Q, K] for each kind."""
-    return {
-        kind: np.stack([np.asarray(value) for name, value in weights.items() if name.startswith(f"{kind}/")], axis=1)
-        for kind in HEAD_KINDS
-    }
 
 
 def _membership(pieces: Pieces, mean: bool) -> Float[np.ndarray, "W T"]:

@@ -14,8 +14,8 @@ from transformer.data.corpus import Pairs
 from transformer.inference.translator import Translator
 from transformer.shapes import Params
 
-_LAYERS = {"encoder": "encoder", "decoder": "decoder", "cross": "decoder"}
-_ATTENTION = {"encoder": "attention", "decoder": "self_attention", "cross": "cross_attention"}
+_STACK = {"encoder": "encoder", "decoder": "decoder", "cross": "decoder"}
+_ATTENTION = {"encoder": "self_attention", "decoder": "self_attention", "cross": "cross_attention"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def measure(run: Translator, pairs: Pairs) -> Iterator[Head]:
             boundary = np.zeros(len(target), int) if kind == "decoder" else source.sum(1) - 1
             tokens[kind] += int(mask.sum())
             for name, values in describe(weights[kind], boundary, self_attention=kind != "cross").items():
-                sums[kind, name] += np.where(mask[:, None, None], values, 0).sum((0, 3))
+                sums[kind, name] += np.where(mask[:, None], values, 0).sum((1, 3))
     loss = run.loss(pairs.sources, pairs.targets)
     for kind in HEAD_KINDS:
         means = {name: total / tokens[kind] for (of_kind, name), total in sums.items() if of_kind == kind}
@@ -75,8 +75,8 @@ def measure(run: Translator, pairs: Pairs) -> Iterator[Head]:
 
 
 def describe(
-    weights: Float[np.ndarray, "B L H Q K"], boundary: Int[np.ndarray, " B"], *, self_attention: bool
-) -> dict[str, Float[np.ndarray, "B L H Q"]]:
+    weights: Float[np.ndarray, "L B H Q K"], boundary: Int[np.ndarray, " B"], *, self_attention: bool
+) -> dict[str, Float[np.ndarray, "L B H Q"]]:
     """For each token that looks, the numbers of `Head` that follow from its weights alone.
 
     Args:
@@ -87,7 +87,7 @@ def describe(
     weights = weights.astype(np.float64)
     found = {
         "entropy": -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1),
-        "boundary": np.take_along_axis(weights, boundary[:, None, None, None, None], -1)[..., 0],
+        "boundary": np.take_along_axis(weights, boundary[:, None, None, None], -1)[..., 0],
     }
     if self_attention:
         places = np.arange(weights.shape[-1])
@@ -110,13 +110,13 @@ def ablate(params: Params, kind: HeadKind, layer: int, head: int, num_heads: int
         head: counted from 0.
         num_heads: of the model.
     """
-    path = ("params", f"{_LAYERS[kind]}_{layer}", _ATTENTION[kind], "output", "kernel")
+    path = ("params", _STACK[kind], "layers", _ATTENTION[kind], "output", "kernel")
 
     def zeroed(node: Params, names: tuple[str, ...]) -> Params:
         if names:
             return {**node, names[0]: zeroed(node[names[0]], names[1:])}
-        size = len(node) // num_heads
-        return jnp.asarray(node).at[head * size : (head + 1) * size].set(0)
+        size = node.shape[1] // num_heads
+        return jnp.asarray(node).at[layer, head * size : (head + 1) * size].set(0)
 
     return zeroed(params, path)
 

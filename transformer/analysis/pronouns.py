@@ -4,11 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from transformer import parameters
 from transformer.analysis.attention import corpus_weights
 from transformer.data.corpus import Pairs
 from transformer.data.grammar.references import Reference
@@ -40,7 +39,7 @@ def probe(run: Translator, references: Sequence[Reference]) -> Accuracy:
     pairs = Pairs([sentence.source for sentence in sentences], [sentence.target for sentence in sentences])
     found, remaining = defaultdict(list), iter(references)
     for _, weights in corpus_weights(run, pairs):
-        for of_sentence, reference in zip(weights["encoder"], remaining, strict=False):
+        for of_sentence, reference in zip(weights["encoder"].swapaxes(0, 1), remaining, strict=False):
             answer = answers(of_sentence, run, reference)
             found[reference.pronoun].append(answer == reference.nouns.index(reference.antecedent))
             if reference.owned:
@@ -70,8 +69,7 @@ def chance(references: Sequence[Reference]) -> dict[str, float]:
 
 def untrained(run: Translator) -> Translator:
     """The same model with the parameters that a training run of its seed begins with."""
-    tokens, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
-    return replace(run, params=jax.jit(run.model.init)(jax.random.key(run.config.seed), tokens, mask, tokens, mask))
+    return replace(run, params=parameters.draw(run.model, run.config.seed))
 
 
 def to_text(trained: Accuracy, random: Accuracy, guess: dict[str, float]) -> str:

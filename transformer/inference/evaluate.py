@@ -270,5 +270,4 @@ def strongest_sources(model: Transformer, params: Params, batch: Batch) -> Int[A
     tokens = batch.source, batch.source_mask, batch.target_input, batch.target_mask
     result: Any = model.apply(params, *tokens, return_weights=True)
     weights = result[1]
-    cross = [weights[name].mean(axis=1) for name in sorted(weights) if name.startswith("cross/")]
-    return jnp.argmax(jnp.stack(cross).mean(axis=0), axis=-1)
+    return jnp.argmax(weights["cross"].mean(axis=(0, 2)), axis=-1)

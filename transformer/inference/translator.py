@@ -192,12 +192,12 @@ class Translator:
         Args:
             params: such as `self.params`.
             source: ids, the end id last, padded with the pad id.
-            target: ids behind the start id, padded with the pad id.
+            target: ids after the start id, padded with the pad id.
             return_weights: whether to return the attention weights, too.
 
         Returns:
-            Float32 logits [B, T, V] of the token behind each position of `target`; or, with return_weights, these and
-            a dict of attention weights [B, H, Q, K]: `encoder/0`, `decoder/0`, `cross/0` and so on.
+            Float32 next-token logits [B, T, V] for every position of `target`; or, with return_weights, these and a
+            dict of attention weights [L, B, H, Q, K] of all L layers: `encoder`, `decoder` and `cross`.
         """
         return _apply(
             params, source, target, model=self.model, pad_id=self.tokenizer.pad_id, return_weights=return_weights

@@ -1,9 +1,9 @@
 """The pure functions of the paper: arrays in, arrays out, under `jit`, `vmap`, `grad` and `pmap`."""
 
 from transformer.ops.attention import merge_heads, scaled_dot_product_attention, split_heads
-from transformer.ops.dropout import DropoutKey, dropout, dropout_key
+from transformer.ops.dropout import DropoutKey, dropout, dropout_key, fold_in
 from transformer.ops.feed_forward import feed_forward
-from transformer.ops.linear import linear
+from transformer.ops.linear import linear, output_logits
 from transformer.ops.loss import cross_entropy
 from transformer.ops.masks import causal_mask, padding_mask, segment_mask
 from transformer.ops.normalization import batch_norm, layer_norm, rms_norm
@@ -18,8 +18,10 @@ __all__ = [
     "dropout",
     "dropout_key",
     "feed_forward",
+    "fold_in",
     "layer_norm",
     "linear",
+    "output_logits",
     "merge_heads",
     "padding_mask",
     "restricted_attention",

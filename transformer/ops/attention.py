@@ -6,54 +6,56 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 
-from transformer.ops.linear import dot, move_axis, product_transposed
+from transformer.ops.masks import require_bool
 
 
 def scaled_dot_product_attention(
     query: Float[Array, "*batch Q E"],
     key: Float[Array, "*batch K E"],
     value: Float[Array, "*batch K E_value"],
-    mask: Bool[Array, "..."] | None = None,
+    mask: Shaped[Array, "..."] | None = None,
     *,
     dropout: Callable[[Array], Array] | None = None,
     return_weights: bool = False,
 ) -> tuple[Float[Array, "*batch Q E_value"], Float[Array, "*batch Q K"] | None]:
-    """Section 3.2.1, Eq. 1: Attention(Q, K, V) = softmax(Q K^T / sqrt(E)) V, softmax in float32.
+    """Section 3.2.1, Eq. 1: Attention(Q, K, V) = softmax(Q K^T / sqrt(E)) V, computed in float32.
 
     Args:
         query: Q.
         key: K.
         value: V.
-        mask: True where a query may attend to a key; broadcast to [*batch, Q, K]. None: everywhere. A query that may
-            attend to nothing gets zeros, weights and result alike, and finite gradients.
-        dropout: applied to the weights before they meet the values; None for none.
+        mask: boolean, True where a query may attend to a key; broadcast to [*batch, Q, K]. None: everywhere. A query
+            that may attend to nothing gets zeros, weights and result alike, and finite gradients.
+        dropout: applied to the weights before they are multiplied by the values; None for none.
         return_weights: whether to return the weights.
 
     Returns:
-        The attended values, and the softmax's weights in float32 (before dropout) if asked for, else None.
+        The attended values in the type of `value`, and the softmax's weights in float32 (before dropout) if asked for,
+        else None.
+
+    Raises:
+        InputError: the mask is not boolean.
     """
-    scores = product_transposed(query, key) / math.sqrt(query.shape[-1])
-    weights = jax.nn.softmax(scores, axis=-1) if mask is None else _masked_softmax(scores, mask)
-    mixed = weights.astype(value.dtype)
-    attended = _mix(mixed if dropout is None else dropout(mixed), value)
-    return attended, weights if return_weights else None
+    q, k, v = (x.astype(jnp.float32) for x in (query, key, value))
+    scores = jnp.einsum("...qe,...ke->...qk", q, k) / math.sqrt(query.shape[-1])
+    weights = masked_softmax(scores, mask)
+    mixed = weights if dropout is None else dropout(weights)
+    attended = jnp.einsum("...qk,...ke->...qe", mixed, v)
+    return attended.astype(value.dtype), weights if return_weights else None
 
 
-def split_heads(x: Float[Array, "*batch T D"], num_heads: int) -> Float[Array, "*batch {num_heads} T E"]:
-    """Section 3.2.2: the D = H E features of one projection for all heads, taken apart by head."""
-    *batch, length, width = x.shape
-    return move_axis(x.reshape(*batch, length, num_heads, width // num_heads), -2, -3)
+def masked_softmax(scores: Float[Array, "*batch Q K"], mask: Shaped[Array, "..."] | None) -> Float[Array, "*batch Q K"]:
+    """Softmax over the keys that a query may attend to; all zeros where there are none.
 
-
-def merge_heads(x: Float[Array, "*batch H T E"]) -> Float[Array, "*batch T D"]:
-    """Section 3.2.2: Concat(head_1, ..., head_h), the inverse of `split_heads`."""
-    *batch, heads, length, size = x.shape
-    return move_axis(x, -3, -2).reshape(*batch, length, heads * size)
-
-
-def _masked_softmax(scores: Array, mask: Array) -> Array:
+    Args:
+        scores: Q K^T / sqrt(E).
+        mask: as for `scaled_dot_product_attention`.
+    """
+    if mask is None:
+        return jax.nn.softmax(scores, axis=-1)
+    require_bool(mask, "An attention mask")
     scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     shifted = scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     exponentials = jnp.where(mask, jnp.exp(shifted), 0.0)
@@ -61,22 +63,13 @@ def _masked_softmax(scores: Array, mask: Array) -> Array:
     return exponentials / jnp.where(total == 0.0, 1.0, total)
 
 
-@jax.custom_vjp
-def _mix(weights: Array, value: Array) -> Array:
-    """The weighted sum of the values, accumulated in float32."""
-    return dot(weights, value, (weights.ndim - 1, value.ndim - 2), batch=weights.ndim - 2).astype(value.dtype)
+def split_heads(x: Float[Array, "*batch T D"], num_heads: int) -> Float[Array, "*batch {num_heads} T E"]:
+    """Section 3.2.2: the D = H E features of one projection for all heads, separated by head."""
+    *batch, length, width = x.shape
+    return jnp.moveaxis(x.reshape(*batch, length, num_heads, width // num_heads), -2, -3)
 
 
-def _mix_forward(weights: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _mix(weights, value), (weights, value)
-
-
-def _mix_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    weights, value = saved
-    batch = value.ndim - 2
-    dweights = dot(g, value, (batch + 1, batch + 1), batch).astype(weights.dtype)
-    dvalue = dot(move_axis(weights, -1, -2), g, (batch + 1, batch), batch).astype(value.dtype)
-    return dweights, dvalue
-
-
-_mix.defvjp(_mix_forward, _mix_backward)
+def merge_heads(x: Float[Array, "*batch H T E"]) -> Float[Array, "*batch T D"]:
+    """Section 3.2.2: Concat(head_1, ..., head_h), the inverse of `split_heads`."""
+    *batch, heads, length, size = x.shape
+    return jnp.moveaxis(x, -3, -2).reshape(*batch, length, heads * size)

@@ -1,12 +1,10 @@
-"""Dropout (section 5.4) whose mask is a hash of where an element stands, so it need not be stored nor communicated."""
+"""Dropout (section 5.4) whose mask is a hash of an element's coordinates, so it need not be stored or communicated."""
 
-from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Bool, Float, Int, UInt32
 
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio, made odd: its multiples spread consecutive indices over all the words
 
@@ -38,41 +36,44 @@ def dropout(x: Float[Array, "B *axes"], rate: float, key: DropoutKey, site: int)
     y = x * keep / (1 - rate),  keep = hash(seed, step, site, row, position, ..., feature) >= rate * 2^32
 
     The mask of an element depends on its own coordinates alone: not on the padded length, the order of the rows, nor
-    the devices and accumulation steps that they are spread over. The backward pass computes it again from the key.
+    the devices and accumulation steps that they are spread over.
 
     Args:
         x: Rows first, features last, any axes between them.
         rate: Probability of a zero, in [0, 1), exact to 2^-32; 0 returns `x` as it is.
         key: Seed, step and row numbers; one row number for each row of `x`.
-        site: Number of the place in the model, so that no two places share a mask.
+        site: Number of this use of dropout in the model, so that no two uses share a mask.
 
     Returns:
         The masked array, in the type of `x`.
     """
     if rate == 0:
         return x
-    return _dropout(x, rate, _hash(key.stream, site), key.row)
+    return scale_kept(x, rate, keep_mask(x.shape, rate, key, site))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _dropout(x: Array, rate: float, stream: Array, row: Array) -> Array:
-    word = _hash(stream, row)
-    for length in x.shape[1:]:
+def fold_in(key: DropoutKey, index: Int[Array, ""] | int) -> DropoutKey:
+    """The key of one layer of a stack: layers that share a module path must not share their masks.
+
+    Args:
+        key: The key of the step.
+        index: Number of the layer, which may be traced.
+    """
+    return key._replace(stream=_hash(key.stream, index))
+
+
+def keep_mask(shape: tuple[int, ...], rate: float, key: DropoutKey, site: int) -> Bool[Array, "B *axes"]:
+    """True where `dropout` keeps an element of an array of this shape."""
+    word = _hash(_hash(key.stream, site), key.row)
+    for length in shape[1:]:
         word = _hash(word[..., None], jnp.arange(length, dtype=jnp.uint32))
-    keep = word >= jnp.uint32(round(rate * 2**32))
+    return word >= jnp.uint32(round(rate * 2**32))
+
+
+def scale_kept(x: Array, rate: float, keep: Array) -> Array:
+    """x * keep / (1 - rate), in the type of `x`."""
     # In float32, because 1 / (1 - rate) rounded to bfloat16 would bias the mean by up to 0.4 %.
     return jnp.where(keep, x.astype(jnp.float32) * (1 / (1 - rate)), 0).astype(x.dtype)
-
-
-def _dropout_forward(x: Array, rate: float, stream: Array, row: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _dropout(x, rate, stream, row), (stream, row)
-
-
-def _dropout_backward(rate: float, key: tuple[Array, Array], gradient: Array) -> tuple[Array, None, None]:
-    return _dropout(gradient, rate, *key), None, None
-
-
-_dropout.defvjp(_dropout_forward, _dropout_backward)
 
 
 def _hash(word: Array, index: Array | int) -> Array:

@@ -27,12 +27,13 @@ def feed_forward(
     bias_out: Float[Array, " D"],
     activation: str,
     dropout: Callable[[Array], Array] | None = None,
+    linear: Callable[[Array, Array, Array], Array] = linear,
 ) -> Float[Array, "... D"]:
     """Two linear maps with a nonlinearity between them, the same at every position (section 3.3, Eq. 2).
 
     FFN(x) = max(0, x W1 + b1) W2 + b2
 
-    Deviates: activations other than relu, and dropout behind the activation, are not in the paper.
+    Deviates: activations other than relu, and dropout after the activation, are not in the paper.
 
     Args:
         x: Input at each position.
@@ -42,6 +43,7 @@ def feed_forward(
         bias_out: b2.
         activation: A name in `ACTIVATIONS`.
         dropout: Applied to the activations [..., F] if given.
+        linear: The implementation of x W + b.
 
     Returns:
         The output at each position, in the type of `x`.

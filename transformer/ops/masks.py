@@ -2,10 +2,26 @@
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
+
+from transformer.errors import InputError
 
 
-def padding_mask(tokens: Bool[Array, "B K"]) -> Bool[Array, "B 1 1 K"]:
+def require_bool(mask: Shaped[Array, "..."], what: str) -> None:
+    """Raises InputError unless a mask is boolean: a float mask, 0 and -inf perhaps, would be read the wrong way round.
+
+    Args:
+        mask: what was given as a mask.
+        what: its name at the start of a sentence.
+    """
+    if mask.dtype != bool:
+        raise InputError(
+            f"{what} must be boolean, with True for what counts, but its type is {mask.dtype}. Turn an additive mask of "
+            "0 and -inf into one with `mask == 0`."
+        )
+
+
+def padding_mask(tokens: Shaped[Array, "B K"]) -> Bool[Array, "B 1 1 K"]:
     """Lets every query attend to the tokens of its row and to none of the padding.
 
     mask[b, h, q, k] = tokens[b, k]
@@ -15,7 +31,11 @@ def padding_mask(tokens: Bool[Array, "B K"]) -> Bool[Array, "B 1 1 K"]:
 
     Returns:
         The mask, to be broadcast over heads and queries.
+
+    Raises:
+        InputError: `tokens` is not boolean.
     """
+    require_bool(tokens, "The mask of a row's tokens")
     return tokens[:, None, None, :]
 
 

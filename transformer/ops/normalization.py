@@ -1,11 +1,11 @@
 """Layer, RMS and batch normalization; statistics in float32 whatever the type of the input."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
+
+from transformer.ops.masks import require_bool
 
 
 def layer_norm(
@@ -24,33 +24,10 @@ def layer_norm(
     Returns:
         The normalized features, in the type of `x`.
     """
-    return _layer_norm(x, scale, bias, epsilon)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
-    return _layer_norm_forward(x, scale, bias, epsilon)[0]
-
-
-def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple]:
     x32 = x.astype(jnp.float32)
-    mean = x32.mean(-1, keepdims=True)
-    inverse_deviation = jax.lax.rsqrt(jnp.square(x32 - mean).mean(-1, keepdims=True) + epsilon)
-    normalized = (x32 - mean) * inverse_deviation
-    return (normalized * scale + bias).astype(x.dtype), (x, scale, mean, inverse_deviation)
-
-
-def _layer_norm_backward(epsilon: float, saved: tuple, g: Array) -> tuple[Array, Array, Array]:
-    """Written out, because automatic differentiation keeps features in float32: more memory than the products need."""
-    x, scale, mean, inverse_deviation = saved
-    normalized, g = (x.astype(jnp.float32) - mean) * inverse_deviation, g.astype(jnp.float32)
-    tokens, scaled = tuple(range(x.ndim - 1)), g * scale
-    along = (scaled * normalized).mean(-1, keepdims=True)
-    dx = inverse_deviation * (scaled - scaled.mean(-1, keepdims=True) - normalized * along)
-    return dx.astype(x.dtype), (g * normalized).sum(tokens).astype(scale.dtype), g.sum(tokens).astype(scale.dtype)
-
-
-_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+    centred = x32 - x32.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(x.dtype)
 
 
 def rms_norm(x: Float[Array, "... D"], scale: Float[Array, " D"], epsilon: float) -> Float[Array, "... D"]:
@@ -77,7 +54,7 @@ def batch_norm(
     x: Float[Array, "B T D"],
     scale: Float[Array, " D"],
     bias: Float[Array, " D"],
-    mask: Bool[Array, "B T"],
+    mask: Shaped[Array, "B T"],
     running_mean: Float[Array, " D"],
     running_variance: Float[Array, " D"],
     *,
@@ -100,7 +77,7 @@ def batch_norm(
         x: Features of each token.
         scale: Gain of each feature.
         bias: Offset of each feature.
-        mask: True where there is a token, False where there is padding.
+        mask: boolean, True where there is a token, False where there is padding.
         running_mean: Average of the means of earlier batches.
         running_variance: Average of their variances.
         epsilon: Added to the variance.
@@ -110,7 +87,11 @@ def batch_norm(
 
     Returns:
         The normalized features in the type of `x`, and the new running mean and variance.
+
+    Raises:
+        InputError: the mask is not boolean.
     """
+    require_bool(mask, "The mask of a batch's tokens")
     x32 = x.astype(jnp.float32)
     mean, variance = running_mean, running_variance
     if train:

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Float
 
 from transformer.config import OptimizerConfig
+from transformer.parameters import are_matrices
 from transformer.shapes import Params
 
 
@@ -160,12 +161,8 @@ def make_optimizer(config: OptimizerConfig, d_model: int, steps: int) -> optax.G
         adam = optax.adam(rate, config.b1, config.b2, config.epsilon)
     else:
         adam = optax.adamw(
-            rate, config.b1, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=_is_matrix
+            rate, config.b1, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=are_matrices
         )
     if config.clip_norm is None:
         return adam
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
-
-
-def _is_matrix(params: Params) -> Params:
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
+from transformer import parameters
 from transformer.model import Transformer
 from transformer.ops.dropout import DropoutKey, dropout_key
 from transformer.shapes import Batch, Params
@@ -29,10 +31,9 @@ class TrainState(NamedTuple):
 
 def create_state(model: Transformer, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step: parameters drawn from `seed`, zero moments."""
-    tokens, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
-    variables = dict(jax.jit(model.init)(jax.random.key(seed), tokens, mask, tokens, mask))
+    variables = parameters.draw(model, seed)
     params = variables.pop("params")
-    return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
+    return TrainState(np.zeros((), np.int32), params, variables, jax.jit(optimizer.init)(params))
 
 
 def batch_loss(
@@ -73,21 +74,27 @@ def train_step(
     one accumulation step, over all devices.)
     """
 
-    def accumulate(sums: tuple, piece: Batch) -> tuple[tuple, None]:
-        gradient, loss, count, batch_stats = sums
-        key = dropout_key(seed, state.step, piece.row)
-        (piece_loss, (piece_count, batch_stats)), piece_gradient = jax.value_and_grad(
-            lambda params: batch_loss(model, params, batch_stats, piece, label_smoothing=label_smoothing, dropout=key),
+    def gradient_of(batch_stats: Params, micro_batch: Batch) -> tuple[Any, Params]:
+        key = dropout_key(seed, state.step, micro_batch.row)
+        (loss, (count, batch_stats)), gradient = jax.value_and_grad(
+            lambda params: batch_loss(
+                model, params, batch_stats, micro_batch, label_smoothing=label_smoothing, dropout=key
+            ),
             has_aux=True,
         )(state.params)
-        gradient = piece_gradient if gradient is None else jax.tree.map(jnp.add, gradient, piece_gradient)
-        return (gradient, loss + piece_loss, count + piece_count, batch_stats), None
+        return (gradient, loss, count), batch_stats
 
-    sums = (None, jnp.zeros(()), jnp.zeros(()), state.batch_stats)
-    (gradient, loss, count, batch_stats), _ = accumulate(sums, jax.tree.map(lambda x: x[0], batch))
-    if batch.row.shape[0] > 1:
-        rest = jax.tree.map(lambda x: x[1:], batch)
-        (gradient, loss, count, batch_stats), _ = lax.scan(accumulate, (gradient, loss, count, batch_stats), rest)
+    def accumulate(carry: tuple[Any, Params], micro_batch: Batch) -> tuple[tuple[Any, Params], None]:
+        sums, batch_stats = carry
+        own, batch_stats = gradient_of(batch_stats, micro_batch)
+        return (jax.tree.map(jnp.add, sums, own), batch_stats), None
+
+    if batch.row.shape[0] == 1:
+        sums, batch_stats = gradient_of(state.batch_stats, jax.tree.map(lambda x: x[0], batch))
+    else:
+        zeros = jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(()), jnp.zeros(())
+        (sums, batch_stats), _ = lax.scan(accumulate, (zeros, state.batch_stats), batch)
+    gradient, loss, count = sums
     source_tokens = batch.source_mask.sum(dtype=jnp.float32)
     if axis_name is not None:
         gradient, loss, count, source_tokens = lax.psum((gradient, loss, count, source_tokens), axis_name)

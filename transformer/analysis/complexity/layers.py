@@ -14,7 +14,7 @@ from jax import Array
 from transformer import ops
 from transformer.analysis.complexity.formulas import Size
 from transformer.config import ModelConfig
-from transformer.layers import MultiHeadAttention
+from transformer.layers import Build, MultiHeadAttention
 from transformer.shapes import Params
 
 ATTENTION, PROJECTED, RESTRICTED = "attention", "attention with projections", "restricted attention"
@@ -62,14 +62,16 @@ def make_layers(size: Size, batch: int = 1, dtype: str = "float32") -> dict[str,
     """
     x = jnp.asarray(np.random.default_rng(0).normal(size=(batch, size.n, size.d)), dtype)
 
+    # One head: with more of them the products are as many. Learned positions, which are not used, allow an odd d.
+    build = Build.choose(ModelConfig(d_model=size.d, num_heads=1, positions="learned"))
+
     def attend(_: Params, x: Array) -> Array:
-        return ops.scaled_dot_product_attention(x, x, x)[0]
+        return build.ops.attention(x, x, x)[0]
 
     def attend_nearby(_: Params, x: Array) -> Array:
         return ops.restricted_attention(x, x, x, size.r // 2)
 
-    # One head: with more of them the products are as many. Learned positions, which are not used, allow an odd d.
-    projected = MultiHeadAttention(ModelConfig(d_model=size.d, num_heads=1, positions="learned"))
+    projected = MultiHeadAttention(build)
     everywhere = jnp.ones((1, 1, 1, 1), bool)
 
     def project_and_attend(params: Params, x: Array) -> Array:

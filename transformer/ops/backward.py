@@ -1,0 +1,299 @@
+"""The functions of `ops` with their backward passes written out: what a training step computes.
+
+They compute the same equations. Written out, a kernel's gradient is a float32 sum of products of bfloat16 numbers, and
+little is kept for the backward pass; automatic differentiation gives neither. They have a gradient only: `jvp` and
+second derivatives need the plain functions.
+
+Backends differ in `Products` alone.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int, Shaped
+
+from transformer.ops.attention import masked_softmax
+from transformer.ops.dropout import DropoutKey, keep_mask, scale_kept
+from transformer.ops.loss import in_chunks
+
+
+class Products(NamedTuple):
+    """How a backend multiplies matrices.
+
+    dot: (a, b, contract, batch, dtype) -> the product over one axis of each, after `batch` leading axes, accumulated in
+        float32 and returned in `dtype`.
+    transposed: (a [*batch M E], b [*batch N E]) -> a b^T in float32.
+    move_axis: `jnp.moveaxis` of one axis.
+    """
+
+    dot: Callable[[Array, Array, tuple[int, int], int, DTypeLike], Array]
+    transposed: Callable[[Array, Array], Array]
+    move_axis: Callable[[Array, int, int], Array]
+
+
+def linear(
+    products: Products,
+    x: Float[Array, "*batch D"],
+    kernel: Float[Array, "D F"],
+    bias: Float[Array, " F"] | None = None,
+) -> Float[Array, "*batch F"]:
+    """`ops.linear`, with the kernel rounded to the type of `x`."""
+    y = _product(products, x, kernel)
+    return y if bias is None else _add_bias(y, bias)
+
+
+def output_logits(
+    products: Products, hidden: Float[Array, "*batch D"], embedding: Float[Array, "V D"], bias: Float[Array, " V"]
+) -> Float[Array, "*batch V"]:
+    """`ops.output_logits`, with the embedding rounded to the type of `hidden`."""
+    rows = _rows(hidden)
+    logits = _product_transposed(products, rows, embedding.astype(rows.dtype)) + bias
+    return logits.reshape(*hidden.shape[:-1], -1)
+
+
+def scaled_dot_product_attention(
+    products: Products,
+    query: Float[Array, "*batch Q E"],
+    key: Float[Array, "*batch K E"],
+    value: Float[Array, "*batch K E_value"],
+    mask: Shaped[Array, "..."] | None = None,
+    *,
+    dropout: Callable[[Array], Array] | None = None,
+    return_weights: bool = False,
+) -> tuple[Float[Array, "*batch Q E_value"], Float[Array, "*batch Q K"] | None]:
+    """`ops.scaled_dot_product_attention`, with the weights rounded to the type of `value`."""
+    scores = _product_transposed(products, query, key) / math.sqrt(query.shape[-1])
+    weights = masked_softmax(scores, mask)
+    mixed = weights.astype(value.dtype)
+    attended = _mix(products, mixed if dropout is None else dropout(mixed), value)
+    return attended, weights if return_weights else None
+
+
+def split_heads(
+    products: Products, x: Float[Array, "*batch T D"], num_heads: int
+) -> Float[Array, "*batch {num_heads} T E"]:
+    """`ops.split_heads`."""
+    *batch, length, width = x.shape
+    return products.move_axis(x.reshape(*batch, length, num_heads, width // num_heads), -2, -3)
+
+
+def merge_heads(products: Products, x: Float[Array, "*batch H T E"]) -> Float[Array, "*batch T D"]:
+    """`ops.merge_heads`."""
+    *batch, heads, length, size = x.shape
+    return products.move_axis(x, -3, -2).reshape(*batch, length, heads * size)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(products: Products, x: Array, kernel: Array) -> Array:
+    y = products.dot(_rows(x), kernel.astype(x.dtype), (1, 0), 0, x.dtype)
+    return y.reshape(*x.shape[:-1], kernel.shape[1])
+
+
+def _product_forward(products: Products, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _product(products, x, kernel), (x, kernel)
+
+
+def _product_backward(products: Products, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    g = _rows(g)
+    dx = products.dot(g, kernel.astype(x.dtype), (1, 1), 0, x.dtype).reshape(x.shape)
+    return dx, products.dot(products.move_axis(_rows(x), -1, 0), g, (1, 0), 0, kernel.dtype)
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def _add_bias(y: Array, bias: Array) -> Array:
+    return y + bias.astype(y.dtype)
+
+
+def _add_bias_forward(y: Array, bias: Array) -> tuple[Array, Array]:
+    return _add_bias(y, bias), bias
+
+
+def _add_bias_backward(bias: Array, g: Array) -> tuple[Array, Array]:
+    return g, _rows(g).sum(0, dtype=jnp.float32).astype(bias.dtype)
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product_transposed(products: Products, a: Array, b: Array) -> Array:
+    """a b^T, in float32 whatever the type of a and b."""
+    return products.transposed(a, b)
+
+
+def _product_transposed_forward(products: Products, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return products.transposed(a, b), (a, b)
+
+
+def _product_transposed_backward(products: Products, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    a, b = saved
+    g, batch = g.astype(a.dtype), a.ndim - 2
+    da = products.dot(g, b, (batch + 1, batch), batch, a.dtype)
+    return da, products.dot(products.move_axis(g, -1, -2), a, (batch + 1, batch), batch, b.dtype)
+
+
+_product_transposed.defvjp(_product_transposed_forward, _product_transposed_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mix(products: Products, weights: Array, value: Array) -> Array:
+    """The weighted sum of the values."""
+    return products.dot(weights, value, (weights.ndim - 1, value.ndim - 2), weights.ndim - 2, value.dtype)
+
+
+def _mix_forward(products: Products, weights: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _mix(products, weights, value), (weights, value)
+
+
+def _mix_backward(products: Products, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    weights, value = saved
+    batch = value.ndim - 2
+    dweights = products.dot(g, value, (batch + 1, batch + 1), batch, weights.dtype)
+    return dweights, products.dot(products.move_axis(weights, -1, -2), g, (batch + 1, batch), batch, value.dtype)
+
+
+_mix.defvjp(_mix_forward, _mix_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(
+    x: Float[Array, "... D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
+) -> Float[Array, "... D"]:
+    """`ops.layer_norm`; kept are `x` in its own type, and two numbers a token."""
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple]:
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(-1, keepdims=True)
+    inverse_deviation = lax.rsqrt(jnp.square(x32 - mean).mean(-1, keepdims=True) + epsilon)
+    normalized = (x32 - mean) * inverse_deviation
+    return (normalized * scale + bias).astype(x.dtype), (x, scale, mean, inverse_deviation)
+
+
+def _layer_norm_backward(epsilon: float, saved: tuple, g: Array) -> tuple[Array, Array, Array]:
+    x, scale, mean, inverse_deviation = saved
+    normalized, g = (x.astype(jnp.float32) - mean) * inverse_deviation, g.astype(jnp.float32)
+    tokens, scaled = tuple(range(x.ndim - 1)), g * scale
+    along = (scaled * normalized).mean(-1, keepdims=True)
+    dx = inverse_deviation * (scaled - scaled.mean(-1, keepdims=True) - normalized * along)
+    return dx.astype(x.dtype), (g * normalized).sum(tokens).astype(scale.dtype), g.sum(tokens).astype(scale.dtype)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+def dropout(x: Float[Array, "B *axes"], rate: float, key: DropoutKey, site: int) -> Float[Array, "B *axes"]:
+    """`ops.dropout`; the backward pass computes the mask again from the key."""
+    return x if rate == 0 else _dropout(x, rate, site, key)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _dropout(x: Array, rate: float, site: int, key: DropoutKey) -> Array:
+    return scale_kept(x, rate, keep_mask(x.shape, rate, key, site))
+
+
+def _dropout_forward(x: Array, rate: float, site: int, key: DropoutKey) -> tuple[Array, DropoutKey]:
+    return _dropout(x, rate, site, key), key
+
+
+def _dropout_backward(rate: float, site: int, key: DropoutKey, g: Array) -> tuple[Array, None]:
+    return _dropout(g, rate, site, key), None
+
+
+_dropout.defvjp(_dropout_forward, _dropout_backward)
+
+
+def cross_entropy(
+    products: Products,
+    hidden: Float[Array, "N D"],
+    embedding: Float[Array, "V D"],
+    bias: Float[Array, " V"],
+    targets: Int[Array, " N"],
+    mask: Shaped[Array, " N"],
+    *,
+    label_smoothing: float = 0.0,
+    chunk: int,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`ops.cross_entropy`; where a gradient is wanted, each chunk's is computed beside its loss.
+
+    So a chunk's logits exist only once. The embedding is rounded to the type of `hidden`.
+    """
+    chunks = in_chunks(hidden, targets, mask, chunk)
+    return _loss_sum(products, label_smoothing, chunks, embedding, bias), mask.sum(dtype=jnp.float32)
+
+
+def _chunk_loss(
+    products: Products,
+    label_smoothing: float,
+    chunk: tuple[Array, Array, Array],
+    embedding: Array,
+    bias: Array,
+) -> tuple[Array, Array]:
+    """The loss of one chunk, and its gradient with respect to the logits."""
+    hidden, targets, mask = chunk
+    logits = products.dot(hidden, embedding, (1, 1), 0, jnp.float32) + bias
+    size = logits.shape[-1]
+    top = logits.max(axis=-1, keepdims=True)
+    exponentials = jnp.exp(logits - top)  # once: this is the most expensive pass over the logits
+    total = exponentials.sum(axis=-1, keepdims=True)
+    true_logit = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    expected = (1.0 - label_smoothing) * true_logit
+    if label_smoothing:
+        expected += label_smoothing * logits.mean(axis=-1)
+    loss = jnp.sum(((jnp.log(total) + top)[:, 0] - expected) * mask)
+    is_true = jnp.arange(size) == targets[:, None]
+    wanted = jnp.where(is_true, 1.0 - label_smoothing, 0.0) + label_smoothing / size
+    return loss, (exponentials / total - wanted) * mask[:, None]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _loss_sum(
+    products: Products, label_smoothing: float, chunks: tuple[Array, Array, Array], embedding: Array, bias: Array
+) -> Array:
+    embedding, bias = embedding.astype(chunks[0].dtype), bias.astype(jnp.float32)
+
+    def add(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        return total + _chunk_loss(products, label_smoothing, chunk, embedding, bias)[0], None
+
+    return lax.scan(add, jnp.zeros(()), chunks)[0]
+
+
+def _loss_sum_forward(
+    products: Products, label_smoothing: float, chunks: tuple[Array, Array, Array], embedding: Array, bias: Array
+) -> tuple[Array, tuple]:
+    weights, offset = embedding.astype(chunks[0].dtype), bias.astype(jnp.float32)
+
+    def add(sums: tuple[Array, Array, Array], chunk: tuple[Array, Array, Array]) -> tuple[tuple, Array]:
+        total, dweights, doffset = sums
+        loss, dlogits = _chunk_loss(products, label_smoothing, chunk, weights, offset)
+        dlogits = dlogits.astype(weights.dtype)
+        dhidden = products.dot(dlogits, weights, (1, 0), 0, weights.dtype)
+        dweights += products.dot(products.move_axis(chunk[0], -1, 0), dlogits, (1, 0), 0, jnp.float32)
+        return (total + loss, dweights, doffset + dlogits.sum(0, dtype=jnp.float32)), dhidden
+
+    zeros = jnp.zeros(()), jnp.zeros(weights.shape[::-1]), jnp.zeros(offset.shape)
+    (total, dweights, doffset), dhidden = lax.scan(add, zeros, chunks)
+    return total, (dhidden, dweights.T.astype(embedding.dtype), doffset.astype(bias.dtype))
+
+
+def _loss_sum_backward(products: Products, label_smoothing: float, saved: tuple[Array, Array, Array], g: Array) -> Any:
+    dhidden, dembedding, dbias = saved
+    return (dhidden * g.astype(dhidden.dtype), None, None), dembedding * g, dbias * g
+
+
+_loss_sum.defvjp(_loss_sum_forward, _loss_sum_backward)
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])

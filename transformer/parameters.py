@@ -1,0 +1,115 @@
+"""The tree of parameters: how it is drawn, which of its leaves are matrices, and how version 0.1 arranged it."""
+
+import hashlib
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.model import Transformer
+from transformer.shapes import Params
+
+STACKED = "layers"  # the module whose parameters lead with the axis of layers
+
+
+def draw(model: Transformer, seed: int) -> Params:
+    """The variables of an untrained model: parameters drawn from `seed`, and running statistics where it has any.
+
+    They are drawn on the host: nothing is compiled, and every backend and any number of devices gets the same bits.
+
+    Projections and feed-forward kernels: uniform, with Glorot's variance 2 / (fan_in + fan_out); queries, keys and
+    values with half of it, as parts of one matrix [D, 3 D]. Embeddings: normal with variance 1 / d_model. Scales and
+    running variances 1; biases and running means 0.
+
+    Each matrix has a random stream of its own, a function of (seed, path, layer): a model with more layers has the
+    same first ones.
+
+    Args:
+        model: the architecture.
+        seed: of the run, not negative.
+
+    Returns:
+        What `Transformer.apply` takes, as NumPy arrays in float32.
+    """
+    tokens, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, mask, tokens, mask)
+
+    def leaf(path: tuple[Any, ...], like: Any) -> np.ndarray:
+        names = [entry.key for entry in path][1:]  # without the name of the collection
+        fill = _distribution(names, like.shape)
+        if STACKED not in names:
+            return fill(_stream(seed, names, 0), like.shape)
+        return np.stack([fill(_stream(seed, names, layer), like.shape[1:]) for layer in range(like.shape[0])])
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+Fill = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+def _distribution(names: list[str], shape: tuple[int, ...]) -> Fill:
+    """The distribution of a parameter, by the names on its path."""
+    match names[-1]:
+        case "scale" | "variance":
+            return lambda _, shape: np.ones(shape, np.float32)
+        case "bias" | "bias_in" | "bias_out" | "logits_bias" | "mean":
+            return lambda _, shape: np.zeros(shape, np.float32)
+        case "kernel" | "kernel_in" | "kernel_out":
+            fan = shape[-2] + shape[-1]
+            shared = 2 if names[-2] in ("query", "key", "value") else 1
+            return _uniform(math.sqrt(6 / (shared * fan)))
+        case _:  # embeddings and learned positions
+            return _normal(shape[-1] ** -0.5)
+
+
+def _uniform(bound: float) -> Fill:
+    def fill(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        numbers = generator.random(shape, np.float32)
+        return (numbers - np.float32(0.5)) * np.float32(2 * bound)
+
+    return fill
+
+
+def _normal(deviation: float) -> Fill:
+    def fill(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return generator.standard_normal(shape, np.float32) * np.float32(deviation)
+
+    return fill
+
+
+def _stream(seed: int, names: list[str], layer: int) -> np.random.Generator:
+    """The random numbers of one matrix: a counter-based generator with a key of its own."""
+    digest = hashlib.blake2b(f"{seed}/{'/'.join(names)}/{layer}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def are_matrices(params: Params) -> Params:
+    """For each parameter, whether it is a matrix; a stack's vectors, which have an axis of layers, are not."""
+
+    def leaf(path: tuple[Any, ...], value: Any) -> bool:
+        stacked = any(entry.key == STACKED for entry in path)
+        return value.ndim - stacked >= 2
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def from_version_0_1(tree: Params) -> Params:
+    """Parameters or running statistics of a run of version 0.1, whose layers were modules of their own, stacked.
+
+    Args:
+        tree: with `encoder_0`, `encoder_1`, ..., `decoder_0`, ... and perhaps `encoder_norm` and `decoder_norm`.
+    """
+    renamed = {"attention": "self_attention", "attention_norm": "self_attention_norm"}
+    stacks: dict[str, Any] = {}
+    for stack in ("encoder", "decoder"):
+        names = sorted((name for name in tree if re.fullmatch(rf"{stack}_\d+", name)), key=lambda name: int(name[8:]))
+        layers = [{renamed.get(part, part): leaves for part, leaves in tree[name].items()} for name in names]
+        stacks[stack] = {STACKED: jax.tree.map(lambda *leaves: np.stack(leaves), *layers)}
+        if f"{stack}_norm" in tree:
+            stacks[stack]["norm"] = tree[f"{stack}_norm"]
+    others = {name: part for name, part in tree.items() if name.partition("_")[0] not in stacks}
+    return others | stacks

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer import ModelConfig, Transformer, ops
+from transformer import ModelConfig, Transformer, ops, parameters
 
 keys = iter(jax.random.split(jax.random.key(0), 20))
 normal = lambda *shape: jax.random.normal(next(keys), shape)  # noqa: E731
@@ -112,7 +112,8 @@ print(f"base: {sum(leaf.size for leaf in jax.tree.leaves(shapes)):,} parameters"
 
 # %% [markdown]
 # A small one to compute with. `apply` is pure: parameters and token ids in, logits out, and the attention weights of
-# every layer and head as a plain dict where they are asked for.
+# every layer and head as a plain dict where they are asked for. Parameters and weights of all layers are stacked: their
+# first axis is the layer.
 
 # %%
 config = ModelConfig(
@@ -121,13 +122,15 @@ config = ModelConfig(
 model = Transformer(config)
 source = jnp.array([[5, 6, 7, 8, 2], [9, 10, 2, 0, 0]])  # 2 ends a sentence, 0 fills the row
 target = jnp.array([[1, 11, 12, 13], [1, 14, 15, 0]])  # 1 starts it
-params = jax.jit(model.init)(jax.random.key(1), source, source != 0, target)
+params = parameters.draw(model, seed=1)
 
 apply = jax.jit(model.apply, static_argnames="return_weights")
 logits, attention = apply(params, source, source != 0, target, return_weights=True)
 print("logits [B, T, V]", logits.shape)
 for name, weights in sorted(attention.items()):
-    print(f"{name:<10} [B, H, Q, K] {weights.shape}")
+    print(f"{name:<10} [L, B, H, Q, K] {weights.shape}")
+last_layer = jax.tree.map(lambda leaf: leaf[-1], params["params"]["decoder"]["layers"])
+print("the last decoder layer's query kernel", last_layer["self_attention"]["query"]["kernel"].shape)
 
 # %% [markdown]
 # `encode` and `decode` can be called alone; together they are `apply`.

@@ -82,7 +82,7 @@ def draw(weights, rows, columns, title):
     plt.show()
 
 
-cross = np.asarray(attention[f"cross/{config.model.num_decoder_layers - 1}"][0]).mean(0)
+cross = np.asarray(attention["cross"][-1, 0]).mean(0)
 draw(cross, target, source, "cross-attention, last layer, mean of the heads")
 
 # %% [markdown]
@@ -93,8 +93,8 @@ draw(cross, target, source, "cross-attention, last layer, mean of the heads")
 it = source.index("it")
 heads = {
     (layer, head): weights
-    for layer in range(config.model.num_encoder_layers)
-    for head, weights in enumerate(np.asarray(attention[f"encoder/{layer}"][0]))
+    for layer, of_layer in enumerate(np.asarray(attention["encoder"][:, 0]))
+    for head, weights in enumerate(of_layer)
 }
 others = [place for place, piece in enumerate(source) if piece not in ("it", "</s>")]
 (layer, head), weights = max(heads.items(), key=lambda item: item[1][it, others].max())

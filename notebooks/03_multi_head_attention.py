@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import rcParams
 
-from transformer import Config, ModelConfig, Run, TokenizerConfig, Transformer, ops
+from transformer import Config, ModelConfig, Run, TokenizerConfig, Transformer, ops, parameters
 from transformer.analysis.attention import Attention
 from transformer.analysis.figures import STYLE
 from transformer.analysis.figures.attention import heat_maps
@@ -32,7 +32,7 @@ from transformer.analysis.heads import describe
 from transformer.analysis.page import Start
 from transformer.data import grammar
 from transformer.data.tokenizer import Pieces, Tokenizer
-from transformer.layers import MultiHeadAttention
+from transformer.layers import Build, MultiHeadAttention
 
 rcParams.update(STYLE | {"figure.dpi": 150})
 generator = np.random.default_rng(0)
@@ -144,7 +144,7 @@ assert np.allclose(at_once, separately, atol=1e-5)
 # wide, the number of parameters does not depend on the number of heads, and neither does that of multiplications.
 
 # %%
-layer = MultiHeadAttention(ModelConfig(vocabulary_size=50, d_model=D, num_heads=H, dtype="float32"))
+layer = MultiHeadAttention(Build.choose(ModelConfig(d_model=D, num_heads=H)))
 params = {"params": {name: {"kernel": kernel} for name, kernel in projections.items()}}
 by_layer, _ = layer.apply(params, memory, memory, jnp.ones((1, 1, 6, 6), bool))
 assert np.allclose(by_layer, separately, atol=1e-5)
@@ -152,7 +152,7 @@ assert np.allclose(by_layer, separately, atol=1e-5)
 
 def cost(num_heads):
     """Parameters, and floating-point operations by XLA's own count, of a layer on 64 tokens of width 128."""
-    layer = MultiHeadAttention(ModelConfig(vocabulary_size=50, d_model=128, num_heads=num_heads, dtype="float32"))
+    layer = MultiHeadAttention(Build.choose(ModelConfig(d_model=128, num_heads=num_heads)))
     tokens, mask = jnp.zeros((1, 64, 128)), jnp.ones((1, 1, 64, 64), bool)
     params = jax.eval_shape(layer.init, jax.random.key(0), tokens, tokens, mask)
     compiled = jax.jit(layer.apply).lower(params, tokens, tokens, mask).compile()
@@ -226,9 +226,7 @@ config = ModelConfig(
 sentences = grammar.generate("test")[:200]
 tokenizer = Tokenizer.train([text for one in sentences for text in one[:2]], 400, TokenizerConfig())
 model = Transformer(config)
-start = jnp.ones((1, 1), int)
-params = jax.jit(model.init)(jax.random.key(0), start, start == 1, start)
-run = Run(Config(model=config), model, params, tokenizer)
+run = Run(Config(model=config), model, parameters.draw(model, seed=0), tokenizer)
 look = run.attention(sentences[0].source, sentences[0].target)
 show(look.weights["encoder"][0])
 print(f"log K = {np.log(len(look.source.tokens)):.2f}")

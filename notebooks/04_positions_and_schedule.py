@@ -34,7 +34,7 @@ from transformer.analysis.figures import STYLE
 from transformer.analysis.figures.learning import learning_curves, learning_rates, warmup
 from transformer.analysis.figures.positions import curves, dot_products, heat_map
 from transformer.analysis.history import read_histories
-from transformer.layers import EncoderLayer
+from transformer.layers import Build, Layer, Masks
 from transformer.training.optimizer import inverse_sqrt_schedule, learning_rate, paper_schedule, rates
 
 rcParams.update(STYLE | {"figure.dpi": 150})
@@ -48,12 +48,12 @@ rcParams.update(STYLE | {"figure.dpi": 150})
 
 # %%
 D, T = 128, 10
-layer = EncoderLayer(ModelConfig(vocabulary_size=50, d_model=D, num_heads=4, d_ff=256, dtype="float32"), None)
+layer = Layer(Build.choose(ModelConfig(d_model=D, num_heads=4, d_ff=256)), is_decoder=False)
 words = jax.random.normal(jax.random.key(0), (1, T, D))
 is_token = jnp.ones((1, T), bool)
-masks = is_token, ops.padding_mask(is_token)
-params = jax.jit(lambda key: layer.init(key, words, *masks, None, False))(jax.random.key(1))
-encode = jax.jit(lambda x: layer.apply(params, x, *masks, None, False)[0])
+rest = None, Masks(is_token, ops.padding_mask(is_token)), None, False  # no memory, dropout or attention weights
+params = jax.jit(lambda key: layer.init(key, words, *rest))(jax.random.key(1))
+encode = jax.jit(lambda x: layer.apply(params, x, *rest)[0])
 
 order = np.random.default_rng(0).permutation(T)
 positions = ops.sinusoidal_positions(T, D, "interleaved")

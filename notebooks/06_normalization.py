@@ -91,7 +91,7 @@ print(f"{batches.per_epoch} batches an epoch, in the shape (S, T, rows) {batches
 print(tokenizer.pieces(batches[0].source[0]))
 
 # %%
-SEEDS, STEPS, EVERY = jnp.arange(3), 120, 20
+SEEDS, STEPS, EVERY = range(3), 120, 20
 small = ModelConfig(
     vocabulary_size=VOCABULARY,
     d_model=64,
@@ -107,6 +107,7 @@ small = ModelConfig(
 NORMS = {"layer norm": small, **{f"{n} norm": ModelConfig(**vars(small) | {"norm": n}) for n in ("rms", "batch")}}
 schedule = OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=40)
 of_seeds = lambda values: f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"  # noqa: E731
+stacked = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)  # noqa: E731
 accumulated = lambda batch: jax.tree.map(lambda leaf: leaf[None], batch)  # noqa: E731  # the step's axis of accumulation
 
 
@@ -117,7 +118,7 @@ def learn(config):
     step = jax.jit(jax.vmap(step, in_axes=(0, None)))
     evaluate = jax.jit(jax.vmap(partial(eval_step, model=model), in_axes=(0, 0, None)))
     mean = lambda sums: np.asarray(sums["loss_sum"] / sums["target_tokens"])  # noqa: E731
-    state = jax.vmap(partial(create_state, model, optimizer))(SEEDS)
+    state = stacked([create_state(model, optimizer, seed) for seed in SEEDS])
     losses, held_out_losses = [], []
     for n in range(STEPS):
         state, metrics = step(state, accumulated(batches[n]))
@@ -202,15 +203,15 @@ for name, config in NORMS.items():
     assert (difference == 0) == (name != "batch norm")
 
 # %% [markdown]
-# ## Before or behind, with and without warm-up
+# ## Before or after, with and without warm-up
 #
-# Four layers a side, with layer norm behind each sub-layer (`post`, the paper) or before it (`pre`). One program trains
+# Four layers a side, with layer norm after each sub-layer (`post`, the paper) or before it (`pre`). One program trains
 # each at its full rate from the first step and with a warm-up, three seeds of both, and keeps every layer's gradient.
 
 # %%
 EARLY, WARMUPS = 30, jnp.array([1, 30])
 deep = ModelConfig(**vars(small) | {"num_encoder_layers": 4, "num_decoder_layers": 4})
-LAYERS = [f"{side}_{layer}" for side in ("encoder", "decoder") for layer in range(4)]
+LAYERS = [f"{side} {layer}" for side in ("encoder", "decoder") for layer in range(4)]
 few = jax.tree.map(lambda leaf: leaf[:16], [batches[n] for n in range(EARLY)])
 
 
@@ -226,12 +227,12 @@ def begin(norm_position):
         return train_step(state, batch, model=model, optimizer=optimizer(warmup), label_smoothing=0.0, seed=0)
 
     step = jax.jit(jax.vmap(jax.vmap(step, in_axes=(0, 0, None)), in_axes=(0, None, None)))
-    state = jax.vmap(lambda seed: jax.vmap(lambda warmup: create_state(model, optimizer(warmup), seed))(WARMUPS))(SEEDS)
+    state = stacked([stacked([create_state(model, optimizer(1), seed)] * len(WARMUPS)) for seed in SEEDS])
     losses, norms = [], []
     for batch in few:
         state, metrics = step(state, WARMUPS, accumulated(batch))
         losses.append(metrics["loss_sum"] / metrics["target_tokens"])
-        norms.append(jnp.stack([state.optimizer_state[0][layer] for layer in LAYERS], -1))
+        norms.append(jnp.concatenate([state.optimizer_state[0][side] for side in ("encoder", "decoder")], -1))
     return np.stack(losses, -1), np.stack(norms, -2)
 
 
@@ -243,7 +244,7 @@ runs = {
     for position, (losses, norms) in begun.items()
     for place, kind in enumerate(("no warm-up", f"warm-up of {WARMUPS[1]}"))
 }
-BOTTOM, TOP = LAYERS.index("encoder_0"), LAYERS.index("encoder_3")
+BOTTOM, TOP = LAYERS.index("encoder 0"), LAYERS.index("encoder 3")
 for name, (losses, norms) in runs.items():
     top_to_bottom = norms[..., TOP] / norms[..., BOTTOM]  # [seeds, steps]
     ratios = ", ".join(f"{top_to_bottom[:, n - 1].mean():.1f} at step {n}" for n in (1, 10, EARLY))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer import parameters
 from transformer.config import ModelConfig
 from transformer.data.batches import Batches, TokenPairs
 from transformer.model import Transformer
@@ -55,7 +56,7 @@ def test_packed_pairs_have_the_loss_and_the_gradient_of_pairs_by_themselves(dtyp
     assert packed.source_segments is not None
     assert packed.source_segments.max() >= 3
     assert packed.source.size < single.source.size
-    params = model.init(jax.random.key(0), single.source, single.source_mask, single.target_input)
+    params = parameters.draw(model, 0)
     (actual, count), gradient = loss_and_gradient(model, params, packed)
     (expected, expected_count), expected_gradient = loss_and_gradient(model, params, single)
     assert count == expected_count == LENGTHS[1].sum() + LENGTHS.shape[1]
@@ -66,7 +67,7 @@ def test_packed_pairs_have_the_loss_and_the_gradient_of_pairs_by_themselves(dtyp
 
 def test_nothing_reaches_another_pair_of_the_row():
     model, packed = Transformer(ModelConfig(**CONFIG)), batch(24)
-    params: Any = model.init(jax.random.key(0), packed.source, packed.source_mask, packed.target_input)
+    params: Any = parameters.draw(model, 0)
 
     @jax.jit
     def sensitivity(embedding: jax.Array) -> jax.Array:

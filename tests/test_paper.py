@@ -94,7 +94,9 @@ def test_section_3_2_2_heads_share_d_model(num_heads):
     """d_k = d_v = d_model / h, so their number costs no parameter (Table 3, rows A); W^Q holds all heads'."""
     config = dataclasses.replace(BASE, num_heads=num_heads)
     attention = {name: leaf.shape for name, leaf in parameters(config).items() if "encoder/layers/self_att" in name}
-    kernels = {f"encoder/layers/self_attention/{name}/kernel": (6, 512, 512) for name in ("query", "key", "value", "output")}
+    kernels = {
+        f"encoder/layers/self_attention/{name}/kernel": (6, 512, 512) for name in ("query", "key", "value", "output")
+    }
     assert kernels.items() <= attention.items()
     assert count(config) == count(BASE)
 

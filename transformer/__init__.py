@@ -25,7 +25,7 @@ from transformer.config import (
 from transformer.errors import InputError
 
 if TYPE_CHECKING:
-    from transformer import ops
+    from transformer import ops, parameters
     from transformer.experiment import run as train
     from transformer.inference.translator import Translator
     from transformer.model import Transformer
@@ -45,6 +45,7 @@ __all__ = [
     "Translator",
     "load",
     "ops",
+    "parameters",
     "train",
 ]
 
@@ -60,8 +61,8 @@ def __getattr__(name: str) -> Any:
             value = getattr(import_module("transformer.run"), name)
         case "train":
             value = import_module("transformer.experiment").run
-        case "ops":
-            return import_module("transformer.ops")
+        case "ops" | "parameters":
+            return import_module(f"transformer.{name}")
         case _:
             raise AttributeError(f"module 'transformer' has no attribute {name!r}")
     globals()[name] = value

@@ -64,7 +64,7 @@ class Stack(nn.Module):
 
         scanned: Any = nn.scan(
             body,
-            variable_axes={"params": 0, "batch_stats": 0},
+            variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
             split_rngs={"params": True},
             length=self.num_layers,
             unroll=self.unroll,

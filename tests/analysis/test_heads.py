@@ -15,12 +15,12 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_what_follows_from_the_weights():
-    weights = np.random.default_rng(0).dirichlet(np.ones(5), (2, 1, 3, 5)).astype(np.float32)
+    weights = np.random.default_rng(0).dirichlet(np.ones(5), (1, 2, 3, 5)).astype(np.float32)
     weights[0, 0, 0] = np.eye(5)  # log 0 among the terms
     boundary = np.array([4, 2])
     found = describe(weights, boundary, self_attention=True)
     for place in np.ndindex(weights.shape[:-1]):
-        row, sentence, query = weights[place].astype(np.float64), place[0], place[3]
+        row, sentence, query = weights[place].astype(np.float64), place[1], place[3]
         expected = {
             "entropy": -sum(weight * math.log(weight) for weight in row if weight),
             "boundary": row[boundary[sentence]],
@@ -54,7 +54,11 @@ def test_ablation_is_a_head_without_output(run):
     # Nothing else is touched, not even in the tree that was given.
     other = ablate(run.params, "cross", 0, 2, 4)
     changed = jax.tree.map(lambda one, two: bool((np.asarray(one) != np.asarray(two)).any()), run.params, other)
-    assert sum(jax.tree.leaves(changed)) == changed["params"]["decoder"]["layers"]["cross_attention"]["output"]["kernel"] == 1
+    assert (
+        sum(jax.tree.leaves(changed))
+        == changed["params"]["decoder"]["layers"]["cross_attention"]["output"]["kernel"]
+        == 1
+    )
 
 
 def test_measure(run, view):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from transformer import parameters
 from transformer.config import ModelConfig
 from transformer.errors import InputError
 from transformer.inference.evaluate import ExactMatch, Scores, bleu, corpus_loss, score_translations
@@ -142,7 +143,7 @@ def test_corpus_loss_is_the_mean_over_tokens_of_all_batches():
         source, target_input, target_output = generator.integers(3, 20, (3, rows, length))
         batch = Batch(source, mask, target_input, target_output, mask, np.arange(rows))
         batches.append(jax.tree.map(jnp.asarray, batch))
-    variables = jax.jit(model.init)(jax.random.key(0), *batches[0][:3])
+    variables = jax.device_put(parameters.draw(model, 0))
     for batch in batches:
         logits, _ = jax.jit(model.apply)(variables, batch.source, batch.source_mask, batch.target_input)
         logits = np.asarray(logits, np.float64)

@@ -89,7 +89,9 @@ def next_log_probs(p, source, target):
         return p["embedding"][np.array(tokens)] * math.sqrt(MODEL.d_model) + positions
 
     memory = embed(source)
-    memory = norm("encoder/layers/self_attention_norm", memory + attend("encoder/layers/self_attention", memory, memory, True))
+    memory = norm(
+        "encoder/layers/self_attention_norm", memory + attend("encoder/layers/self_attention", memory, memory, True)
+    )
     memory = norm("encoder/layers/feed_forward_norm", memory + feed_forward("encoder/layers/feed_forward", memory))
     x, causal = embed(target), np.tri(len(target), dtype=bool)
     x = norm("decoder/layers/self_attention_norm", x + attend("decoder/layers/self_attention", x, x, causal))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from transformer.checkpoint import Checkpoints, open_run
+from transformer import parameters
 from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfig
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
@@ -75,9 +76,13 @@ def tokenizer():
 
 def variables_of(config, seed=0):
     """Random parameters, larger than initialized, so that translations are neither all alike nor all of full length."""
-    tokens, mask = jnp.zeros((1, 1), int), jnp.ones((1, 1), bool)
-    variables = jax.jit(Transformer(config).init)(jax.random.key(seed), tokens, mask, tokens)
-    return jax.tree.map(lambda leaf: leaf * 2 if leaf.ndim > 1 else leaf, dict(variables))
+    variables = parameters.draw(Transformer(config), seed)
+    doubled = jax.tree.map(
+        lambda leaf, is_matrix: leaf * 2 if is_matrix else leaf,
+        variables["params"],
+        parameters.are_matrices(variables["params"]),
+    )
+    return jax.device_put(variables | {"params": doubled})
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +187,10 @@ def test_apply_is_the_jitted_model(translator, tokenizer):
     )
     assert logits.shape == (*batch.target_output.shape, 300)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
-    assert sorted(weights) == ["cross/0", "decoder/0", "encoder/0"]
-    np.testing.assert_allclose(weights["cross/0"].sum(-1), 1, rtol=1e-5)
-    assert (weights["encoder/0"][0, :, :, ~batch.source_mask[0]] == 0).all()
+    assert sorted(weights) == ["cross", "decoder", "encoder"]
+    assert {len(of_kind) for of_kind in weights.values()} == {1}
+    np.testing.assert_allclose(weights["cross"].sum(-1), 1, rtol=1e-5)
+    assert (weights["encoder"][0, 0, :, :, ~batch.source_mask[0]] == 0).all()
     alone = translator.apply(translator.params, batch.source, batch.target_input)
     np.testing.assert_allclose(alone, logits, rtol=0, atol=1e-5)
 
@@ -377,4 +383,4 @@ def test_alignments_are_the_strongest_attention(translator):
     for source, target, places in zip(sources, targets, found, strict=True):
         batch = translator.batch([source], [target])
         _, weights = translator.apply(translator.params, batch.source, batch.target_input, return_weights=True)
-        assert places == weights["cross/0"][0].mean(0).argmax(-1).tolist()
+        assert places == weights["cross"][0, 0].mean(0).argmax(-1).tolist()

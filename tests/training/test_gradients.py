@@ -17,16 +17,21 @@ def test_norms_by_layer_against_numpy():
     generator = np.random.default_rng(0)
     gradient = {
         "embedding": generator.normal(size=(7, 4)).astype(np.float32),
-        "encoder_0": {
-            "attention": {"query": {"kernel": generator.normal(size=(4, 4)).astype(np.float32)}},
+        "encoder": {
+            "layers": {
+                "self_attention": {"query": {"kernel": generator.normal(size=(3, 4, 4)).astype(np.float32)}},
+                "norm": {"scale": generator.normal(size=(3, 4)).astype(np.float32)},
+            },
             "norm": {"scale": generator.normal(size=4).astype(np.float32)},
         },
     }
     found = jax.jit(norms_by_layer)(gradient)
-    assert set(found) == set(gradient)
-    for name, part in gradient.items():
-        flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(part)]).astype(np.float64)
-        np.testing.assert_allclose(found[name], np.sqrt((flat**2).sum()), rtol=1e-6)
+    assert set(found) == {"embedding", "encoder", "encoder/norm"}
+    layers = [jax.tree.map(lambda leaf, i=i: leaf[i], gradient["encoder"]["layers"]) for i in range(3)]
+    parts = {"embedding": [gradient["embedding"]], "encoder": layers, "encoder/norm": [gradient["encoder"]["norm"]]}
+    for name, members in parts.items():
+        flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(part)]).astype(float) for part in members]
+        np.testing.assert_allclose(np.atleast_1d(found[name]), [np.sqrt((g**2).sum()) for g in flat], rtol=1e-6)
 
 
 def test_what_is_watched_is_the_gradient_of_the_step_and_the_update_is_the_same(tiny_model, make_batch):
@@ -46,5 +51,5 @@ def test_what_is_watched_is_the_gradient_of_the_step_and_the_update_is_the_same(
     expected = norms_by_layer(jax.tree.map(np.subtract, before.params, after.params))
     for name, norm in expected.items():
         np.testing.assert_allclose(watched[name], norm, rtol=1e-4)  # a difference of float32 parameters
-    whole = np.sqrt(sum(float(norm) ** 2 for norm in watched.values()))
+    whole = np.sqrt(sum(float((norm**2).sum()) for norm in watched.values()))
     np.testing.assert_allclose(whole, metrics["gradient_norm"], rtol=1e-6)

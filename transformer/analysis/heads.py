@@ -87,7 +87,7 @@ def describe(
     weights = weights.astype(np.float64)
     found = {
         "entropy": -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1),
-        "boundary": np.take_along_axis(weights, boundary[:, None, None, None], -1)[..., 0],
+        "boundary": np.take_along_axis(weights, boundary[None, :, None, None, None], -1)[..., 0],
     }
     if self_attention:
         places = np.arange(weights.shape[-1])

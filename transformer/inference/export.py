@@ -11,6 +11,8 @@ from transformer.config import SearchConfig
 from transformer.errors import InputError
 from transformer.inference.decoding import longest_source, longest_translation, search_program
 from transformer.inference.translator import Translator, search_ids
+from transformer.model import Transformer
+from transformer.shapes import Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -26,6 +28,13 @@ class Artefact(NamedTuple):
     about: dict[str, Any]
 
 
+def _portable(member: tuple[Transformer, Params]) -> tuple[Transformer, Params]:
+    """A model whose program does not depend on the machine that exports it: the plain equations, layers unrolled."""
+    model, params = member
+    config = dataclasses.replace(model.config, implementation="plain")
+    return model.clone(config=config, backend="cpu"), params
+
+
 def export_search(translator: Translator, search: SearchConfig, longest: int | None = None) -> Artefact:
     """Encoder, decoder and the whole beam search (section 6.1) as one program for CPU, CUDA and TPU.
 
@@ -33,7 +42,7 @@ def export_search(translator: Translator, search: SearchConfig, longest: int | N
 
     B and S are open; jax compiles the program for each shape that it is called with. A row of `source` is a sentence's
     ids (int32), the end id last, padded with the pad id; a row of padding gets no translation. The parameters are
-    constants of the program.
+    constants of the program, which multiplies matrices in float32.
 
     The search has a loop for each size of its cache, which grows up to the longest translation L. How many loops there
     are cannot be left open, so L is settled here. A batch of short sentences still ends early, and
@@ -60,7 +69,7 @@ def export_search(translator: Translator, search: SearchConfig, longest: int | N
         )
     max_length = min(longest, longest_translation(translator.members, search))
     tokenizer = translator.tokenizer
-    program = search_program(translator.members, search, search_ids(tokenizer, search))
+    program = search_program(tuple(map(_portable, translator.members)), search, search_ids(tokenizer, search))
 
     def translate(source: Array) -> tuple[Array, Array, Array]:
         mask = source != tokenizer.pad_id

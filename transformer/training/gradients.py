@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
+from transformer.parameters import STACKED
 from transformer.shapes import Array, Params
 
 
@@ -14,11 +16,19 @@ def norms_by_layer(gradient: Params) -> dict[str, Array]:
     norm = sqrt(sum(g^2)), over all elements of the layer
 
     Args:
-        gradient: a tree like the parameters, whose first level is the layers (`embedding`, `encoder_0` and so on).
+        gradient: a tree like the parameters.
 
-    Returns: The norms by the names of that level.
+    Returns: Arrays [L] for the layers of `encoder` and `decoder`, and a number for every other part, by its path
+        (`embedding`, `encoder/norm`).
     """
-    return {name: optax.tree.norm(part) for name, part in gradient.items()}
+    norms = {}
+    for name, part in gradient.items():
+        if STACKED not in part:
+            norms[name] = optax.tree.norm(part)
+            continue
+        norms[name] = jax.vmap(optax.tree.norm)(part[STACKED])
+        norms |= {f"{name}/{own}": optax.tree.norm(leaves) for own, leaves in part.items() if own != STACKED}
+    return norms
 
 
 def watch_norms() -> optax.GradientTransformation:
@@ -28,7 +38,7 @@ def watch_norms() -> optax.GradientTransformation:
     """
 
     def init(params: Params) -> dict[str, Array]:
-        return dict.fromkeys(params, jnp.zeros(()))
+        return jax.tree.map(jnp.zeros_like, norms_by_layer(params))
 
     def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
         return updates, norms_by_layer(updates)

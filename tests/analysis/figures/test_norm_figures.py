@@ -11,7 +11,7 @@ from transformer.analysis.figures.norms import batch_mates, gradient_norms, seed
 
 STEPS = np.arange(1, 6)
 RUNS = ["post", "pre", "post, warm-up", "pre, warm-up"]
-LAYERS = ["encoder_0", "encoder_1", "decoder_0"]
+LAYERS = ["encoder 0", "encoder 1", "decoder 0"]
 
 
 def values(*shape: int) -> np.ndarray:

@@ -160,8 +160,8 @@ def cost(num_heads):
 
 
 for num_heads in (1, 4, 16):
-    parameters, operations = cost(num_heads)
-    print(f"h = {num_heads:>2}: {parameters:,} parameters, {operations / 1e6:.1f} million operations")
+    size, operations = cost(num_heads)
+    print(f"h = {num_heads:>2}: {size:,} parameters, {operations / 1e6:.1f} million operations")
 
 # %% [markdown]
 # What grows a little is the softmax, which each head has for itself.

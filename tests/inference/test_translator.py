@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.checkpoint import Checkpoints, open_run
 from transformer import parameters
+from transformer.checkpoint import Checkpoints, open_run
 from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfig
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer

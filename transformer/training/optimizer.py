@@ -6,7 +6,6 @@ is highest, is `count = warmup_steps - 1`. The first update is made with 1 / war
 schedule that ends does so at `count = steps`, which is behind the last update, so that no update is made with 0 either.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,7 +13,6 @@ from jaxtyping import Float
 
 from transformer.config import OptimizerConfig
 from transformer.parameters import are_matrices
-from transformer.shapes import Params
 
 
 def paper_schedule(d_model: int, warmup_steps: int, scale: float = 1.0) -> optax.Schedule:

@@ -47,7 +47,8 @@ def move_axis(x: Array, source: int, destination: int) -> Array:
     """`jnp.moveaxis` of one axis, written out in memory before it meets a product.
 
     XLA folds a transpose into the product that follows it, and then has no fast bfloat16 product: it converts both
-    sides to float32. It folds neither a reshape that mixes axes nor a concatenation, so the axis is moved in two halves.
+    sides to float32. It folds neither a reshape that mixes axes nor a concatenation, so the axis is moved in two
+    halves.
     """
     source, destination = source % x.ndim, destination % x.ndim
     size = x.shape[source]

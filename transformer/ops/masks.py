@@ -16,8 +16,8 @@ def require_bool(mask: Shaped[Array, "..."], what: str) -> None:
     """
     if mask.dtype != bool:
         raise InputError(
-            f"{what} must be boolean, with True for what counts, but its type is {mask.dtype}. Turn an additive mask of "
-            "0 and -inf into one with `mask == 0`."
+            f"{what} must be boolean, with True for what counts, but its type is {mask.dtype}. An additive mask of 0 "
+            "and -inf becomes one by `mask == 0`."
         )
 
 

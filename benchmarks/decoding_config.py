@@ -28,5 +28,5 @@ config = Config(
         dropout=0.2,
     ),
     optimizer=OptimizerConfig(schedule="inverse_sqrt", peak=1.5e-3, warmup_steps=400, final_fraction=0.4),
-    training=TrainingConfig(steps=2000, batch_tokens=4096, num_shapes=8, validate_every=500),
+    training=TrainingConfig(steps=2000, batch_tokens=4096, validate_every=500),
 )

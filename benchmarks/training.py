@@ -4,13 +4,14 @@
     python benchmarks/training.py --source train.en --target train.de
 
 Every program trains the same model (dropout 0.1, label smoothing 0.1, one embedding for source, target and output,
-Adam) on the same batches, in a process of its own that sleeps while it is not its turn. The turns go A B C A B C ...; a
-turn is some steps of forward, backward and update, after one that is not measured. Reported, as median and quartiles
-over the turns, are the source and target tokens a second that are no padding; the share of the machine's matmul limit,
-measured in the same turns, that the FLOPs of the model reach, padding included; peak memory; and the time from the
-start of the process to its first step and until it has seen every shape. Once with each program's own start-up
-("alone"), with compilation caches that are empty, and once with the same allocator settings for all ("alike"), with the
-caches that the first has filled, if it has been run.
+Adam) on the same batches, in a process of its own that sleeps while it is not its turn. A batch has pairs of about the
+same length, one in each row, since the other programs do not pack. The turns go A B C A B C ...; a turn is some steps
+of forward, backward and update, after one that is not measured. Reported, as median and quartiles over the turns, are
+the source and target tokens a second that are no padding; the share of the machine's matmul limit, measured in the same
+turns, that the FLOPs of the model reach, padding included; peak memory; and the time from the start of the process to
+its first step and until it has seen every shape. Once with each program's own start-up ("alone"), with compilation
+caches that are empty, and once with the same allocator settings for all ("alike"), with the caches that the first has
+filled, if it has been run.
 
 The result is written after each part, and the same command goes on where it was stopped. `--device gpu` runs base and
 big, where there is a GPU.
@@ -23,7 +24,6 @@ import json
 import platform
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ from peers.job import SIZES, Arrays, Job
 from peers.report import TITLES, table
 
 from transformer.config import DataConfig, TokenizerConfig
-from transformer.data.batches import Batches, tokenize
+from transformer.data.batches import TokenPairs, tokenize
 from transformer.data.corpus import Pairs, Report, read_pairs
+from transformer.data.rows import of_one_width, pad
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.files import write_whole
@@ -84,14 +85,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="allocator; default: both, on a GPU alone")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--steps", type=int, default=8, help="steps a turn")
-    parser.add_argument("--shapes", type=int, default=16, help="padded shapes at the most")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/training-DEVICE-DTYPE.json")
     options = parser.parse_args()
     gpu = options.device == "gpu"
     options.size = options.size or (["base", "big"] if gpu else ["S", "B"])
     options.programs = options.programs or list(DEFAULT[options.device])
     options.settings = options.settings or (["alone"] if gpu else list(SETTINGS))
-    for name in ("turns", "steps", "shapes"):
+    for name in ("turns", "steps"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
     output = options.output or HERE / "results" / f"training-{options.device}-{options.dtype}.json"
@@ -110,7 +110,6 @@ def run(options: argparse.Namespace) -> None:
         "dtype": dtype,
         "turns": options.turns,
         "steps": options.steps,
-        "shapes": options.shapes,
         "files": [Path(options.source).name, Path(options.target).name],
     }
     result: dict[str, Any] = {
@@ -154,25 +153,10 @@ def make_job(
     tokenizer = Tokenizer.train([*pairs.sources, *pairs.targets], size.pieces, special)
     report = copy.deepcopy(report)  # what is too long depends on the tokenizer
     tokens = tokenize(pairs, tokenizer, DataConfig(), report, filter=True)
-    batches = Batches(
-        tokens,
-        tokens=size.batch_tokens,
-        num_shapes=options.shapes,
-        row_multiple=1,
-        seed=0,
-        pad_id=special.pad_id,
-        start_id=special.start_id,
-        end_id=special.end_id,
-    )
     number, seen = options.turns * options.steps, {}
-    batches[0]  # lays out the epoch
-    start = time.perf_counter()
-    chosen = [Arrays(*batches[n][: len(Arrays._fields)]) for n in range(number)]
-    milliseconds = (time.perf_counter() - start) / number * 1e3
-    for batch in chosen:
-        fill_empty_rows(batch, special.end_id)
-    for n in range(number):
-        seen.setdefault((*chosen[n].source.shape, chosen[n].target_input.shape[1]), n)
+    chosen = make_batches(tokens, size.batch_tokens, number, special)
+    for n, batch in enumerate(chosen):
+        seen.setdefault(batch.source.shape, n)
     # Every shape that the turns need is compiled before them; the longest first, which settles the memory.
     warm_up = tuple(seen[shape] for shape in sorted(seen, key=lambda shape: -shape[1]))
     file = work / f"{name}.npz"
@@ -184,23 +168,40 @@ def make_job(
         batches=str(file),
         num_batches=number,
         warm_up=warm_up,
-        longest=max(max(S, T) for S, T, _ in batches.shapes),
+        longest=max(width for _, width in seen),
         pad_id=special.pad_id,
         start_id=special.start_id,
         end_id=special.end_id,
     )
+    real = [int(batch.source_mask.sum() + batch.target_mask.sum()) for batch in chosen]
     data = {
         "pairs": report.kept,
-        "padding": batches.padding,
-        "shapes": len(batches.shapes),
-        "shapes_used": len(warm_up),
-        "host_milliseconds_a_batch": milliseconds,
-        "tokens": [int(batch.source_mask.sum() + batch.target_mask.sum()) for batch in chosen],
+        "padding": 1 - sum(real) / sum(batch.source.size + batch.target_output.size for batch in chosen),
+        "shapes": len(seen),
+        "tokens": real,
         "flops": [
             size.step_flops(len(batch.row), batch.source.shape[1], batch.target_input.shape[1]) for batch in chosen
         ],
     }
     return job, data
+
+
+def make_batches(pairs: TokenPairs, tokens: int, number: int, special: TokenizerConfig) -> list[Arrays]:
+    """Random batches of pairs of about the same length, with a pair in each row."""
+    read, written = (
+        [sentence.tolist() for sentence in np.split(ids, offsets[1:-1])] for ids, offsets in (pairs[:2], pairs[2:])
+    )
+    lengths = np.maximum(pairs.source_lengths, pairs.target_lengths)
+    layout = list(of_one_width(lengths, tokens, int(lengths.max())))
+    order, batches = np.random.default_rng(0).permutation(len(layout)), []
+    for n in range(number):
+        width, rows, chosen = layout[order[n % len(layout)]]
+        source, source_mask = pad([[*read[pair], special.end_id] for pair in chosen], rows, width, special.pad_id)
+        shifted, _ = pad([[special.start_id, *written[pair]] for pair in chosen], rows, width, special.pad_id)
+        output, mask = pad([[*written[pair], special.end_id] for pair in chosen], rows, width, special.pad_id)
+        batches.append(Arrays(source, source_mask, shifted, output, mask, np.arange(rows, dtype=np.int32)))
+        fill_empty_rows(batches[-1], special.end_id)
+    return batches
 
 
 def fill_empty_rows(batch: Arrays, end_id: int) -> None:

@@ -27,6 +27,6 @@ config = Config(
         max_positions=256,
     ),
     optimizer=OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=1000, final_fraction=0.4),
-    training=TrainingConfig(steps=5300, batch_tokens=4096, num_shapes=4, pack_length=32, validate_every=500),
+    training=TrainingConfig(steps=5300, batch_tokens=4096, pack_length=32, validate_every=500),
     search=SearchConfig(beam_size=5, length_penalty=1.0),
 )

@@ -23,8 +23,6 @@ config = Config(
         max_positions=128,
     ),
     optimizer=OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=200, final_fraction=0.5),
-    training=TrainingConfig(
-        steps=1500, batch_tokens=2048, num_shapes=2, pack_length=64, validate_every=750, log_every=100
-    ),
+    training=TrainingConfig(steps=1500, batch_tokens=2048, pack_length=64, validate_every=750, log_every=100),
     search=SearchConfig(beam_size=1),
 )

@@ -197,7 +197,7 @@ config = Config(
     data=DataConfig(train=train, validation=train, max_length=32),
     model=small,
     optimizer=OptimizerConfig(warmup_steps=30, scale=0.3),
-    training=TrainingConfig(steps=120, validate_every=40, log_every=5, batch_tokens=1024, num_shapes=1),
+    training=TrainingConfig(steps=120, validate_every=40, log_every=5, batch_tokens=1024),
 )
 transformer.train(config)
 

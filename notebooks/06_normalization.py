@@ -27,13 +27,14 @@ import numpy as np
 import optax
 from matplotlib import rcParams
 
-from transformer import DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, Transformer, ops
+from transformer import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, Transformer, ops
 from transformer.analysis.figures import STYLE
 from transformer.analysis.figures.norms import batch_mates, gradient_norms, seed_curves
 from transformer.data import grammar
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer import Tokenizer
+from transformer.inference.translator import Translator
 from transformer.runtime import keep_freed_memory
 from transformer.training.gradients import watch_norms
 from transformer.training.optimizer import make_optimizer, warmup_stable_decay_schedule
@@ -67,8 +68,8 @@ for name, z in added.items():
 # %% [markdown]
 # ## Learning with each
 #
-# The corpus of the quickstart, cut into 1,000 pieces; its shorter sentences, all in batches of one shape. The step of
-# training is a pure function, so `jax.vmap` trains three seeds at once: three initializations, and the same batches.
+# The corpus of the quickstart, cut into 1,000 pieces; its shorter sentences, packed into batches of one shape. The step
+# of training is a pure function, so `jax.vmap` trains three seeds at once: three initializations, and the same batches.
 
 # %%
 VOCABULARY, LENGTH = 1000, 16
@@ -83,11 +84,11 @@ def make_batches(pairs, rows):
     """The pairs that have at most LENGTH tokens."""
     tokens = tokenize(pairs, tokenizer, data_config, Report(("grammar",), len(pairs.sources)), filter=True)
     ids = {"pad_id": tokenizer.pad_id, "start_id": tokenizer.start_id, "end_id": tokenizer.end_id}
-    return Batches(tokens, tokens=rows * LENGTH, num_shapes=1, row_multiple=1, seed=0, **ids)
+    return Batches(tokens, tokens=rows * LENGTH, row_multiple=1, seed=0, **ids)
 
 
 batches, held_out = make_batches(train, 32), make_batches(validation, 64)
-print(f"{batches.per_epoch} batches an epoch, in the shape (S, T, rows) {batches.shapes[0]}")
+print(f"{batches.per_epoch} batches an epoch, in the shape (S, T, rows) {batches.shape}")
 print(tokenizer.pieces(batches[0].source[0]))
 
 # %%
@@ -155,11 +156,19 @@ seed_curves(steps, {name: held for name, (_, _, held) in learned.items()}, "loss
 
 # %%
 first = jax.tree.map(lambda leaf: leaf[0], {name: state for name, (state, _, _) in learned.items()})
-COMPANIES = [held_out[0], *(batches[n] for n in range(STEPS, STEPS + 31))]
-ROWS = min(len(company.row) for company in COMPANIES)
-here = jax.tree.map(lambda leaf: leaf[0], COMPANIES[0])  # the sentence
+COMPANIES, ROWS = 32, 32
+run = Translator(Config(data=data_config, model=small), Transformer(small), {}, tokenizer)
+texts = zip(validation.sources + train.sources[:10_000], validation.targets + train.targets[:10_000], strict=True)
+short = [pair for pair in texts if run.fit(pair[:1], pair[1:])[0]][
+    : 1 + COMPANIES * (ROWS - 1)
+]  # the sentence, and others
+whole = run.batch(*map(list, zip(*short, strict=True)))  # here each row has one pair
+here = jax.tree.map(lambda leaf: leaf[0], whole)  # the sentence
 companies = [
-    jax.tree.map(lambda leaf, own: np.concatenate([own[None], leaf[1:ROWS]]), company, here) for company in COMPANIES
+    jax.tree.map(lambda leaf, n=n: leaf[np.r_[0, 1 + n * (ROWS - 1) : 1 + (n + 1) * (ROWS - 1)]], whole)._replace(
+        row=np.arange(ROWS)
+    )
+    for n in range(COMPANIES)
 ]
 
 

@@ -53,7 +53,7 @@ def save_run(run_dir: Path, model: ModelConfig) -> None:
 
 def test_it_measures_in_turns_and_goes_on_with_what_it_has(sentences: list[str], tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    options = [*sentences, "--size", "tiny", "--turns", "2", "--steps", "1", "--shapes", "1", "--settings", "alone"]
+    options = [*sentences, "--size", "tiny", "--turns", "2", "--steps", "1", "--settings", "alone"]
     options += ["--programs", "ours", "plain_linen", "without:products", "--output", os.path.relpath(output)]
     done = benchmark(*options)
     assert done.returncode == 0, done.stderr

@@ -25,6 +25,7 @@ from transformer.checkpoint import hold_run, is_finished
 from transformer.cli import COMMANDS, main
 from transformer.config import Config
 from transformer.config_files import from_json
+from transformer.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -40,7 +41,7 @@ config = Config(
         max_positions=64,
     ),
     optimizer=OptimizerConfig(warmup_steps=10, scale=0.1),
-    training=TrainingConfig(steps=20, validate_every=10, log_every=5, batch_tokens=512, num_shapes=1),
+    training=TrainingConfig(steps=20, validate_every=10, log_every=5, batch_tokens=512),
     search=SearchConfig(beam_size=2, extra_length=5),
 )
 """
@@ -143,6 +144,29 @@ def test_train_leaves_a_whole_run_directory(corpus, trained):
     scores = json.loads((run / "scores.json").read_text())
     assert "tok:13a" in scores["bleu"]["signature"]
     assert f"{scores['bleu']['score']:.2f}" in trained.out
+
+
+@pytest.mark.parametrize(("option", "length"), [((), 32), (("--training.pack-length", "4"), 4)])
+def test_rows_have_the_pack_length_and_longer_training_pairs_are_dropped(corpus, tmp_path, monkeypatch, option, length):
+    given = []
+    monkeypatch.setattr(loop, "train", lambda config, train, validation, *_, **__: given.extend([train, validation]))
+    files = [
+        f"--data.{split} {corpus}/{name}.en {corpus}/{name}.de"
+        for split, name in (("train", "train"), ("validation", "val"))
+    ]
+    done = call(
+        "train", "--config", f"{corpus}/tiny.py", "--run-dir", f"{tmp_path}/run", *" ".join(files).split(), *option
+    )
+    assert (done.status, done.err) == (0, "")
+    (S, T, _), (validation_S, validation_T, _) = (batches.shape for batches in given)
+    assert max(S, T) == length
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    ends = [sum((batches[n].source == 2).sum() for n in range(batches.per_epoch)) for batches in given]
+    assert ends == [data["train"]["kept"], data["validation"]["kept"]]
+    assert data["train"]["dropped"] == ({} if length == 32 else {"too long": 200 - data["train"]["kept"]})
+    assert (data["train"]["kept"] == 200) == (length == 32)
+    assert data["validation"]["kept"] == 12
+    assert max(validation_S, validation_T) == 5  # four words and the end, whatever the training rows are
 
 
 def test_the_same_command_does_nothing_more(corpus, command, trained):

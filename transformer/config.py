@@ -264,11 +264,9 @@ class TrainingConfig:
     (section 5.1; the paper's 25,000 do not count padding). Empty rows may exceed it by less than one row a piece."""
     accumulation_steps: int = 1
     """Pieces that each device's share of the batch is computed in, to save memory; the update is the same."""
-    num_shapes: int = 12
-    """Padded (source, target) shapes at the most; each is compiled once."""
     pack_length: int | None = None
-    """Pack sentence pairs side by side into rows of so many tokens a side, all of one shape; attention stays within
-    each pair. Longer pairs keep rows of their own. None: a pair a row."""
+    """Tokens per side of a row, into which several sentence pairs are packed. Attention never crosses a pair. Longer
+    pairs are dropped and counted. None is `data.max_length`."""
     log_every: int = 100
     """Steps between two lines of `metrics.jsonl`; there is one at each checkpoint, too."""
     validate_every: int = 1000
@@ -285,7 +283,6 @@ class TrainingConfig:
             "steps",
             "batch_tokens",
             "accumulation_steps",
-            "num_shapes",
             "log_every",
             "validate_every",
             "keep_last",

@@ -17,7 +17,7 @@ from transformer.data.tokenizer import Tokenizer
 from transformer.errors import DivergenceError, InputError
 from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
-from transformer.inference.translator import LOSS_SHAPES, load, translate
+from transformer.inference.translator import load, translate
 from transformer.model import Transformer
 from transformer.runtime import compute_before_returning, resolve_dtype, use_compilation_cache
 from transformer.shapes import Params
@@ -39,10 +39,15 @@ def run(config: Config) -> None:
     for split in splits(config.data):
         pairs[split], reports[split] = read_pairs(config.data, split)
     tokenizer = load_or_train_tokenizer(config, pairs["train"])
-    longest = config.model.max_positions
+    pack_length, positions = config.training.pack_length or config.data.max_length, config.model.max_positions
     tokens = {
         split: tokenize(
-            pairs[split], tokenizer, config.data, reports[split], filter=split == "train", max_length=longest
+            pairs[split],
+            tokenizer,
+            config.data,
+            reports[split],
+            filter=split == "train",
+            max_length=pack_length if split == "train" else positions,
         )
         for split in pairs
     }
@@ -61,17 +66,17 @@ def run(config: Config) -> None:
     )
     train_batches = batches(
         tokens["train"],
-        num_shapes=config.training.num_shapes,
-        pack_length=config.training.pack_length,
+        pack_length=pack_length,
         row_multiple=config.training.accumulation_steps * devices,
     )
+    S, T, rows = train_batches.shape
     print(
-        f"{train_batches.per_epoch:,} batches an epoch in {len(train_batches.shapes)} shapes, "
+        f"{train_batches.per_epoch:,} batches an epoch, each of {rows} rows of {S} source and {T} target tokens, "
         f"{train_batches.padding:.1%} padding; {config.training.steps / train_batches.per_epoch:.1f} epochs"
     )
     validation = evaluate = None
     if "validation" in tokens:
-        validation = batches(tokens["validation"], num_shapes=LOSS_SHAPES, row_multiple=devices, shuffle=False)
+        validation = batches(tokens["validation"], row_multiple=devices, shuffle=False)
         if config.training.validation_bleu:
             evaluate = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])
 

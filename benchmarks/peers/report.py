@@ -75,7 +75,7 @@ def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any])
         lines.append(f"| {' | '.join(cells)} |")
     failed = {program: run["failed"] for program, run in part["programs"].items() if "failed" in run}
     lines += [f"| {TITLES[program]} | not measured: {why} |{' |' * 7}" for program, why in failed.items()]
-    lines += ["", *remarks(part, seconds, steps)]
+    lines += ["", *remarks(part)]
     if peak is not None and "ours" in seconds:
         measured = limit_of_turns(part["limit"], dtype, "", len(tokens))
         own = (
@@ -93,7 +93,7 @@ def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any])
     return "\n".join(lines)
 
 
-def remarks(part: dict[str, Any], seconds: dict[str, list[float]], steps: int) -> list[str]:
+def remarks(part: dict[str, Any]) -> list[str]:
     """The limit, the batches, and whether the programs slept while it was not their turn."""
     data, lines = part["data"], []
     if "failed" in part["limit"]:
@@ -103,14 +103,7 @@ def remarks(part: dict[str, Any], seconds: dict[str, list[float]], steps: int) -
         medians = {dtype: statistics.median(rate[dtype] for rate in rates) for dtype in rates[0]}
         shown = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in medians.items())
         lines.append(f"The machine's matmul limit (the best of jax and PyTorch): {shown}.")
-    host = data["host_milliseconds_a_batch"]
-    share = (
-        f", {host / 1e3 / (statistics.median(seconds['ours']) / steps):.2%} of our step" if "ours" in seconds else ""
-    )
-    lines.append(
-        f"{data['pairs']:,} pairs in {data['shapes']} shapes, {data['shapes_used']} of them measured; "
-        f"{data['padding']:.1%} padding; a batch is made in {host:.2f} ms on the host{share}."
-    )
+    lines.append(f"{data['pairs']:,} pairs; batches of {data['shapes']} shapes, {data['padding']:.1%} padding.")
     idle = [turn["idle_cpu_seconds"] for run in part["programs"].values() if "turns" in run for turn in run["turns"]]
     if idle:
         lines.append(

@@ -10,11 +10,12 @@ import pytest
 
 from transformer import parameters
 from transformer.checkpoint import Checkpoints, open_run
-from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfig
+from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfig, TrainingConfig
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.inference.decoding import decode
+from transformer.inference.evaluate import corpus_loss
 from transformer.inference.translator import (
     Translation,
     Translator,
@@ -177,6 +178,59 @@ def test_loss_is_that_of_the_logits(translator, tokenizer):
         )
         expected.extend(-jax.nn.log_softmax(logits[0])[np.arange(len(target)), target])
     assert translator.loss(sources, targets) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms", "batch"])
+def test_loss_of_a_corpus_is_the_mean_over_the_tokens_of_its_pairs(translator, norm):
+    """Packed rows, in batches of one shape, against each pair by itself."""
+    generator, config = random.Random(1), dataclasses.replace(MODEL, norm=norm)
+    params = variables_of(config)
+    if norm == "batch":  # other running statistics than 0 and 1
+        draw = np.random.default_rng(0)
+        params["batch_stats"] = jax.tree.map(lambda leaf: leaf + draw.uniform(0, 1, leaf.shape), params["batch_stats"])
+    translator = dataclasses.replace(
+        translator,
+        config=dataclasses.replace(translator.config, training=TrainingConfig(batch_tokens=1)),
+        model=Transformer(config),
+        params=params,
+    )
+    sources, targets = ([sentence(generator, generator.randint(1, 9)) for _ in range(40)] for _ in range(2))
+    whole, loss = translator.batch(sources, targets), 0.0
+    for row, length in enumerate(whole.target_mask.sum(axis=1)):
+        logits = translator.apply(params, whole.source[row : row + 1], whole.target_input[row : row + 1])
+        log_probs = jax.nn.log_softmax(logits)[0, np.arange(length), whole.target_output[row, :length]]
+        loss -= float(log_probs.sum())
+    batches = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "transformer.inference.translator.corpus_loss",
+            lambda model, params, given: corpus_loss(model, params, batches.extend(given) or batches),
+        )
+        assert translator.loss(sources, targets) == pytest.approx(loss / whole.target_mask.sum(), rel=1e-5)
+    assert len(batches) > 1
+    assert len({batch.source.shape + batch.target_input.shape for batch in batches}) == 1
+    assert max(batch.source_segments.max() for batch in batches) > 1
+
+
+def test_a_batch_has_a_pair_in_each_row_in_order(translator, tokenizer):
+    generator = random.Random(0)
+    sources, targets = ([sentence(generator, generator.randint(1, 6)) for _ in range(35)] for _ in range(2))
+    batch = translator.batch(sources, targets)
+    assert batch.source_segments is batch.target_segments is None
+    assert {array.dtype for array in batch if array is not None} == {np.dtype(np.int32), np.dtype(bool)}
+    assert batch.row.tolist() == list(range(35))
+    for row, ids in enumerate(tokenizer.encode_batch(sources)):
+        assert batch.source[row, batch.source_mask[row]].tolist() == [*ids, 2]
+        assert (batch.source[row, len(ids) + 1 :] == 0).all()
+    for row, ids in enumerate(tokenizer.encode_batch(targets)):
+        assert batch.target_input[row, batch.target_mask[row]].tolist() == [1, *ids]
+        assert batch.target_output[row, batch.target_mask[row]].tolist() == [*ids, 2]
+    assert batch.source_mask[:, -1].any()
+    assert batch.target_mask[:, -1].any()
+    with pytest.raises(InputError, match=r"Pair 2 of the given text has \d+ tokens, but .* positions for 80"):
+        translator.batch(["a man"] * 2, ["a man", "man " * 200])
+    with pytest.raises(InputError, match=r"There are no sentence pairs"):
+        translator.batch([], [])
 
 
 def test_apply_is_the_jitted_model(translator, tokenizer):

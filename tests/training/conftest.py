@@ -51,13 +51,12 @@ def make_batch() -> Callable[..., Batch]:
 
 @pytest.fixture(scope="session")
 def tiny_batches() -> Callable[..., Batches]:
-    """Batches of random pairs, about 6 an epoch; source and target have each one token, repeated."""
+    """Batches of random pairs, 4 an epoch; source and target have each one token, repeated."""
 
     def make(
         kind: type[Batches] = Batches,
         *,
         pairs: int = 40,
-        num_shapes: int = 2,
         row_multiple: int = 1,
         shuffle: bool = True,
         **attributes: Any,
@@ -69,7 +68,6 @@ def tiny_batches() -> Callable[..., Batches]:
         batches = kind(
             TokenPairs(ids, offsets, ids + 1, offsets),
             tokens=64,
-            num_shapes=num_shapes,
             row_multiple=row_multiple,
             seed=0,
             pad_id=0,

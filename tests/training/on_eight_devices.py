@@ -107,8 +107,9 @@ def test_a_run_goes_on_with_another_number_of_devices(tiny_model, tiny_batches, 
         run_dir.mkdir(exist_ok=True)
         with Checkpoints(run_dir, 2, "print") as checkpoints:
             changed = dataclasses.replace(config, run_dir=str(run_dir), training=shorter)
-            # Of 7 pairs at the most: on eight devices, the last always has an empty row.
-            batches = tiny_batches(pairs=33, num_shapes=1, row_multiple=parallel.num_devices())
+            # Of at most 7 filled rows: on eight devices, the last always has an empty row.
+            batches = tiny_batches(pairs=33, row_multiple=parallel.num_devices())
+            assert batches.shape[2] == (7 if parallel.num_devices() == 1 else 8)
             loop.train(changed, batches, None, checkpoints, dtype="float32")
 
     with monkeypatch.context() as patch:

@@ -97,11 +97,9 @@ def test_loss_falls(config, finished):
     assert losses[0] == pytest.approx(np.log(270), rel=0.2)
 
 
-def test_steps_are_compiled_once_a_shape(config, finished, tiny_batches):
-    batches = tiny_batches()
-    assert len(batches.shapes) == 2
-    assert 2 * batches.per_epoch <= STEPS
-    assert (finished["train"], finished["eval"]) == (2, len(tiny_batches(pairs=9, shuffle=False).shapes))
+def test_each_step_is_compiled_once(config, finished, tiny_batches):
+    assert 2 * tiny_batches().per_epoch <= STEPS
+    assert (finished["train"], finished["eval"]) == (1, 1)
 
 
 def test_metrics_of_every_window_and_validation(config, finished):
@@ -153,8 +151,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(config, finished,
 def test_accumulation_steps_change_nothing_but_rounding(config, tiny_batches, tmp_path):
     """Dropout included: the batches have the same pairs in the same rows, and empty rows behind them."""
     for steps, rows in ((1, 7), (4, 8)):
-        batches = tiny_batches(pairs=33, num_shapes=1, row_multiple=steps)
-        assert batches.shapes[0][2] == rows
+        batches = tiny_batches(pairs=33, row_multiple=steps)
+        assert batches.shape[2] == rows
         train(in_run_dir(config, tmp_path / str(steps), accumulation_steps=steps), batches)
     one, four = (load_params(tmp_path / name) for name in ("1", "4"))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), four, one)
@@ -223,7 +221,7 @@ def test_learns_to_reverse(tmp_path):
             dtype="float32",
         ),
         optimizer=OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=100, final_fraction=0.5),
-        training=TrainingConfig(steps=500, validate_every=500, log_every=100, batch_tokens=1024, num_shapes=1),
+        training=TrainingConfig(steps=500, validate_every=500, log_every=100, batch_tokens=1024, pack_length=64),
         search=SearchConfig(beam_size=1),
     )
     pairs = Pairs(words, [word[::-1] for word in words])
@@ -232,7 +230,7 @@ def test_learns_to_reverse(tmp_path):
     batches = Batches(
         tokenize(pairs, tokenizer, config.data, report, filter=True),
         tokens=config.training.batch_tokens,
-        num_shapes=config.training.num_shapes,
+        pack_length=config.training.pack_length,
         row_multiple=1,
         seed=0,
         pad_id=tokenizer.pad_id,

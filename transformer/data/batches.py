@@ -1,4 +1,7 @@
-"""Sentence pairs as padded batches of few fixed shapes: batch n is a pure function of (pairs, config, seed, n)."""
+"""Batches of one shape, made of packed sentence pairs.
+
+Batch n is a pure function of (pairs, config, seed, n).
+"""
 
 from collections import deque
 from collections.abc import Generator
@@ -10,7 +13,7 @@ import numpy as np
 
 from transformer.config import DataConfig
 from transformer.data.corpus import Pairs, Report
-from transformer.data.packing import Rows, pack, row_shape
+from transformer.data.packing import pack, row_shape
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.shapes import Batch
@@ -65,7 +68,9 @@ def tokenize(
         report: Counts what is dropped here.
         filter: True for training: pairs beyond those limits are dropped. Otherwise none is, nor was in reading, so that
             an error can name pair n by its line n.
-        max_length: Without filter, the most tokens (with the end id) a side may have: the model's positions.
+        max_length: Largest number of tokens a side may have, with the end id. With filter, longer pairs are dropped
+            and counted as those beyond `config.max_length` are. Without filter they are an error: the model has no
+            positions for them.
 
     Raises: InputError if every pair is dropped or, without filter, if a side has more than max_length tokens.
     """
@@ -80,7 +85,7 @@ def tokenize(
                 f"positions for {max_length}: split that sentence, or train with a larger model.max_positions."
             )
         return tokens
-    keep = longer <= config.max_length
+    keep = longer <= (config.max_length if max_length is None else min(max_length, config.max_length))
     report.drop("too long", int((~keep).sum()))
     if config.max_length_ratio is not None:
         balanced = longer <= config.max_length_ratio * shorter
@@ -99,59 +104,9 @@ def _select(ids: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.
     return ids[np.repeat(keep, lengths)], np.concatenate([offsets[:1], np.cumsum(lengths[keep])])
 
 
-def choose_shapes(source_lengths: np.ndarray, target_lengths: np.ndarray, num_shapes: int) -> list[tuple[int, int]]:
-    """At most num_shapes shapes (S, T), each covering the ones before it, with the least padding over all pairs.
-
-    Pairs are sorted into buckets by their longer side. The shape of a bucket covers every shorter pair too, so that
-    pairs that fill no batch there can move up. Dynamic programming finds the bounds with the least sum of S + T over
-    pairs: with as many shapes, much less padding than lengths rounded up to multiples of a number, and hardly more
-    than shapes that are free to cross.
-
-    Args:
-        source_lengths, target_lengths: Tokens of each pair, with the end id.
-        num_shapes: Shapes at the most; each is compiled once.
-    """
-    lengths, place, counts = np.unique(
-        np.maximum(source_lengths, target_lengths), return_inverse=True, return_counts=True
-    )
-    widths = np.zeros((2, len(lengths)), np.int64)
-    np.maximum.at(widths[0], place, source_lengths)
-    np.maximum.at(widths[1], place, target_lengths)
-    widths = np.maximum.accumulate(widths, axis=1)  # the shape that covers all pairs up to each length
-    below = np.cumsum(counts)
-    one_bucket = widths.sum(0) * (below - below[:, None])  # [i, j]: pairs longer than lengths[i], in the shape of j
-    one_bucket = np.where(one_bucket < 0, np.iinfo(np.int64).max // 2, one_bucket)
-    best, cuts = widths.sum(0) * below, []
-    for _ in range(min(num_shapes, len(lengths)) - 1):
-        padded = best[:, None] + one_bucket
-        cuts.append(padded.argmin(axis=0))
-        best = padded.min(axis=0)
-    ends = [len(lengths) - 1]
-    for cut in reversed(cuts):
-        ends.append(cut[ends[-1]])
-    return [(int(widths[0, i]), int(widths[1, i])) for i in sorted({int(end) for end in ends})]
-
-
-class _Bucket(NamedTuple):
-    """Pairs that share one shape, and how many rows of them a batch has."""
-
-    S: int
-    T: int
-    rows: int  # of a batch, empty ones included: a multiple of row_multiple
-    most: int  # filled rows of a batch
-    members: np.ndarray
-    num_kept: int  # rows of the members and of what moves up from the buckets below; the others move up
-    packing: Rows | None = None  # how the members lie side by side; None: a pair a row
-
-    @property
-    def num_batches(self) -> int:
-        return -(-self.num_kept // self.most)
-
-
 class _Chosen(NamedTuple):
-    """The pairs of one batch, and where they begin."""
+    """The pairs of one batch, with the row, the columns and the segment number of each."""
 
-    bucket: _Bucket
     pairs: np.ndarray
     row: np.ndarray
     source_starts: np.ndarray
@@ -160,11 +115,11 @@ class _Chosen(NamedTuple):
 
 
 class Batches:
-    """An endless sequence of batches: `batches[n]`, n counted over all epochs, every pair once an epoch.
+    """An endless sequence of batches of packed rows, in which each pair comes once an epoch.
 
-    Each epoch is shuffled anew, both which pairs meet in a batch and the order of batches, from (seed, epoch) alone.
-    Which pairs batch n has, and in which rows, does not depend on row_multiple: a run goes on with the same batches
-    when the number of devices changes.
+    `batches[n]` counts n over all epochs. Each epoch is shuffled anew, both which pairs meet in a row and which rows
+    meet in a batch, from (seed, epoch) alone. The pairs of batch n and their rows do not depend on row_multiple: a run
+    resumes with the same batches when the number of devices changes.
     """
 
     def __init__(
@@ -172,7 +127,6 @@ class Batches:
         pairs: TokenPairs,
         *,
         tokens: int,
-        num_shapes: int,
         row_multiple: int,
         seed: int,
         pad_id: int,
@@ -181,182 +135,130 @@ class Batches:
         pack_length: int | None = None,
         shuffle: bool = True,
     ) -> None:
-        """Chooses the shapes and lays out an epoch.
+        """Chooses the shape and packs the pairs into rows.
 
         Args:
             pairs: At least one pair.
-            tokens: Padded source tokens, and as many target tokens, of a batch at the most.
-            num_shapes: Shapes at the most.
-            row_multiple: Rows of every batch are made a multiple of this (devices times accumulation steps) by empty
+            tokens: Upper bound on the padded source tokens of a batch, and separately on its padded target tokens.
+            row_multiple: The number of rows is made a multiple of this (devices times accumulation steps) by empty
                 rows at the end. With them a batch may exceed `tokens`, by less than row_multiple rows.
-            seed: Of the shuffling.
+            seed: Seed of the shuffling.
             pad_id, start_id, end_id: Special ids.
-            pack_length: Pairs that fit are packed into rows of so many tokens, which takes one of the shapes; None: a
-                pair a row.
-            shuffle: False keeps the order of pairs and shapes, the same in each epoch.
+            pack_length: Tokens of a row's longer side; longer rows are made where a pair needs them. None makes rows
+                as long as the longest pair.
+            shuffle: False packs the same pairs into the same rows in each epoch.
 
-        Raises: InputError if row_multiple rows of the longest pair, or packed rows, do not fit into tokens.
+        Raises: InputError if row_multiple rows do not fit into tokens.
         """
         self._pairs, self._seed, self._shuffle = pairs, seed, shuffle
         self._pad_id, self._start_id, self._end_id = pad_id, start_id, end_id
         source, target = pairs.source_lengths, pairs.target_lengths
-        self._buckets: list[_Bucket] = []
-        rest = np.arange(pairs.num_pairs)
-        if pack_length is not None:
-            _check_budget(tokens, row_multiple, pack_length, "packed row", "training.pack_length")
-            S, T = row_shape(source, target, pack_length)
-            fits = (source <= S) & (target <= T)
-            if num_shapes == 1 and fits.any() and not fits.all():
-                raise InputError(
-                    f"One shape is not enough: some pairs do not fit into packed rows of {S} source and {T} target "
-                    "tokens. Raise training.num_shapes or training.pack_length."
-                )
-            if fits.any():
-                packing = pack(source[fits], target[fits], S, T)
-                most, rows = _spread(packing.num_rows, _room(tokens, max(S, T)), row_multiple)
-                self._buckets.append(_Bucket(S, T, rows, most, np.flatnonzero(fits), packing.num_rows, packing))
-            rest = np.flatnonzero(~fits)
-        if len(rest):
-            self._buckets += self._buckets_by_length(rest, tokens, num_shapes - len(self._buckets), row_multiple)
-        self._epoch = lru_cache(maxsize=2)(self._lay_out)
+        longest = int(max(source.max(), target.max()))
+        S, T = row_shape(source, target, longest if pack_length is None else pack_length)
+        _check_budget(tokens, row_multiple, max(S, T))
+        self._layout = pack(source, target, S, T)
+        self._filled_rows = _spread(self._layout.num_rows, tokens // max(S, T))
+        rows = -(-self._filled_rows // row_multiple) * row_multiple
+        self._epoch = lru_cache(maxsize=2)(self._deal)
 
-        used = [bucket for bucket in self._buckets if bucket.num_kept]
-        self.shapes = [(bucket.S, bucket.T, bucket.rows) for bucket in used]
-        """The shapes: S, T and rows."""
-        self.per_epoch = sum(bucket.num_batches for bucket in used)
+        self.shape = S, T, rows
+        """Source tokens of a row, target tokens of a row, and rows."""
+        self.per_epoch = -(-self._layout.num_rows // self._filled_rows)
         """Batches an epoch."""
-        padded = sum((bucket.S + bucket.T) * bucket.rows * bucket.num_batches for bucket in used)
-        self.padding = 1 - int(source.sum() + target.sum()) / padded
+        self.padding = 1 - int(source.sum() + target.sum()) / ((S + T) * rows * self.per_epoch)
         """Share of all source and target positions that hold no token, empty rows included."""
 
-    def _buckets_by_length(self, members: np.ndarray, tokens: int, num_shapes: int, row_multiple: int) -> list[_Bucket]:
-        """A pair a row, pairs of similar length in batches of one shape."""
-        source, target = self._pairs.source_lengths[members], self._pairs.target_lengths[members]
-        shapes = choose_shapes(source, target, num_shapes)
-        _check_budget(tokens, row_multiple, max(shapes[-1]), "longest pair", "data.max_length")
-        place = np.searchsorted([max(shape) for shape in shapes], np.maximum(source, target))
-        buckets = []
-        moved = 0
-        for index, (S, T) in enumerate(shapes):
-            own = members[place == index]
-            count = len(own) + moved
-            fit = _room(tokens, max(S, T))
-            # Pairs that do not fill a batch move up, unless they would take more room there than a whole batch does
-            # here. Those that stay are spread evenly.
-            left = count % fit
-            moved = left if index + 1 < len(shapes) and left * sum(shapes[index + 1]) < fit * (S + T) else 0
-            kept = count - moved
-            most, rows = _spread(kept, fit, row_multiple)
-            buckets.append(_Bucket(S, T, rows, most, own, kept))
-        return buckets
-
-    def _lay_out(self, epoch: int) -> list[_Chosen]:
-        """The batches of an epoch."""
-        generator = np.random.default_rng([self._seed, epoch])
-        batches, moved = [], np.zeros(0, np.int64)
-        for bucket in self._buckets:
-            if bucket.packing is not None:
-                batches += self._deal(bucket, bucket.packing, generator)
-                continue
-            pool = np.concatenate([moved, bucket.members])
-            if self._shuffle:
-                pool = generator.permutation(pool)
-            kept, moved = pool[: bucket.num_kept], pool[bucket.num_kept :]
-            for start in range(0, len(kept), bucket.most):
-                chosen = kept[start : start + bucket.most]
-                zeros = np.zeros_like(chosen)
-                batches.append(_Chosen(bucket, chosen, np.arange(len(chosen)), zeros, zeros, zeros + 1))
-        if self._shuffle:
-            batches = [batches[place] for place in generator.permutation(len(batches))]
-        return batches
-
-    def _deal(self, bucket: _Bucket, packing: Rows, generator: np.random.Generator) -> list[_Chosen]:
-        """Packed batches: each slot gets a pair of its lengths, and the rows are dealt out to batches."""
-        members, order = bucket.members, np.arange(packing.num_rows)
+    def _deal(self, epoch: int) -> list[_Chosen]:
+        """The batches of an epoch. Each slot gets a pair of its lengths, and the rows are dealt out to batches."""
+        generator, layout = np.random.default_rng([self._seed, epoch]), self._layout
+        members, order = np.arange(self._pairs.num_pairs), np.arange(layout.num_rows)
         if self._shuffle:
             members, order = generator.permutation(members), generator.permutation(order)
         source, target = self._pairs.source_lengths[members], self._pairs.target_lengths[members]
         pairs = np.empty_like(members)
-        pairs[np.lexsort((packing.target_lengths, packing.source_lengths))] = members[np.lexsort((target, source))]
-        place = np.empty_like(order)  # of each row among all rows of the epoch
-        place[order] = np.arange(packing.num_rows)
-        place = place[packing.row]
-        slots = np.argsort(place, kind="stable")
-        starts = np.searchsorted(place[slots], np.arange(0, packing.num_rows, bucket.most))
-        return [
+        pairs[np.lexsort((layout.target_lengths, layout.source_lengths))] = members[np.lexsort((target, source))]
+        index = np.empty_like(order)  # of each row among all rows of the epoch
+        index[order] = np.arange(layout.num_rows)
+        index = index[layout.row]
+        slots = np.argsort(index, kind="stable")
+        first = np.searchsorted(index[slots], np.arange(0, layout.num_rows, self._filled_rows))
+        batches = [
             _Chosen(
-                bucket,
                 pairs[own],
-                place[own] % bucket.most,
-                packing.source_starts[own],
-                packing.target_starts[own],
-                packing.segment[own],
+                index[own] % self._filled_rows,
+                layout.source_starts[own],
+                layout.target_starts[own],
+                layout.segment[own],
             )
-            for own in np.split(slots, starts[1:])
+            for own in np.split(slots, first[1:])
         ]
+        if self._shuffle:  # so that the incomplete batch is not always the last one
+            batches = [batches[n] for n in generator.permutation(len(batches))]
+        return batches
 
     def __getitem__(self, n: int) -> Batch:
-        epoch, place = divmod(n, self.per_epoch)
-        chosen, pairs = self._epoch(epoch)[place], self._pairs
+        epoch, index = divmod(n, self.per_epoch)
+        chosen, pairs = self._epoch(epoch)[index], self._pairs
+        S, T, rows = self.shape
         source, source_segments = self._rows(
-            pairs.source_ids, pairs.source_offsets, chosen, chosen.source_starts, chosen.bucket.S
+            pairs.source_ids, pairs.source_offsets, chosen, chosen.source_starts, (rows, S)
         )
         target_output, target_segments = self._rows(
-            pairs.target_ids, pairs.target_offsets, chosen, chosen.target_starts, chosen.bucket.T
+            pairs.target_ids, pairs.target_offsets, chosen, chosen.target_starts, (rows, T)
         )
         source_mask, target_mask = source_segments > 0, target_segments > 0
         target_input = np.where(target_mask, np.roll(target_output, 1, axis=1), np.int32(self._pad_id))
         target_input[chosen.row, chosen.target_starts] = self._start_id
-        row = np.arange(chosen.bucket.rows, dtype=np.int32)
-        batch = Batch(source, source_mask, target_input, target_output, target_mask, row)
-        if chosen.bucket.packing is None:
-            return batch
-        return batch._replace(source_segments=source_segments, target_segments=target_segments)
+        return Batch(
+            source,
+            source_mask,
+            target_input,
+            target_output,
+            target_mask,
+            np.arange(rows, dtype=np.int32),
+            source_segments,
+            target_segments,
+        )
 
     def _rows(
-        self, ids: np.ndarray, offsets: np.ndarray, chosen: _Chosen, columns: np.ndarray, width: int
+        self, ids: np.ndarray, offsets: np.ndarray, chosen: _Chosen, columns: np.ndarray, shape: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The chosen sentences, each with the end id, in padded rows; and each token's place in its row, 0 at padding.
+        """The chosen sentences in padded rows, each with the end id, and the segment number of every token.
 
-        Both have shape [rows, width].
+        Both arrays have the given shape (rows, width).
         """
         lengths = offsets[chosen.pairs + 1] - offsets[chosen.pairs]
         total = int(lengths.sum())
         within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows, width = shape
         first = chosen.row * width + columns
-        padded = np.full(chosen.bucket.rows * width, self._pad_id, np.int32)
-        segments = np.zeros(chosen.bucket.rows * width, np.int32)
+        padded = np.full(rows * width, self._pad_id, np.int32)
+        segments = np.zeros(rows * width, np.int32)
         at = np.repeat(first, lengths) + within
         padded[at] = ids[np.repeat(offsets[chosen.pairs], lengths) + within]
         segments[at] = np.repeat(chosen.segment, lengths)
         padded[first + lengths] = self._end_id
         segments[first + lengths] = chosen.segment
-        return padded.reshape(-1, width), segments.reshape(-1, width)
+        return padded.reshape(shape), segments.reshape(shape)
 
 
-def _room(tokens: int, length: int) -> int:
-    """Rows of a length that a batch has room for; many are a multiple of eight."""
-    fit = tokens // length
-    return fit if fit < _MANY_ROWS else fit - fit % _ROW_MULTIPLE
+def _spread(count: int, fit: int) -> int:
+    """Rows of a batch such that `count` rows are spread evenly over batches that have room for `fit` each.
 
-
-def _spread(count: int, fit: int, row_multiple: int) -> tuple[int, int]:
-    """Filled rows and rows of a batch, so that `count` rows, of which `fit` have room, are spread evenly.
-
-    Many filled rows are made a multiple of eight, as those of `_room` are, so that they still fit.
+    Many rows are made a multiple of eight.
     """
-    most = -(-count // -(-count // fit)) if count else fit
-    if most >= _MANY_ROWS:
-        most += -most % _ROW_MULTIPLE
-    return most, -(-most // row_multiple) * row_multiple
+    if fit >= _MANY_ROWS:
+        fit -= fit % _ROW_MULTIPLE
+    rows = -(-count // -(-count // fit))
+    return rows if rows < _MANY_ROWS else rows + -rows % _ROW_MULTIPLE
 
 
-def _check_budget(tokens: int, row_multiple: int, length: int, what: str, option: str) -> None:
+def _check_budget(tokens: int, row_multiple: int, length: int) -> None:
     if row_multiple * length > tokens:
-        rows = f"{row_multiple} rows (devices times accumulation steps) of the {what}"
         raise InputError(
-            f"A batch of {tokens} tokens is too small: {rows} need {row_multiple * length}. Raise "
-            f"training.batch_tokens, or lower {option} or training.accumulation_steps."
+            f"A batch of {tokens} tokens is too small: {row_multiple} rows (devices times accumulation steps) of "
+            f"{length} tokens need {row_multiple * length}. Raise training.batch_tokens, or lower training.pack_length "
+            "(data.max_length where it is not set) or training.accumulation_steps."
         )
 
 

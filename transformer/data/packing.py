@@ -25,10 +25,15 @@ class Rows(NamedTuple):
 
 
 def row_shape(source_lengths: np.ndarray, target_lengths: np.ndarray, length: int) -> tuple[int, int]:
-    """(S, T) of rows whose longer side has `length` tokens, and whose sides are to each other as those of the pairs."""
+    """The source and target tokens (S, T) of a row into which every pair fits.
+
+    The longer side has `length` tokens, and the sides are in proportion to all source and all target tokens, so that
+    both fill up together. A side is longer where a pair needs it.
+    """
     source, target = int(source_lengths.sum()), int(target_lengths.sum())
     longer = max(source, target)
-    return round(length * source / longer), round(length * target / longer)
+    S, T = (round(length * side / longer) for side in (source, target))
+    return max(S, int(source_lengths.max())), max(T, int(target_lengths.max()))
 
 
 def pack(source_lengths: np.ndarray, target_lengths: np.ndarray, S: int, T: int) -> Rows:

@@ -37,7 +37,7 @@ def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tup
         width: Length of each, at least that of the longest sequence.
         pad_id: What stands behind a sequence's end.
     """
-    padded, mask = np.full((rows, width), pad_id), np.zeros((rows, width), bool)
+    padded, mask = np.full((rows, width), pad_id, np.int32), np.zeros((rows, width), bool)
     for row, sequence in enumerate(ids):
         padded[row, : len(sequence)] = sequence
         mask[row, : len(sequence)] = True

@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from transformer.checkpoint import checkpoint_steps, load_params, read_config
 from transformer.config import Config, SearchConfig
-from transformer.data.batches import Batches, tokenize
+from transformer.data.batches import Batches, TokenPairs, tokenize
 from transformer.data.corpus import Pairs, Report
 from transformer.data.rows import of_one_width, pad
 from transformer.data.text import cut
@@ -35,7 +35,6 @@ from transformer.model import Transformer
 from transformer.runtime import resolve_dtype
 from transformer.shapes import Batch, Params
 
-LOSS_SHAPES = 4  # for one pass over a corpus, compiling another shape costs more than the padding it would spare
 WINDOW = 2048  # lines that are sorted by length among themselves; a stream takes no more memory than these
 
 
@@ -167,17 +166,33 @@ class Translator:
         """
         if self.others:
             return -float(np.concatenate(self.log_probabilities(sources, targets)).mean())
-        tokens = max(self.config.training.batch_tokens, self.model.config.max_positions)
-        batches = self._batches(sources, targets, tokens, LOSS_SHAPES)
+        batches = Batches(
+            self._tokenize(sources, targets),
+            tokens=max(self.config.training.batch_tokens, self.model.config.max_positions),
+            row_multiple=1,
+            seed=0,
+            pad_id=self.tokenizer.pad_id,
+            start_id=self.tokenizer.start_id,
+            end_id=self.tokenizer.end_id,
+            shuffle=False,
+        )
         return corpus_loss(self.model, self.params, (batches[n] for n in range(batches.per_epoch)))
 
     def batch(self, sources: Sequence[str], targets: Sequence[str]) -> Batch:
-        """Sentence pairs as one padded batch: what `apply` takes is its `source` and its `target_input`.
+        """Sentence pairs as one padded batch with a pair in each row, in the same order.
+
+        Its `source` and its `target_input` are what `apply` takes.
 
         Raises:
             InputError: there are no pairs, or a side has more tokens than the model has positions.
         """
-        return self._batches(sources, targets, len(sources) * self.model.config.max_positions, 1)[0]
+        tokens = self._tokenize(sources, targets)
+        read, written = (
+            [sentence.tolist() for sentence in np.split(ids, offsets[1:-1])]
+            for ids, offsets in (tokens[:2], tokens[2:])
+        )
+        S, T = int(tokens.source_lengths.max()), int(tokens.target_lengths.max())
+        return _pad_pairs(read, written, tokens.num_pairs, S, T, self.tokenizer)
 
     def apply(
         self,
@@ -210,30 +225,17 @@ class Translator:
         lengths = np.array([max(map(len, pair)) + 1 for pair in zip(read, written, strict=True)], int)
         _check_lengths(lengths, longest, 0)
         for width, rows, chosen in of_one_width(lengths, tokens_of_a_batch(self.config.search), longest):
-            source, source_mask = pad(
-                [[*read[pair], tokenizer.end_id] for pair in chosen], rows, width, tokenizer.pad_id
-            )
-            output, mask = pad([[*written[pair], tokenizer.end_id] for pair in chosen], rows, width, tokenizer.pad_id)
-            shifted, _ = pad([[tokenizer.start_id, *written[pair]] for pair in chosen], rows, width, tokenizer.pad_id)
-            yield chosen, Batch(source, source_mask, shifted, output, mask, np.arange(rows))
+            chosen_pairs = [read[pair] for pair in chosen], [written[pair] for pair in chosen]
+            yield chosen, _pad_pairs(*chosen_pairs, rows, width, width, tokenizer)
 
-    def _batches(self, sources: Sequence[str], targets: Sequence[str], tokens: int, num_shapes: int) -> Batches:
+    def _tokenize(self, sources: Sequence[str], targets: Sequence[str]) -> TokenPairs:
+        """The token ids of all pairs; the model has positions for each."""
         if not len(sources):
             raise InputError("There are no sentence pairs to compute with: at least one is needed.")
         pairs = Pairs(list(sources), list(targets))
         report = Report(files=("the given text",), read=len(pairs.sources))
-        longest = self.model.config.max_positions
-        return Batches(
-            tokenize(pairs, self.tokenizer, self.config.data, report, filter=False, max_length=longest),
-            tokens=tokens,
-            num_shapes=num_shapes,
-            row_multiple=1,
-            seed=0,
-            pad_id=self.tokenizer.pad_id,
-            start_id=self.tokenizer.start_id,
-            end_id=self.tokenizer.end_id,
-            shuffle=False,
-        )
+        positions = self.model.config.max_positions
+        return tokenize(pairs, self.tokenizer, self.config.data, report, filter=False, max_length=positions)
 
 
 def load(
@@ -383,6 +385,22 @@ def _numbers(lines: Sequence[int], first: int) -> np.ndarray:
     of_line = np.array(lines, np.int64)
     place = np.arange(len(of_line)) - np.searchsorted(of_line, of_line)
     return ((of_line + first + 1_000_003 * place) % 2**31).astype(np.int32)
+
+
+def _pad_pairs(
+    sources: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    rows: int,
+    S: int,
+    T: int,
+    tokenizer: Tokenizer,
+) -> Batch:
+    """A padded batch with one pair in each row, from token ids without start or end."""
+    start, end, pad_id = tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id
+    source, source_mask = pad([[*ids, end] for ids in sources], rows, S, pad_id)
+    target_input, _ = pad([[start, *ids] for ids in targets], rows, T, pad_id)
+    target_output, target_mask = pad([[*ids, end] for ids in targets], rows, T, pad_id)
+    return Batch(source, source_mask, target_input, target_output, target_mask, np.arange(rows, dtype=np.int32))
 
 
 def _check_lengths(lengths: np.ndarray, longest: int, first: int) -> None:

@@ -1,0 +1,87 @@
+"""The training step, lowered for devices that are not there. Importing this starts jax: set the environment before."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.stages import Lowered
+
+from transformer.config import Config
+from transformer.model import Transformer
+from transformer.shapes import Batch
+from transformer.training import parallel
+from transformer.training.optimizer import make_optimizer
+from transformer.training.step import create_state, train_step
+
+H100 = Path(__file__).parent / "h100.txt"
+
+
+def devices_of(backend: str, topology: str) -> list[Any]:
+    """Descriptions of devices that a program can be compiled for, from jax's plugin for the backend.
+
+    Args:
+        backend: `gpu`, which is an H100, or `tpu`.
+        topology: for a GPU, partitions x hosts x cards, such as `1x1x8`; for a TPU, its name, such as `v5e:2x2`.
+    """
+    if backend == "tpu":
+        return topologies.get_topology_desc(topology, platform="tpu").devices
+    card = H100.read_text(encoding="utf-8")
+    return topologies.get_topology_desc(platform="cuda", target_config=card, topology=topology).devices
+
+
+def lower_step(config: Config, dtype: str, backend: str, devices: list[Any], rows: int, length: int) -> Lowered:
+    """The step of `transformer.training.loop`, mapped over the devices as `pmap` maps it.
+
+    Args:
+        config: the experiment.
+        dtype: the compute type, resolved.
+        backend: `gpu` or `tpu`, for which the model is traced.
+        devices: where it is to run.
+        rows: rows of one device's share of the batch; a multiple of the accumulation steps.
+        length: tokens per row, source and target alike.
+    """
+    training = config.training
+    model = Transformer(config.model, dtype=jnp.dtype(dtype), axis_name=parallel.AXIS, backend=backend)
+    optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
+    step = partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        label_smoothing=training.label_smoothing,
+        seed=config.seed,
+        axis_name=parallel.AXIS,
+    )
+    mesh = Mesh(np.array(devices), (parallel.AXIS,))
+    replicated, split = P(), P(None, parallel.AXIS)
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(replicated, split), out_specs=replicated, check_vma=False)
+
+    def shapes(tree: Any, spec: P) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+    state = jax.eval_shape(partial(create_state, model, optimizer, config.seed))
+    batch = packed_batch(training.accumulation_steps, rows * len(devices) // training.accumulation_steps, length)
+    return jax.jit(mapped, donate_argnums=0).lower(shapes(state, replicated), shapes(batch, split))
+
+
+def packed_batch(accumulation_steps: int, rows: int, length: int) -> Batch:
+    """The shapes of a batch of packed rows."""
+    row = jax.ShapeDtypeStruct((accumulation_steps, rows), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((accumulation_steps, rows, length), jnp.int32)
+    mask = jax.ShapeDtypeStruct(tokens.shape, jnp.bool_)
+    return Batch(
+        source=tokens,
+        source_mask=mask,
+        target_input=tokens,
+        target_output=tokens,
+        target_mask=mask,
+        row=row,
+        source_segments=tokens,
+        target_segments=tokens,
+    )

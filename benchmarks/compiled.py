@@ -1,0 +1,258 @@
+"""Compile the training step for hardware that is not there, and measure the compiler and its program.
+
+    pip install -e '.[cuda12]'    # for an H100; '.[tpu]' for a TPU
+    python benchmarks/compiled.py --target h100 --batch 390x64
+    python benchmarks/compiled.py --target v5e:2x2 --config configs/multi30k.py --layers 12 --json
+
+The config is that of `python train.py` with the same options, except that it is the paper's base model without
+`--config`. The program is the step of one device as training maps it. For an H100, its time is estimated as well
+(`accelerators/estimate.py`). Autotuning and Triton products stay off there, because they need the card.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import re
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accelerators.estimate import collectives, kernels, parse, total
+from peers.children import command, cpu_name
+
+from transformer.cli.train import parse_config
+from transformer.config import Config, require
+from transformer.errors import InputError
+
+GPU_FLAGS = ("--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false")
+PLUGINS = {"gpu": ("jax-cuda12-plugin", "jax-cuda13-plugin"), "tpu": ("libtpu",)}  # distributions, one is enough
+EXTRAS = {"gpu": "cuda12", "tpu": "tpu"}
+PACKAGES = ("jax", "jaxlib", "flax", "optax", *PLUGINS["gpu"], "nvidia-cuda-nvcc-cu12", *PLUGINS["tpu"])
+MEBIBYTE = 2**20
+
+
+class Target(NamedTuple):
+    """The hardware that a program is compiled for."""
+
+    backend: str
+    """`gpu` or `tpu`."""
+    topology: str
+    """The devices, as jax's plugin for the backend names them."""
+
+
+def main() -> int:
+    try:
+        run(*parse_options())
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_options() -> tuple[argparse.Namespace, Config]:
+    """The options of this script, and the config that all others make."""
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).splitlines()[0], epilog="further options: those of train.py", allow_abbrev=False
+    )
+    parser.add_argument("--target", required=True, help="h100, h100xN (N cards in one machine), or a TPU like v5e:2x2")
+    parser.add_argument("--batch", metavar="ROWSxLENGTH", help="batch of one device (default: from the config)")
+    parser.add_argument("--layers", type=int, help="layers of the encoder, and as many of the decoder")
+    parser.add_argument("--unroll", type=int, help="the config's model.scan_unroll")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
+    parser.add_argument("--save", type=Path, metavar="PROGRAM.hlo", help="write the compiled program to this file")
+    options, others = parser.parse_known_args()
+    config = parse_config(others)
+    changes: dict[str, Any] = {}
+    if options.layers is not None:
+        changes |= {"num_encoder_layers": options.layers, "num_decoder_layers": options.layers}
+    if options.unroll is not None:
+        changes["scan_unroll"] = options.unroll
+    return options, dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+
+
+def run(options: argparse.Namespace, config: Config) -> None:
+    """Compile the step, and print what was measured.
+
+    Raises: InputError if the target is unknown, its plugin is missing, or XLA cannot compile the step for it.
+    """
+    target = parse_target(options.target)
+    require(
+        any(name in versions() for name in PLUGINS[target.backend]),
+        f"Compiling for {options.target} needs jax's plugin for it, which is not installed. Install it with: "
+        f"pip install -e '.[{EXTRAS[target.backend]}]'",
+    )
+    environment = set_environment(target.backend)
+
+    import jax
+    from accelerators.step import devices_of, lower_step
+
+    dtype = "float32" if config.model.dtype == "float32" else "bfloat16"
+    try:
+        devices = devices_of(target.backend, target.topology)
+        rows, length = batch_shape(options.batch, config, len(devices))
+        print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        lowered = lower_step(config, dtype, target.backend, devices, rows, length)
+        lower_seconds = time.perf_counter() - start
+        start, cpu_start = time.perf_counter(), sum(os.times()[:4])
+        compiled = lowered.compile()
+        compile_seconds, cpu_seconds = time.perf_counter() - start, sum(os.times()[:4]) - cpu_start
+    except jax.errors.JaxRuntimeError as error:
+        raise InputError(f"Cannot compile for {options.target}. XLA says: {str(error).splitlines()[0]}") from error
+    text = compiled.as_text() or ""
+    if options.save is not None:
+        options.save.write_text(text, encoding="utf-8")
+    result = {
+        "target": options.target,
+        "devices": len(devices),
+        "device_kind": devices[0].device_kind,
+        "batch": f"{rows}x{length}",
+        "layers": [config.model.num_encoder_layers, config.model.num_decoder_layers],
+        "dtype": dtype,
+        "lower_seconds": round(lower_seconds, 2),
+        "compile_seconds": round(compile_seconds, 2),
+        "compile_cpu_seconds": round(cpu_seconds, 2),  # all threads and children; other load hardly matters
+        "stablehlo_kilobytes": round(len(lowered.as_text()) / 1e3),
+        **memory(compiled),
+        **contents(text, target.backend),
+        "versions": versions(),
+        "environment": environment,
+        "topology": target.topology,
+        "machine": {"processor": cpu_name(), "cores": len(os.sched_getaffinity(0))},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command(),
+        "config": dataclasses.asdict(config),
+    }
+    print(json.dumps(result) if options.json else table(result))
+
+
+def parse_target(name: str) -> Target:
+    """The hardware that `--target` names."""
+    if cards := re.fullmatch(r"h100(?:x([1-9]\d*))?", name):
+        return Target("gpu", f"1x1x{cards[1] or 1}")
+    require(
+        re.fullmatch(r"v\w+:\d+(x\d+)+", name) is not None,
+        f"There is no target {name}. The targets are h100, h100xN for N cards in one machine, and TPU topologies such "
+        "as v5e:2x2.",
+    )
+    return Target("tpu", name)
+
+
+def versions() -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def set_environment(backend: str) -> dict[str, str]:
+    """Set the variables that compiling without the device needs, before jax is imported; returns them."""
+    variables = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    if backend == "gpu":
+        given = os.environ.get("XLA_FLAGS", "").split()
+        names = {flag.split("=")[0] for flag in given}
+        variables["XLA_FLAGS"] = " ".join([*given, *(flag for flag in GPU_FLAGS if flag.split("=")[0] not in names)])
+    else:
+        # Otherwise libtpu asks the metadata server of a cloud machine which TPU it has.
+        variables |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+    os.environ.update(variables)
+    return variables
+
+
+def batch_shape(given: str | None, config: Config, devices: int) -> tuple[int, int]:
+    """Rows of one device's share of the batch, and tokens per row on each side.
+
+    Args:
+        given: ROWSxLENGTH, or None for the largest batch that the config allows.
+        config: the experiment.
+        devices: number of devices that share a batch.
+    """
+    training = config.training
+    if given is None:
+        length = training.pack_length or config.data.max_length
+        rows = training.batch_tokens // devices // length
+        rows -= rows % training.accumulation_steps
+        require(
+            rows > 0,
+            f"training.batch_tokens={training.batch_tokens} is too small for {devices} devices, "
+            f"{training.accumulation_steps} accumulation steps and rows of {length} tokens. Raise it, or give --batch.",
+        )
+        return rows, length
+    numbers = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", given)
+    require(numbers is not None, f"--batch must be ROWSxLENGTH, such as 390x64, but is {given}.")
+    assert numbers is not None
+    rows, length = int(numbers[1]), int(numbers[2])
+    require(
+        rows % training.accumulation_steps == 0,
+        f"--batch has {rows} rows, which {training.accumulation_steps} accumulation steps cannot share equally.",
+    )
+    require(
+        length <= config.model.max_positions,
+        f"--batch has rows of {length} tokens, but model.max_positions is {config.model.max_positions}.",
+    )
+    return rows, length
+
+
+def memory(compiled: Any) -> dict[str, float | None]:
+    """Sizes of a compiled program on one device in MiB; XLA for GPUs does not know that of the program."""
+    plan = compiled.memory_analysis()
+    program = plan.generated_code_size_in_bytes
+    return {
+        "program_mebibytes": round(program / MEBIBYTE, 1) if program else None,
+        "serialized_mebibytes": round(len(compiled.runtime_executable().serialize()) / MEBIBYTE, 1),
+        "argument_mebibytes": round(plan.argument_size_in_bytes / MEBIBYTE, 1),
+        "temporary_mebibytes": round(plan.temp_size_in_bytes / MEBIBYTE, 1),
+    }
+
+
+def contents(text: str, backend: str) -> dict[str, Any]:
+    """Kernels and collectives of an optimized program; the figures of the kernels are None for a TPU."""
+    program = parse(text)
+    launched = total(kernels(program)) if backend == "gpu" else None
+    loops = [i for body in program.computations.values() for i in body if i.opcode == "while"]
+    return {
+        "kernels": launched and launched.launches,
+        "gigabytes_moved": launched and round(launched.bytes / 1e9, 1),
+        "estimated_milliseconds": launched and round(launched.seconds * 1e3, 2),
+        "collectives": dict(collectives(program)),
+        "loops_of_unknown_length": sum(program.trips(loop) is None for loop in loops),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The measurements of a result as aligned lines, each with its unit."""
+    encoder, decoder = result["layers"]
+    counts = [f"{count} {name}" for name, count in result["collectives"].items()]
+    rows = [
+        ("tracing and lowering", result["lower_seconds"], "s"),
+        ("compiling", result["compile_seconds"], "s"),
+        ("compiling, CPU time", result["compile_cpu_seconds"], "s"),
+        ("StableHLO", result["stablehlo_kilobytes"], "kB"),
+        ("program", result["program_mebibytes"], "MiB"),
+        ("program, serialized", result["serialized_mebibytes"], "MiB"),
+        ("arguments of a device", result["argument_mebibytes"], "MiB"),
+        ("temporary memory", result["temporary_mebibytes"], "MiB"),
+        ("kernels", result["kernels"], ""),
+        ("memory traffic", result["gigabytes_moved"], "GB"),
+        ("estimated time", result["estimated_milliseconds"], "ms"),
+        ("loops of unknown length", result["loops_of_unknown_length"] or None, "(counted as one run)"),
+    ]
+    lines = [
+        f"{result['devices']} x {result['device_kind']}, {result['batch']} on each, {encoder} + {decoder} layers, "
+        f"{result['dtype']}, jax {result['versions']['jax']}",
+        *(f"  {name:24}{value:>10,} {unit}".rstrip() for name, value, unit in rows if value is not None),
+        f"  {'collectives':24}{', '.join(counts) or 'none':>10}",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -120,7 +120,7 @@ def test_train_leaves_a_whole_run_directory(corpus, trained):
     assert (trained.status, trained.err) == (0, "")
     assert "step 20/20  loss" in trained.out
     assert re.search(r"^compute dtype: (bfloat16|float32) \(.+\) on 1 device$", trained.out, re.MULTILINE)
-    assert re.search(r"^Compiled \d+ programs? in .* Loaded \d+ .* compilation cache\.$", trained.out, re.MULTILINE)
+    assert re.search(r"^Compiled \d+ programs? in .* Loaded \d+ from .*cache in .* s\.$", trained.out, re.MULTILINE)
     assert f"Everything is in {run}." in trained.out
     assert sorted(path.name for path in run.iterdir()) == [
         ".lock",

@@ -56,7 +56,9 @@ def test_programs_are_counted_by_where_they_come_from(cached_from_the_start):
     program(1)(x)  # after the end
     assert (len(counted.compiled), len(counted.cached)) == (1, 2)
     assert re.fullmatch(
-        r"Compiled 1 program in \d\.\d s\. Loaded 2 programs in \d\.\d s from the compilation cache\.", str(counted)
+        r"Compiled 1 program in \d\.\d s, and 0 of less than 0 s in 0\.0 s\. "
+        r"Loaded 2 from the compilation cache in \d\.\d s\.",
+        str(counted),
     )
 
 
@@ -69,7 +71,7 @@ def test_small_programs_are_counted_apart(monkeypatch):
         program(1)(x)
         monkeypatch.undo()
     assert len(counted.small) >= 2
-    assert f"; {len(counted.small)} programs in {sum(counted.small):.1f} s under 0.1 s each. Loaded 0 " in str(counted)
+    assert f" and {len(counted.small)} of less than 0.1 s in {sum(counted.small):.1f} s. Loaded 0 " in str(counted)
 
 
 def test_a_long_compilation_is_announced_while_it_takes_its_time(monkeypatch):

@@ -51,12 +51,14 @@ class Compilations:
 
     def __str__(self) -> str:
         """One line: how many programs were compiled, how long that took, and how many came from the cache."""
-        small = f"; {_programs(self.small)} under {CACHED_FROM:g} s each" if self.small else ""
+        compiled, small, cached = (f"{sum(seconds):.1f} s" for seconds in (self.compiled, self.small, self.cached))
+        number = len(self.compiled)
         return (
-            f"Compiled {_programs(self.compiled)}{small}. Loaded {_programs(self.cached)} from the compilation cache."
+            f"Compiled {number} program{'' if number == 1 else 's'} in {compiled}, and {len(self.small)} of less than "
+            f"{CACHED_FROM:g} s in {small}. Loaded {len(self.cached)} from the compilation cache in {cached}."
         )
 
-    def _start(self, event: str, _: float | int, **about: str | int) -> None:
+    def _start(self, event: str, value: float | int, **about: str | int) -> None:
         if event != _COMPILATION:
             return
         self._running.cached = False
@@ -74,15 +76,15 @@ class Compilations:
         if event == _CACHE_HIT:
             self._running.cached = True
 
-    def _end(self, event: str, seconds: float, **about: str | int) -> None:
+    def _end(self, event: str, duration_secs: float, **about: str | int) -> None:
         if event != _COMPILATION or not hasattr(self._running, "timer"):  # it may have started before this context
             return
         self._running.timer.cancel()
         cached = self._running.cached
-        kind = self.cached if cached else self.compiled if seconds >= CACHED_FROM else self.small
-        kind.append(seconds)
-        if seconds >= LONG:
-            self._say(f"{'Loaded' if cached else 'Compiled'} {_name(about)} in {seconds:.1f} s.")
+        kind = self.cached if cached else self.compiled if duration_secs >= CACHED_FROM else self.small
+        kind.append(duration_secs)
+        if duration_secs >= LONG:
+            self._say(f"{'Loaded' if cached else 'Compiled'} {_name(about)} in {duration_secs:.1f} s.")
 
 
 @cache
@@ -95,7 +97,3 @@ def _name(about: dict[str, str | int]) -> str:
     """The name of the function, which JAX gives as `jit(f)`."""
     name = str(about["fun_name"]).removeprefix("jit(").removesuffix(")")
     return "a training or validation step" if name == "_fun" else name.strip("_")  # jax.pmap calls every function _fun
-
-
-def _programs(seconds: list[float]) -> str:
-    return f"{len(seconds):,} program{'' if len(seconds) == 1 else 's'} in {sum(seconds):.1f} s"

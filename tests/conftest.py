@@ -8,6 +8,16 @@ from pathlib import Path
 import pytest
 
 _home = tempfile.TemporaryDirectory(prefix="transformer-tests-")
+# Here, not in a hook: the conftest.py of a folder that pytest is called with imports jax before the first hook runs.
+os.environ |= {
+    "HOME": _home.name,
+    "XDG_CACHE_HOME": f"{_home.name}/cache",
+    "HF_HOME": f"{_home.name}/huggingface",
+    "HF_HUB_OFFLINE": "1",
+    # What one test has compiled the next one need not; subprocesses share it.
+    "JAX_COMPILATION_CACHE_DIR": f"{_home.name}/jax",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+}
 
 
 def pytest_configure() -> None:
@@ -17,15 +27,6 @@ def pytest_configure() -> None:
         cores, number = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         if number <= len(cores):
             os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: number])
-    os.environ |= {
-        "HOME": _home.name,
-        "XDG_CACHE_HOME": f"{_home.name}/cache",
-        "HF_HOME": f"{_home.name}/huggingface",
-        "HF_HUB_OFFLINE": "1",
-        # What one test has compiled the next one need not; subprocesses share it.
-        "JAX_COMPILATION_CACHE_DIR": f"{_home.name}/jax",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

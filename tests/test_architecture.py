@@ -17,6 +17,7 @@ ROOMS = [
     "config",
     "config_files",
     "runtime",
+    "compilation",
     "ops",
     "data",
     "layers",

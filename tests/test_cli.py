@@ -54,12 +54,15 @@ class Result(NamedTuple):
     err: str
 
 
-def call(*arguments: str, stdin: str = "") -> Result:
-    """The command, as the shell would call it, in this process."""
+def call(*arguments: str, stdin: str = "", advice: str | None = None) -> Result:
+    """The command, as the shell would call it, in this process; `advice` is what it finds of unused accelerators."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         patch.setenv("COLUMNS", "120")
+        for module in ("cli.decoding", "experiment"):
+            patch.setattr(f"transformer.{module}.unused_accelerator", lambda: advice)
+        patch.setattr("transformer.compilation.LONG", 600.0)  # so that a slow machine says no more than a fast one
         try:
             status = main(list(arguments))
         except SystemExit as exit:
@@ -117,7 +120,8 @@ def test_train_leaves_a_whole_run_directory(corpus, trained):
     run = corpus / "run"
     assert (trained.status, trained.err) == (0, "")
     assert "step 20/20  loss" in trained.out
-    assert "computing in" in trained.out
+    assert re.search(r"^compute dtype: (bfloat16|float32) \(.+\) on 1 device$", trained.out, re.MULTILINE)
+    assert re.search(r"^Compiled \d+ programs? in .* Loaded \d+ from .*cache in .* s\.$", trained.out, re.MULTILINE)
     assert f"Everything is in {run}." in trained.out
     assert sorted(path.name for path in run.iterdir()) == [
         ".lock",
@@ -177,10 +181,17 @@ def test_the_same_command_does_nothing_more(corpus, command, trained):
     assert contents(corpus / "run") == before
 
 
+def test_an_unused_accelerator_is_named_once(corpus, command, trained):
+    advice = "A TPU is present, but JAX only sees the CPU."
+    assert call(*command, advice=advice).out.splitlines().count(advice) == 1
+    found = call("translate", f"{corpus}/run", stdin="red house\n", advice=advice)
+    assert (found.status, found.err.splitlines()[1:]) == (0, [advice])
+
+
 def test_evaluate_finds_the_same_scores(corpus, trained):
     found = call("evaluate", f"{corpus}/run", "--json")
     assert found.status == 0
-    assert re.fullmatch(r"computing in (bfloat16|float32) \(.+\)\n", found.err)
+    assert re.fullmatch(r"compute dtype: (bfloat16|float32) \(.+\)\n", found.err)
     scores = json.loads(found.out)
     assert scores == json.loads((corpus / "run" / "scores.json").read_text())
     assert {"score", "signature"} <= set(scores["bleu"])
@@ -193,7 +204,7 @@ def test_evaluate_other_files(corpus, trained):
     options = ("--checkpoint", "20", "--average", "1", "--beam-size", "1", "--length-penalty", "0")
     found = call("evaluate", f"{corpus}/run", *files, *options)
     assert found.status == 0
-    assert re.fullmatch(r"computing in (bfloat16|float32) \(.+\)\n", found.err)
+    assert re.fullmatch(r"compute dtype: (bfloat16|float32) \(.+\)\n", found.err)
     assert "BLEU" in found.out
     assert (corpus / "out" / "hypotheses.txt").read_bytes().count(b"\n") == 12
     assert f"{json.loads((corpus / 'out' / 'scores.json').read_text())['bleu']['score']:.2f}" in found.out
@@ -237,7 +248,7 @@ def test_a_run_that_diverges_says_so_and_is_at_its_end(corpus, command):
 def test_translate_writes_a_line_for_each_line(corpus, trained):
     found = call("translate", f"{corpus}/run", stdin="old dog runs\n\nred house")
     assert found.status == 0
-    assert re.fullmatch(r"computing in (bfloat16|float32) \(.+\)\n", found.err)
+    assert re.fullmatch(r"compute dtype: (bfloat16|float32) \(.+\)\n", found.err)
     lines = found.out.split("\n")
     assert len(lines) == 4
     assert (lines[1], lines[3]) == ("", "")
@@ -645,7 +656,7 @@ def test_figures_refuses_what_it_cannot_draw(corpus, trained, tmp_path):
 def test_export_writes_the_search_and_what_a_caller_must_know(corpus, trained, tmp_path):
     run, file = str(corpus / "run"), tmp_path / "search"
     result = call("export", run, str(file), "--longest", "20", "--num-best", "2")
-    assert (result.status, result.err) == (0, "computing in float32 (as configured)\n")
+    assert (result.status, result.err) == (0, "compute dtype: float32 (as configured)\n")
     assert f"{file}: " in result.out
     about = json.loads((tmp_path / "search.json").read_text())
     assert (about["max_length"], about["search"]["beam_size"], about["search"]["num_best"]) == (20, 2, 2)

@@ -1,10 +1,13 @@
+import ast
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from transformer.cli.train import parse_config
 from transformer.config import (
     Config,
     DataConfig,
@@ -209,3 +212,46 @@ def test_load_config_names_what_is_wrong(tmp_path: Path, name: str, text: str | 
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         load_config(str(tmp_path / name))
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def commands(file: Path) -> list[list[str]]:
+    """The arguments of each `python train.py` in a config's docstring."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    assert text is not None
+    assert [
+        line.split(":")[0] for line in text.splitlines() if line.startswith(("Source", "Command", "Score", "Time"))
+    ] == [
+        "Source",
+        "Command",
+        "Score",
+        "Time",
+    ]
+    described = text.split("Command: ")[1].split("\nScore: ")[0]
+    return [shlex.split(command.split("\n    or ")[0]) for command in described.split("python train.py")[1:]]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_the_command_of_each_config(file: Path, monkeypatch):
+    """It gives the config itself, apart from the data that the user has to name."""
+    monkeypatch.chdir(file.parents[1])
+    config = load_config(str(file))
+    assert config.run_dir == f"runs/{file.stem}"
+    for arguments in commands(file):
+        parsed = parse_config(arguments or ["--config", str(file)])  # train.py takes the quickstart by itself
+        assert dataclasses.replace(parsed, data=config.data) == config
+        files = [argument for argument in arguments if argument.endswith((".gz", ".en", ".de"))]
+        assert [*parsed.data.train, *parsed.data.validation, *parsed.data.test] == files or parsed == config
+
+
+def test_the_recipes_of_wmt14_run_on_local_files(monkeypatch):
+    (base,) = (file for file in CONFIGS if file.stem == "wmt14_base")
+    monkeypatch.chdir(base.parents[1])
+    hub, local = map(parse_config, commands(base))
+    assert (hub.data.corpus, hub.data.corpus_config) == ("wmt/wmt14", "de-en")
+    assert (hub.data.train, hub.data.validation, hub.data.test) == (("train",), ("validation",), ("test",))
+    assert (local.data.corpus, local.data.corpus_config) == ("files", None)
+    assert local.data.test == ("newstest2014.en", "newstest2014.de")
+    assert (local.data.source_language, local.data.target_language) == ("en", "de")

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from transformer.config import ModelConfig, OptimizerConfig, SearchConfig, TrainingConfig
+from transformer.config_files import load_config
 from transformer.layers import Dropout
 from transformer.model import Transformer
 from transformer.ops.attention import scaled_dot_product_attention
@@ -319,3 +321,30 @@ def test_the_defaults_are_the_paper_s_choices():
     assert (BASE.shared_embeddings, BASE.scale_embeddings) == ("all", True)
     assert not BASE.attention_bias
     assert not BASE.final_logits_bias
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "steps", "average", "seconds"),
+    [
+        ("wmt14_base", BASE, 100_000, 5, 12 * 3600),
+        ("wmt14_big", BIG, 300_000, 20, 3.5 * 24 * 3600),
+    ],
+)
+def test_the_recipes_of_wmt14(name, model, steps, average, seconds):
+    """Table 3 and sections 5 and 6.1: 12 hours for the base model, 3.5 days for the big one."""
+    config = load_config(str(Path(__file__).parents[1] / "configs" / f"{name}.py"))
+    assert config.model == model
+    assert config.optimizer == OptimizerConfig(schedule="paper", warmup_steps=4000, b1=0.9, b2=0.98, epsilon=1e-9)
+    training, search = config.training, config.search
+    assert (training.steps, training.batch_tokens, training.label_smoothing) == (steps, 25_000, 0.1)
+    assert (training.accumulation_steps, training.patience) == (1, None)
+    assert (search.beam_size, search.length_penalty, search.length_penalty_form) == (4, 0.6, "wu")
+    assert search.extra_length == 50
+    assert config.average == average <= training.keep_last
+    # "written at 10-minute intervals", the last one after the last step
+    assert training.steps % training.validate_every == 0
+    assert 9 * 60 <= training.validate_every * seconds / steps <= 11 * 60
+    data = config.data
+    assert (data.corpus, data.corpus_config) == ("wmt/wmt14", "de-en")
+    assert (data.source_language, data.target_language) == ("en", "de")
+    assert (data.train, data.validation, data.test) == (("train",), ("validation",), ("test",))

@@ -8,7 +8,7 @@ import pytest
 
 from transformer import runtime
 from transformer.errors import InputError
-from transformer.runtime import keep_freed_memory, resolve_dtype, use_compilation_cache
+from transformer.runtime import keep_freed_memory, resolve_dtype, unused_accelerator, use_compilation_cache
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -25,7 +25,7 @@ def test_a_given_type_is_taken(dtype):
         ({"platform": "gpu", "compute_capability": "7.5"}, set(), ("float32", "GPU of compute capability 7.5")),
         ({"platform": "gpu", "compute_capability": "9.0"}, set(), ("bfloat16", "GPU of compute capability 9.0")),
         ({"platform": "gpu", "compute_capability": "12.0"}, set(), ("bfloat16", "GPU of compute capability 12.0")),
-        ({"platform": "tpu"}, set(), ("bfloat16", "a TPU computes in it")),
+        ({"platform": "tpu"}, set(), ("bfloat16", "native on TPU")),
     ],
 )
 def test_auto_is_bfloat16_where_the_device_has_it(monkeypatch, device, flags, expected):
@@ -80,21 +80,61 @@ def test_compilation_cache_that_jax_was_given_stays(cache_dir, tmp_path: Path):
     assert cache_dir() == str(tmp_path)
 
 
-def test_freed_memory_is_kept_only_where_glibc_is(monkeypatch):
+@pytest.fixture
+def no_plugins(monkeypatch):
+    """No plugin for an accelerator is installed, and the user has not chosen a platform."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+    yield
+    monkeypatch.undo()
+
+
+def mallopt_calls(monkeypatch) -> dict[int, int]:
+    """The parameters that `keep_freed_memory` sets."""
+    calls: list[tuple[int, int]] = []
+    libc = SimpleNamespace(mallopt=lambda *call: calls.append(call))
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _: libc)
+    keep_freed_memory()
+    return dict(calls)
+
+
+def test_freed_memory_is_kept_only_where_glibc_is(no_plugins, monkeypatch):
     monkeypatch.setattr(runtime.sys, "platform", "darwin")
     monkeypatch.setattr(runtime.ctypes, "CDLL", pytest.fail)
     keep_freed_memory()
     monkeypatch.setattr(runtime.sys, "platform", "linux")
     monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _: object())  # musl has no mallopt
     keep_freed_memory()
-    calls: list[tuple[int, int]] = []
-    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=lambda *call: calls.append(call)))
-    keep_freed_memory()
-    assert dict(calls) == {-8: 1, -4: 0, -1: -1, -2: 2**28}
+    assert mallopt_calls(monkeypatch) == {-8: 1, -4: 0, -1: -1, -2: 2**28}
+
+
+@pytest.mark.parametrize(
+    ("platforms", "installed", "cpu"),
+    [
+        (None, [], True),
+        ("", [], True),
+        (None, ["jax_plugins"], False),
+        (None, ["libtpu"], False),
+        ("cpu", ["jax_plugins"], True),
+        ("cuda,cpu", ["jax_plugins"], False),
+        ("tpu", [], False),
+    ],
+)
+def test_only_a_process_that_computes_on_the_cpu_is_set_up_for_it(no_plugins, monkeypatch, platforms, installed, cpu):
+    if platforms is not None:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(runtime, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(runtime.sys, "platform", "linux")
+    updates: list[tuple[str, bool]] = []
+    monkeypatch.setattr(jax.config, "update", lambda *update: updates.append(update))
+    runtime.compute_before_returning()
+    assert updates == [("jax_cpu_enable_async_dispatch", False)] * cpu
+    assert bool(mallopt_calls(monkeypatch)) == cpu
 
 
 @pytest.mark.parametrize(("prepare", "ready"), [("pass", False), ("runtime.compute_before_returning()", True)])
-def test_a_call_returns_when_it_has_computed(prepare: str, ready: bool):
+def test_a_call_returns_when_it_has_computed(monkeypatch, prepare: str, ready: bool):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     program = (
         "import jax, jax.numpy as jnp\nfrom transformer import runtime\n"
         f"{prepare}\n"
@@ -103,3 +143,103 @@ def test_a_call_returns_when_it_has_computed(prepare: str, ready: bool):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == f"{ready}\n"
+
+
+OPEN = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (root@build)\nGCC version:  12.3.0\n"
+)
+CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Mon Aug  4 01:11:26 UTC 2025\nGCC version:  12.3.0\n"
+GPU_UNUSED = "An NVIDIA GPU is present, but JAX only sees the CPU. To use it, "
+TPU = {"dev/accel0": "", "sys/bus/pci/devices/0000:00:04.0/vendor": "0x1ae0\n"}
+
+
+@pytest.fixture
+def machine(no_plugins, monkeypatch, tmp_path: Path):
+    """Makes a root directory of the given files, on a machine where JAX sees only the CPU."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    chosen = jax.config.values["jax_platforms"]
+    jax.config.update("jax_platforms", None)
+
+    def make(files: dict[str, str]) -> Path:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        return tmp_path
+
+    yield make
+    jax.config.update("jax_platforms", chosen)
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [
+        (OPEN.format("580.65.06"), "pip install 'transformer-jax[cuda13]'"),
+        (OPEN.format("590.44.01"), "pip install 'transformer-jax[cuda13]'"),
+        (OPEN.format("575.57.08"), "pip install 'transformer-jax[cuda12]'"),
+        (CLOSED.format("580.65.06"), "pip install 'transformer-jax[cuda12]'"),  # perhaps a V100
+        (CLOSED.format("535.104.05"), "pip install 'transformer-jax[cuda12]'"),
+        (
+            CLOSED.format("470.256.02"),
+            "update the driver from 470 to 525 or later, and pip install 'transformer-jax[cuda12]'",
+        ),
+        ("", "pip install 'transformer-jax[cuda12]'"),
+    ],
+)
+def test_an_unused_gpu_is_named_with_the_extra_for_its_driver(machine, version, advice):
+    root = machine({"dev/nvidia1": "", "proc/driver/nvidia/version": version})
+    assert unused_accelerator(root) == GPU_UNUSED + advice
+
+
+def test_an_unused_gpu_under_wsl(machine):
+    root = machine({"dev/dxg": "", "usr/lib/wsl/lib/libd3d12.so": ""})
+    assert unused_accelerator(root) is None  # a GPU of another maker
+    machine({"usr/lib/wsl/lib/libcuda.so.1": ""})
+    assert unused_accelerator(root) == f"{GPU_UNUSED}pip install 'transformer-jax[cuda12]'"
+
+
+def test_an_unused_tpu_is_named(machine):
+    advice = "A TPU is present, but JAX only sees the CPU. To use it, pip install 'transformer-jax[tpu]'"
+    assert unused_accelerator(machine(TPU)) == advice
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"dev/nvidiactl": "", "proc/driver/nvidia/version": OPEN.format("580.65.06")},  # a container without a GPU
+        {"sys/bus/pci/devices/0000:00:04.0/vendor": "0x1ae0\n"},  # the network card of a virtual machine
+        {"dev/vfio/vfio": "", "sys/bus/pci/devices/0000:00:04.0/vendor": "0x1ae0\n"},
+        {"dev/vfio/0": "", "sys/bus/pci/devices/0000:00:04.0/vendor": "0x8086\n"},
+    ],
+)
+def test_no_accelerator_is_made_up(machine, files):
+    assert unused_accelerator(machine(files)) is None
+
+
+def test_an_accelerator_that_the_user_does_not_want_is_not_named(machine, monkeypatch):
+    root = machine({"dev/nvidia0": ""})
+    assert unused_accelerator(root) is not None
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert unused_accelerator(root) is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    jax.config.update("jax_platforms", "cpu")  # as JAX_PLATFORMS does
+    assert unused_accelerator(root) is None
+    jax.config.update("jax_platforms", None)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert unused_accelerator(root) is None
+
+
+def test_an_accelerator_whose_extra_is_installed(machine, monkeypatch):
+    installed = ["libtpu", "jax_cuda12_plugin"]
+    monkeypatch.setattr(runtime, "find_spec", lambda name: name if name in installed else None)
+    said = "is present and the extra `{}` is installed, but JAX only sees the CPU: see its warning."
+    assert unused_accelerator(machine(TPU)) == f"A TPU {said.format('tpu')}"
+    for version in (CLOSED.format("535.104.05"), OPEN.format("580.65.06")):
+        root = machine({"dev/nvidia0": "", "proc/driver/nvidia/version": version})
+        assert unused_accelerator(root) == f"An NVIDIA GPU {said.format('cuda12')}"
+    installed[1] = "jax_cuda13_plugin"
+    assert unused_accelerator(root) == f"An NVIDIA GPU {said.format('cuda13')}"
+    machine({"proc/driver/nvidia/version": CLOSED.format("535.104.05")})  # too old for CUDA 13
+    assert unused_accelerator(root) == f"{GPU_UNUSED}pip install 'transformer-jax[cuda12]'"

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from transformer.checkpoint import DIVERGED, Checkpoints, check_run, hold_run, open_run
+from transformer.compilation import Compilations
 from transformer.config import Config, DataConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
 from transformer.data.corpus import Pairs, read_files, read_pairs, splits
@@ -19,7 +20,7 @@ from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.translator import load, translate
 from transformer.model import Transformer
-from transformer.runtime import compute_before_returning, resolve_dtype, use_compilation_cache
+from transformer.runtime import compute_before_returning, resolve_dtype, unused_accelerator, use_compilation_cache
 from transformer.shapes import Params
 from transformer.training import loop, parallel
 
@@ -55,7 +56,9 @@ def run(config: Config) -> None:
         print(f"{split}: {report}")
     dtype, reason = resolve_dtype(config.model.dtype)
     devices = parallel.num_devices()
-    print(f"computing in {dtype} ({reason}) on {devices} device{'s' if devices > 1 else ''}")
+    print(f"compute dtype: {dtype} ({reason}) on {devices} device{'s' if devices > 1 else ''}")
+    if (advice := unused_accelerator()) is not None:
+        print(advice)
     batches = partial(
         Batches,
         tokens=config.training.batch_tokens,
@@ -82,7 +85,7 @@ def run(config: Config) -> None:
 
     # Only now, when nothing is left that could be wrong with the input, is anything written.
     run_dir = open_run(config.run_dir, config)
-    with hold_run(run_dir):
+    with hold_run(run_dir), Compilations(partial(print, flush=True)) as compilations:
         tokenizer.save(run_dir / "tokenizer.json")
         keep_report(
             run_dir,
@@ -102,7 +105,7 @@ def run(config: Config) -> None:
             write_whole(run_dir / "scores.json", scores.to_json().encode())
             write_lines(run_dir / "hypotheses.txt", hypotheses)
             print(f"\n{scores.to_text()}\n\n{examples(pairs['test'], hypotheses)}")
-    print(f"\nEverything is in {run_dir}.\n\n{next_commands(config)}")
+    print(f"\n{compilations}\nEverything is in {run_dir}.\n\n{next_commands(config)}")
 
 
 def examples(pairs: Pairs, hypotheses: list[str], number: int = 5) -> str:

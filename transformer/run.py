@@ -34,6 +34,8 @@ def load(
 ) -> Run:
     """A run, on whatever machine it was trained; the arguments are those of `inference.translator.load`.
 
+    If the run used the compilation cache (`compilation_cache`), so does this process from here on.
+
     Raises:
         InputError: the directory is not that of a run, or has not the checkpoints or the tokenizer asked for.
     """

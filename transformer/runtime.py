@@ -1,25 +1,45 @@
-"""What must be settled with the machine before the first array: allocator, compilation cache, compute type."""
+"""Process-level settings that must be made before JAX starts, and what JAX found to compute on."""
 
 import ctypes
 import os
+import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from transformer.errors import InputError
 
+CACHED_FROM = 0.1  # seconds of compilation; reading a shorter one from the cache would save nothing
+
 # mallopt's parameters, from glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+# The oldest drivers of CUDA 12 and of CUDA 13.
+_CUDA12_DRIVER, _CUDA13_DRIVER = 525, 580
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache directory, unless JAX was given another directory.
+
+    The directory is `transformer-jax` in `$XDG_CACHE_HOME`, or else in `~/.cache`; `JAX_COMPILATION_CACHE_DIR` names
+    another.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        home = os.environ["XDG_CACHE_HOME"] if os.environ.get("XDG_CACHE_HOME") else Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "transformer-jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_FROM)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory in the process instead of handing it back.
+    """Tell glibc to keep freed memory in the process, if JAX will compute on the CPU.
 
-    XLA allocates its temporary buffer anew at each step on a CPU; by default glibc maps and unmaps it each time, and
-    the page faults are a large part of the step. To be called before the first threads start; without glibc it does
-    nothing.
+    XLA:CPU allocates its temporary buffer anew at each step. By default glibc maps and unmaps it each time, and the
+    page faults are a large part of the step. Call this before any thread starts. Without glibc it does nothing.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not _computes_on_cpu():
         return
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
@@ -30,39 +50,34 @@ def keep_freed_memory() -> None:
     libc.mallopt(_TOP_PAD, 2**28)
 
 
-def use_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache directory, unless jax was given another one.
-
-    The directory is `transformer-jax` in `$XDG_CACHE_HOME`, or else in `~/.cache`; `JAX_COMPILATION_CACHE_DIR` names
-    another.
-    """
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        home = os.environ["XDG_CACHE_HOME"] if os.environ.get("XDG_CACHE_HOME") else Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "transformer-jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
 def compute_before_returning() -> None:
-    """On a CPU, let a call return when it has computed, as long as jax has not computed anything yet.
+    """Let a call return only when it has computed, if JAX will compute on the CPU.
 
-    By default jax runs ahead: further steps are given temporary buffers while the first one still computes, which at
-    the paper's base size is 2 GiB each, and no faster where the host's cores are the device's.
+    By default JAX runs ahead: further steps get temporary buffers while the first one still computes. At the paper's
+    base size a buffer is 2 GiB, and running ahead is no faster where the host's cores are the device's. Call this
+    before JAX computes anything.
     """
+    if not _computes_on_cpu():
+        return
     import jax
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+def _computes_on_cpu() -> bool:
+    """Whether JAX will compute on the CPU, as far as can be known before it is imported."""
+    if platforms := os.environ.get("JAX_PLATFORMS"):
+        return platforms.split(",")[0] == "cpu"
+    return find_spec("jax_plugins") is None and find_spec("libtpu") is None
+
+
 def resolve_dtype(dtype: Literal["auto", "bfloat16", "float32"]) -> tuple[str, str]:
-    """The compute type, `bfloat16` or `float32`, and the reason for it in words.
+    """The compute dtype, `bfloat16` or `float32`, and the reason for it.
 
     `auto` is bfloat16 on a TPU, on a GPU of compute capability 8 or higher, and on a CPU with AVX512-BF16 or AMX-BF16.
 
     Raises:
-        InputError: there is no device jax can use.
+        InputError: JAX finds no device.
     """
     import jax
 
@@ -76,7 +91,7 @@ def resolve_dtype(dtype: Literal["auto", "bfloat16", "float32"]) -> tuple[str, s
     if dtype != "auto":
         return dtype, "as configured"
     if device.platform == "tpu":
-        return "bfloat16", "a TPU computes in it"
+        return "bfloat16", "native on TPU"
     if device.platform == "gpu":
         capability = getattr(device, "compute_capability", "0")
         fast = float(capability) >= 8
@@ -93,3 +108,62 @@ def _cpu_flags() -> set[str]:
     except OSError:
         return set()
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def unused_accelerator(root: Path = Path("/")) -> str | None:
+    """What to do about an accelerator that is present while JAX only sees the CPU; None if there is none.
+
+    Silent if the user chose the platform (`JAX_PLATFORMS`) or hid the GPUs (`CUDA_VISIBLE_DEVICES`).
+
+    Args:
+        root: where /dev, /proc, /sys and /usr are.
+    """
+    import jax
+
+    if jax.config.jax_platforms or jax.default_backend() != "cpu":  # pyright: ignore[reportAttributeAccessIssue]
+        return None
+    if _has_nvidia_gpu(root) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+        driver, extra = _nvidia_driver(root)
+        for fitting in (extra, "cuda12"):
+            if find_spec(f"jax_{fitting}_plugin") is not None:
+                return _present("An NVIDIA GPU", fitting, installed=True)
+        old = driver is not None and driver < _CUDA12_DRIVER
+        update = f"update the driver from {driver} to {_CUDA12_DRIVER} or later, and " if old else ""
+        return _present("An NVIDIA GPU", extra, before=update)
+    if _has_tpu(root):
+        return _present("A TPU", "tpu", installed=find_spec("libtpu") is not None)
+    return None
+
+
+def _present(device: str, extra: str, *, installed: bool = False, before: str = "") -> str:
+    if installed:
+        return f"{device} is present and the extra `{extra}` is installed, but JAX only sees the CPU: see its warning."
+    return f"{device} is present, but JAX only sees the CPU. To use it, {before}pip install 'transformer-jax[{extra}]'"
+
+
+def _has_nvidia_gpu(root: Path) -> bool:
+    """Whether there is a device file of an NVIDIA GPU, or WSL passes one through."""
+    wsl = (root / "dev/dxg").exists() and any(root.glob("usr/lib/wsl/lib/libcuda.so*"))  # dxg alone: of any maker
+    return wsl or any(root.glob("dev/nvidia[0-9]*"))
+
+
+def _nvidia_driver(root: Path) -> tuple[int | None, str]:
+    """The major version of the driver, if it can be read, and the extra for it.
+
+    CUDA 12 supports every GPU and driver that CUDA 13 does. `cuda13` is chosen where it certainly works: it needs a GPU
+    of the Turing generation or later, and so does the open kernel module.
+    """
+    try:
+        text = (root / "proc/driver/nvidia/version").read_text(errors="replace")
+    except OSError:
+        return None, "cuda12"
+    found = re.search(r"Kernel Module.*?\s(\d+)\.\d", text)
+    driver = None if found is None else int(found[1])
+    return driver, "cuda13" if driver is not None and driver >= _CUDA13_DRIVER and "Open Kernel" in text else "cuda12"
+
+
+def _has_tpu(root: Path) -> bool:
+    """Whether there is a device file as TPUs have it, and a PCI device made by Google (which may be a network card)."""
+    files = any(root.glob("dev/accel[0-9]*")) or any(root.glob("dev/vfio/[0-9]*"))
+    vendors = (vendor.read_text().strip() for vendor in root.glob("sys/bus/pci/devices/*/vendor"))
+    return files and "0x1ae0" in vendors

@@ -1,6 +1,7 @@
 """`transformer complexity`: what a layer of each kind costs (Table 1 of the paper), by formula and on this device."""
 
 import json
+import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from tyro.conf import OmitArgPrefixes
 from transformer.analysis.complexity.settings import Settings
 from transformer.errors import InputError
 from transformer.files import check_writable, write_whole
-from transformer.runtime import resolve_dtype, use_compilation_cache
+from transformer.runtime import resolve_dtype, unused_accelerator, use_compilation_cache
 
 SUFFIXES = (".png", ".svg")
 
@@ -49,6 +50,8 @@ def main(arguments: list[str]) -> None:
     settings, console = options.settings, Console(stderr=True)
     use_compilation_cache()
     resolve_dtype(settings.dtype)  # says so if there is no device
+    if (advice := unused_accelerator()) is not None:
+        print(advice, file=sys.stderr)
     programs = len({*settings.lengths}) * len({*settings.widths}) * len(LAYERS) * len(DIRECTIONS)
     measured = track(
         measure(settings), "measuring", programs, console=console, transient=True, disable=not console.is_terminal

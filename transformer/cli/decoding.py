@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
+from transformer.compilation import announce_compilations
 from transformer.config import Config, SearchConfig
 from transformer.errors import InputError
-from transformer.runtime import resolve_dtype, use_compilation_cache
+from transformer.runtime import resolve_dtype, unused_accelerator
 
 if TYPE_CHECKING:
     from transformer.inference.translator import Translator
@@ -103,12 +104,13 @@ def _named(name: str, options: RunOptions) -> tuple[str, Checkpoint]:
 
 
 def prepare(run: str, dtype: Dtype | None = None) -> Config:
-    """A run's config, with the compilation cache in use if the run used it, and the compute type said."""
+    """A run's config. Says on standard error what computes, and from then on what takes long to compile."""
     from transformer.checkpoint import read_config
 
     config = read_config(run)
-    if config.compilation_cache:
-        use_compilation_cache()
     resolved, reason = resolve_dtype(config.model.dtype if dtype is None else dtype)
-    print(f"computing in {resolved} ({reason})", file=sys.stderr)
+    print(f"compute dtype: {resolved} ({reason})", file=sys.stderr)
+    if (advice := unused_accelerator()) is not None:
+        print(advice, file=sys.stderr)
+    announce_compilations()
     return config

@@ -32,7 +32,7 @@ from transformer.inference.evaluate import (
     token_log_probabilities,
 )
 from transformer.model import Transformer
-from transformer.runtime import resolve_dtype
+from transformer.runtime import resolve_dtype, use_compilation_cache
 from transformer.shapes import Batch, Params
 
 WINDOW = 2048  # lines that are sorted by length among themselves; a stream takes no more memory than these
@@ -246,6 +246,8 @@ def load(
 ) -> Translator:
     """The translator of a run, on whatever machine it was trained.
 
+    If the run used the compilation cache (`compilation_cache`), so does this process from here on.
+
     Args:
         run_dir: the run directory.
         checkpoint: the one of lowest validation loss, the last one, or the one of a step.
@@ -257,6 +259,8 @@ def load(
         InputError: the directory is not that of a run, or has not the checkpoints or the tokenizer asked for.
     """
     config = read_config(run_dir)
+    if config.compilation_cache:
+        use_compilation_cache()
     compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
     tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
     steps = checkpoint_steps(run_dir, checkpoint, average)

@@ -1,0 +1,99 @@
+"""What JAX compiles: announced while it takes long, and counted."""
+
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache
+
+from transformer.runtime import CACHED_FROM
+
+LONG = 5.0  # seconds of one compilation after which it is announced
+
+# JAX records the first as a scalar when a compilation starts and as a duration when it ends; the second in between.
+_COMPILATION = "/jax/core/compile/backend_compile_duration"
+_CACHE_HIT = "/jax/compilation_cache/cache_hits"
+
+
+class Compilations:
+    """The programs that JAX compiled, or loaded from its compilation cache, while this context was open.
+
+    A compilation is announced when it has taken `LONG` seconds, and again when it ends. Seconds are those of XLA,
+    including the time to read or write the cache, but not of tracing and lowering.
+
+    Attributes:
+        compiled: seconds of each program that was compiled, if that took at least `CACHED_FROM`.
+        small: seconds of each program that was compiled faster. The cache does not keep these.
+        cached: seconds of each program that was loaded from the cache.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """Args: say: prints an announcement; called from other threads, too."""
+        self.compiled: list[float] = []
+        self.small: list[float] = []
+        self.cached: list[float] = []
+        self._say = say
+        self._running = threading.local()  # a thread compiles one program at a time, and is told only of its own
+
+    def __enter__(self) -> "Compilations":
+        from jax import monitoring  # here: the command line imports this module before it sets the allocator
+
+        monitoring.register_scalar_listener(self._start)
+        monitoring.register_event_listener(self._hit)
+        monitoring.register_event_duration_secs_listener(self._end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        from jax import monitoring
+
+        monitoring.unregister_scalar_listener(self._start)
+        monitoring.unregister_event_listener(self._hit)
+        monitoring.unregister_event_duration_listener(self._end)
+
+    def __str__(self) -> str:
+        """One line: how many programs were compiled, how long that took, and how many came from the cache."""
+        compiled, small, cached = (f"{sum(seconds):.1f} s" for seconds in (self.compiled, self.small, self.cached))
+        number = len(self.compiled)
+        return (
+            f"Compiled {number} program{'' if number == 1 else 's'} in {compiled}, and {len(self.small)} of less than "
+            f"{CACHED_FROM:g} s in {small}. Loaded {len(self.cached)} from the compilation cache in {cached}."
+        )
+
+    def _start(self, event: str, value: float | int, **about: str | int) -> None:
+        if event != _COMPILATION:
+            return
+        self._running.cached = False
+        self._running.timer = threading.Timer(LONG, self._announce, [_name(about)])
+        self._running.timer.daemon = True
+        self._running.timer.start()
+
+    def _announce(self, name: str) -> None:
+        import jax
+
+        kept = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+        self._say(f"Compiling {name}: {LONG:g} s so far{' (the next run loads it from the cache)' if kept else ''} ...")
+
+    def _hit(self, event: str, **_: str | int) -> None:
+        if event == _CACHE_HIT:
+            self._running.cached = True
+
+    def _end(self, event: str, duration_secs: float, **about: str | int) -> None:
+        if event != _COMPILATION or not hasattr(self._running, "timer"):  # it may have started before this context
+            return
+        self._running.timer.cancel()
+        cached = self._running.cached
+        kind = self.cached if cached else self.compiled if duration_secs >= CACHED_FROM else self.small
+        kind.append(duration_secs)
+        if duration_secs >= LONG:
+            self._say(f"{'Loaded' if cached else 'Compiled'} {_name(about)} in {duration_secs:.1f} s.")
+
+
+@cache
+def announce_compilations() -> None:
+    """Announce long compilations on standard error for the rest of the process."""
+    Compilations(lambda text: print(text, file=sys.stderr, flush=True)).__enter__()
+
+
+def _name(about: dict[str, str | int]) -> str:
+    """The name of the function, which JAX gives as `jit(f)`."""
+    name = str(about["fun_name"]).removeprefix("jit(").removesuffix(")")
+    return "a training or validation step" if name == "_fun" else name.strip("_")  # jax.pmap calls every function _fun

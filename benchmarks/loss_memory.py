@@ -2,7 +2,7 @@
 
     python benchmarks/loss_memory.py
 
-`ops.loss.cross_entropy` holds the logits of one chunk of tokens only, so what grows with the batch should be the
+The loss (`ops.backward.cross_entropy`) holds the logits of one chunk of tokens only, so what grows with the batch should be the
 decoder's output and its gradient (2 KiB a token here, in bfloat16) and not the logits (148 KB a token, in float32). The
 plain way, all logits at once with one-hot targets, stands beside it. Each figure is the temporary memory that XLA plans
 for loss and gradient, beside arguments and results.
@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transformer.ops.loss import cross_entropy
+from transformer.ops.implementation import select
 
 VOCABULARY, WIDTH, TOKENS = 37_000, 512, (4_096, 8_192, 16_384)
 
 
 def in_chunks(hidden: jax.Array, embedding: jax.Array, targets: jax.Array) -> jax.Array:
     zeros, mask = jnp.zeros(VOCABULARY), jnp.ones(targets.shape, bool)
+    cross_entropy = select("auto", jax.default_backend()).cross_entropy
     return cross_entropy(hidden, embedding, zeros, targets, mask, label_smoothing=0.1)[0]
 
 

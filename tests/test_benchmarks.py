@@ -17,6 +17,7 @@ import optax
 import pytest
 
 from transformer.checkpoint import Checkpoints, open_run
+from transformer import parameters
 from transformer.config import Config, ModelConfig, SearchConfig, TrainingConfig
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
@@ -141,20 +142,28 @@ def test_plain_linen_is_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = Batch(*map(jnp.asarray, arrays))
 
     model = Transformer(config, dtype=jnp.dtype("float32"))
-    params = model.init(jax.random.key(0), *batch[:3])["params"]
+    params = parameters.draw(model, 0)["params"]
     # No parameter at 0 or 1: the places of biases and scales are tested too.
     params = jax.tree.map(lambda x: x + generator.normal(0, 0.1, x.shape).astype(np.float32), params)
     ours: Any = model.apply({"params": params}, batch, label_smoothing=LABEL_SMOOTHING, method="loss")
     plain = plain_linen.PlainTransformer(size, jnp.float32)
-    theirs = plain_linen.loss(plain, {name: _as_linen(name, tree) for name, tree in params.items()}, batch, None)
+    theirs = plain_linen.loss(plain, _as_linen(params), batch, None)
     np.testing.assert_allclose(theirs, ours, rtol=1e-5)
 
 
-def _as_linen(name: str, ours: dict) -> dict:
+def _as_linen(ours: dict) -> dict:
+    """Our parameters under the names of linen's own layers, each layer by itself."""
+    plain = {"embedding": {"embedding": ours["embedding"]}}
+    for stack in ("encoder", "decoder"):
+        for number in range(2):
+            layer = jax.tree.map(lambda leaf, number=number: leaf[number], ours[stack]["layers"])
+            plain[f"{stack}_{number}"] = _layer_as_linen(layer)
+    return plain
+
+
+def _layer_as_linen(ours: dict) -> dict:
     """Our parameters of one layer under the names and in the shapes of linen's own layers."""
-    if name == "embedding":
-        return {"embedding": ours}
-    attentions = ["attention"] if name.startswith("encoder") else ["self_attention", "cross_attention"]
+    attentions = [name for name in ("self_attention", "cross_attention") if name in ours]
     plain = {}
     for place, attention in enumerate(attentions):
         heads = {part: kernel["kernel"].reshape(16, 2, 8) for part, kernel in ours[attention].items()}

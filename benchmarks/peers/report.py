@@ -19,6 +19,7 @@ TITLES = {
     "without:norm": "transformer-jax, layer norm's gradient by automatic differentiation",
     "without:hash": "transformer-jax, dropout by jax.random",
     "without:chunks": "transformer-jax, all logits at once",
+    "without:everything": "transformer-jax, model.implementation=plain",
 }
 PAPER_STEPS = {"base": 100_000, "big": 300_000}  # section 5.2
 # Dense bfloat16 FLOPs a second without sparsity, from the makers' data sheets, by a part of the device's name.

@@ -19,8 +19,12 @@ ACTIVATIONS = {"relu": Activation.RELU, "gelu": Activation.GELU, "swish": Activa
 
 
 def spec_of(job: Job) -> Any:  # a spec's attributes have no types
-    """Our parameters in CTranslate2's places."""
-    model, weights = job.model, job.read_weights()
+    """Our parameters under CTranslate2's names."""
+    model, stacked = job.model, job.read_weights()
+    weights = {name: array for name, array in stacked.items() if "/layers/" not in name}
+    for name, array in stacked.items():
+        if "/layers/" in name:
+            weights |= {name.replace("/layers/", f"/{number}/"): layer for number, layer in enumerate(array)}
     spec: Any = TransformerSpec.from_config(
         (model.num_encoder_layers, model.num_decoder_layers),
         model.num_heads,
@@ -46,16 +50,16 @@ def spec_of(job: Job) -> Any:  # a spec's attributes have no types
         norm(target.layer_norm, f"{name}_norm")
 
     for number, layer in enumerate(spec.encoder.layer):
-        self_attention(layer.self_attention, f"encoder_{number}/attention")
-        feed_forward(layer.ffn, f"encoder_{number}/feed_forward")
+        self_attention(layer.self_attention, f"encoder/{number}/self_attention")
+        feed_forward(layer.ffn, f"encoder/{number}/feed_forward")
     for number, layer in enumerate(spec.decoder.layer):
-        self_attention(layer.self_attention, f"decoder_{number}/self_attention")
-        name = f"decoder_{number}/cross_attention"
+        self_attention(layer.self_attention, f"decoder/{number}/self_attention")
+        name = f"decoder/{number}/cross_attention"
         linear(layer.attention.linear[0], f"{name}/query")
         linear(layer.attention.linear[1], f"{name}/key", f"{name}/value")
         linear(layer.attention.linear[2], f"{name}/output")
         norm(layer.attention.layer_norm, f"{name}_norm")
-        feed_forward(layer.ffn, f"decoder_{number}/feed_forward")
+        feed_forward(layer.ffn, f"decoder/{number}/feed_forward")
     interleaved = sinusoids(model.max_positions, model.d_model)
     halved = np.concatenate([interleaved[:, 0::2], interleaved[:, 1::2]], axis=1)
     for side, embeddings in ((spec.encoder, spec.encoder.embeddings[0]), (spec.decoder, spec.decoder.embeddings)):

@@ -25,9 +25,9 @@ def state_of(weights: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         elif path == "logits_bias":
             state["final_logits_bias"] = array[None]
         else:
-            layer, *parts = path.split("/")
-            stack, number = layer.split("_")
-            state[f"model.{stack}.layers.{number}.{_name(parts)}"] = array.T
+            stack, _, *parts = path.split("/")
+            for number, of_layer in enumerate(array):
+                state[f"model.{stack}.layers.{number}.{_name(parts)}"] = of_layer.T
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in state.items()}
 
 
@@ -38,7 +38,7 @@ def _name(parts: list[str]) -> str:
         return f"fc{1 if place == 'in' else 2}.{'weight' if kind == 'kernel' else 'bias'}"
     if rest and part == "norm":
         of = module.removesuffix("_norm")
-        name = {"attention": "self_attn", "self_attention": "self_attn", "cross_attention": "encoder_attn"}
+        name = {"self_attention": "self_attn", "cross_attention": "encoder_attn"}
         prefix = "final" if of == "feed_forward" else name[of]
         return f"{prefix}_layer_norm.{'weight' if rest[0] == 'scale' else 'bias'}"
     attention = "encoder_attn" if module == "cross_attention" else "self_attn"

@@ -1,0 +1,112 @@
+"""Parameters are drawn on the host: each matrix from a stream of its own, with the distribution that linen would use."""
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from transformer import parameters
+from transformer.config import ModelConfig
+from transformer.model import Transformer
+
+CONFIG = ModelConfig(
+    vocabulary_size=500,
+    d_model=64,
+    num_heads=4,
+    d_ff=128,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    norm_position="pre",
+    positions="learned",
+    max_positions=100,
+    attention_bias=True,
+    shared_embeddings="none",
+    final_logits_bias=True,
+    norm="batch",
+)
+
+
+def drawn(config: ModelConfig = CONFIG, seed: int = 0) -> dict[str, np.ndarray]:
+    return flatten_dict(parameters.draw(Transformer(config), seed), sep="/")
+
+
+def test_the_distributions_are_those_of_init():
+    """The same shapes, types and constants, and the same variance and largest value, up to what chance allows."""
+    tokens, mask = jnp.zeros((1, 1), int), jnp.ones((1, 1), bool)
+    initialized = flatten_dict(jax.jit(Transformer(CONFIG).init)(jax.random.key(0), tokens, mask, tokens), sep="/")
+    ours = drawn()
+    assert ours.keys() == initialized.keys()
+    random = 0
+    for name, like in initialized.items():
+        own, expected = ours[name], np.asarray(like)
+        assert (own.shape, own.dtype) == (expected.shape, np.float32)
+        if np.unique(expected).size == 1:
+            np.testing.assert_array_equal(own, expected, name)
+            continue
+        random += 1
+        largest = float(np.abs(expected).max())
+        assert np.std(own) == pytest.approx(np.std(expected), rel=6 / math.sqrt(own.size)), name
+        assert abs(own.mean()) < 6 * np.std(own) / math.sqrt(own.size), name
+        tolerance = 0.01 if name.split("/")[-1].startswith("kernel") else 0.3  # uniform or normal
+        assert np.abs(own).max() == pytest.approx(largest, rel=tolerance), name
+    assert random == 3 + 1 + 4 + 2 + 8 + 2  # embeddings, positions; projections and feed-forward of both stacks
+
+
+def test_every_matrix_has_random_numbers_of_its_own():
+    rows = []
+    for name, array in drawn().items():
+        if array.std() and "scale" not in name:
+            layers = array if "/layers/" in name else array[None]
+            rows += [layer.ravel()[:1000] / layer.std() for layer in layers]
+    correlations = np.corrcoef([row for row in rows if row.size == 1000])
+    assert np.abs(correlations - np.eye(len(correlations))).max() < 6 / math.sqrt(1000)
+
+
+def test_a_seed_and_a_path_decide():
+    first, again, other = drawn(), drawn(), drawn(seed=1)
+    for name, array in first.items():
+        np.testing.assert_array_equal(again[name], array)
+        assert np.array_equal(other[name], array) == (np.unique(array).size == 1), name
+
+
+def test_a_deeper_model_begins_with_the_same_layers():
+    deeper = drawn(dataclasses.replace(CONFIG, num_encoder_layers=4))
+    for name, array in drawn().items():
+        np.testing.assert_array_equal(deeper[name][: len(array)], array)
+
+
+def test_the_bits_are_the_same_in_every_process_and_on_eight_devices():
+    """These numbers are part of the promise that a seed names a model: no version of this project may change them."""
+    code = (
+        "import jax, numpy as np; from transformer import ModelConfig, Transformer, parameters\n"
+        "p = parameters.draw(Transformer(ModelConfig(vocabulary_size=500, d_model=64, num_heads=4)), 7)['params']\n"
+        "kernel = p['decoder']['layers']['self_attention']['query']['kernel']\n"
+        "print(jax.device_count(), p['embedding'][0, :2].view(np.uint32).tolist(), kernel[5, 0, :2].tolist())"
+    )
+    for devices in ("1", "8"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        )
+        assert done.stdout.strip().split(maxsplit=1) == [devices, EXPECTED]
+
+
+EXPECTED = "[3180620689, 1030760969] [0.0861634761095047, 0.06767448037862778]"  # NumPy 2, Philox
+
+
+def test_matrices_are_told_from_vectors():
+    variables = parameters.draw(Transformer(CONFIG), 0)
+    found = flatten_dict(parameters.are_matrices(variables["params"]), sep="/")
+    for name, is_matrix in found.items():
+        vector = name.split("/")[-1] in ("scale", "bias", "bias_in", "bias_out", "logits_bias")
+        assert is_matrix != vector, name

@@ -1,0 +1,132 @@
+"""A stack is one layer, scanned: however far the loop is unrolled, the model is the same."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer import parameters
+from transformer.config import ModelConfig
+from transformer.model import Transformer
+from transformer.ops.dropout import dropout_key
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+CONFIG = ModelConfig(
+    vocabulary_size=30,
+    d_model=16,
+    num_heads=2,
+    d_ff=24,
+    num_encoder_layers=3,
+    num_decoder_layers=4,
+    max_positions=16,
+    dropout=0.2,
+)
+LENGTH, HYPOTHESES = 6, 2
+SOURCE = jnp.asarray(np.random.default_rng(0).integers(3, 30, (2, 7)))
+SOURCE_MASK = jnp.arange(7) < jnp.array([[7], [4]])
+TARGET = jnp.asarray(np.random.default_rng(1).integers(3, 30, (2, LENGTH)))
+
+
+def unrolled(scan_unroll: int | None, **changes: Any) -> tuple[Transformer, Any]:
+    model = Transformer(dataclasses.replace(CONFIG, scan_unroll=scan_unroll, **changes))
+    return model, jax.device_put(parameters.draw(model, 0))
+
+
+def outputs(scan_unroll: int | None, **changes: Any) -> Any:
+    """Logits, attention weights, new statistics and gradients of a training step's forward pass."""
+    model, variables = unrolled(scan_unroll, **changes)
+    statistics = {name: tree for name, tree in variables.items() if name != "params"}
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        def total(params: Any) -> Any:
+            key = dropout_key(0, 1, jnp.arange(2))
+            (logits, weights), new = model.apply(
+                {"params": params, **statistics},
+                SOURCE,
+                SOURCE_MASK,
+                TARGET,
+                dropout=key,
+                return_weights=True,
+                mutable=list(statistics),
+            )
+            return (logits**2).mean(), (logits, weights, new)
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    return run(variables["params"])
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"norm": "batch", "norm_position": "pre"}, {"implementation": "plain"}], ids=str
+)
+def test_however_far_the_loop_is_unrolled_the_result_is_the_same(changes):
+    expected = outputs(None, **changes)
+    for scan_unroll in (1, 2, 100):  # one layer; two, which do not divide three; more than there are
+        actual = outputs(scan_unroll, **changes)
+        assert jax.tree.structure(actual) == jax.tree.structure(expected)
+        for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * float(np.abs(other).max()))
+
+
+def test_decoding_step_by_step_equals_the_whole_at_any_unrolling():
+    """Two hypotheses a sentence, both the same: each attends to its own tokens in the shared cache."""
+    for scan_unroll in (None, 1, 3):
+        model, variables = unrolled(scan_unroll)
+        apply = partial(model.apply, variables)
+        whole, _ = jax.jit(apply)(SOURCE, SOURCE_MASK, TARGET)
+        memory, _ = jax.jit(partial(apply, method="encode"))(SOURCE, SOURCE_MASK)
+        caches, keys_and_values = jax.jit(partial(apply, method="start_decoding"))(memory)
+        leaves = jax.tree.leaves(caches)
+        assert {leaf.shape[-3:] for leaf in leaves} == {(2, 0, 8)}
+        assert (len(leaves), leaves[0].ndim) == ((8, 4) if scan_unroll is None else (2, 5))
+
+        def grow(leaf: Any) -> Any:
+            return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(0, LENGTH * HYPOTHESES), (0, 0)])
+
+        caches = jax.tree.map(grow, caches)
+        origins = jnp.broadcast_to(jnp.arange(HYPOTHESES)[:, None], (2, HYPOTHESES, LENGTH))
+        step = jax.jit(partial(apply, method="decode_step"))
+        for position in range(LENGTH):
+            token = jnp.repeat(TARGET[:, position : position + 1], HYPOTHESES, 1)
+            logits, caches = step(token, jnp.int32(position), origins, caches, keys_and_values, SOURCE_MASK)
+            for hypothesis in range(HYPOTHESES):
+                np.testing.assert_allclose(logits[:, hypothesis], whole[:, position], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scan_unroll", [None, 1])
+def test_layers_drop_different_elements(scan_unroll):
+    """All layers share one module path, so nothing but their number keeps their masks apart."""
+    model, variables = unrolled(scan_unroll, dropout=0.5)
+    _, found = jax.jit(
+        partial(
+            model.apply,
+            method="encode",
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, _: module.name == "dropout",
+        )
+    )(variables, SOURCE, SOURCE_MASK, dropout_key(0, 1, jnp.arange(2)))
+    (dropped,) = found["intermediates"]["encoder"]["layers"]["feed_forward_norm"]["dropout"]["__call__"]
+    kept = np.asarray(dropped) != 0
+    assert kept.shape == (3, 2, 7, 16)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert 0.35 < (kept[one] == kept[other]).mean() < 0.65
+
+
+def test_the_program_does_not_grow_with_depth():
+    def lines(layers: int, scan_unroll: int | None) -> int:
+        changes = {"num_encoder_layers": layers, "num_decoder_layers": layers}
+        model, variables = unrolled(scan_unroll, **changes)
+
+        def loss(params: Any) -> Any:
+            return model.apply({"params": params}, SOURCE, SOURCE_MASK, TARGET)[0].sum()
+
+        return len(jax.jit(jax.grad(loss)).lower(variables["params"]).as_text().splitlines())
+
+    assert lines(8, 1) == lines(4, 1)
+    assert lines(8, None) > lines(4, None)

@@ -2,9 +2,9 @@
 
     python benchmarks/loss_memory.py
 
-The loss (`ops.backward.cross_entropy`) holds the logits of one chunk of tokens only, so what grows with the batch should be the
-decoder's output and its gradient (2 KiB a token here, in bfloat16) and not the logits (148 KB a token, in float32). The
-plain way, all logits at once with one-hot targets, stands beside it. Each figure is the temporary memory that XLA plans
+The loss (`ops.backward.cross_entropy`) holds the logits of one chunk of tokens only, so what grows with the batch
+should be the decoder's output and its gradient (2 KiB a token here, in bfloat16) and not the logits (148 KB a token, in
+float32). The plain way, all logits at once with one-hot targets, stands beside it. Each figure is the temporary memory that XLA plans
 for loss and gradient, beside arguments and results.
 """
 

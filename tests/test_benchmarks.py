@@ -16,8 +16,8 @@ import numpy as np
 import optax
 import pytest
 
-from transformer.checkpoint import Checkpoints, open_run
 from transformer import parameters
+from transformer.checkpoint import Checkpoints, open_run
 from transformer.config import Config, ModelConfig, SearchConfig, TrainingConfig
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError

@@ -1,4 +1,4 @@
-"""Parameters are drawn on the host: each matrix from a stream of its own, with the distribution that linen would use."""
+"""Parameters are drawn on the host: each matrix from its own stream, with the distribution that linen would use."""
 
 import dataclasses
 import math

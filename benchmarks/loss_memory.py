@@ -4,8 +4,8 @@
 
 The loss (`ops.backward.cross_entropy`) holds the logits of one chunk of tokens only, so what grows with the batch
 should be the decoder's output and its gradient (2 KiB a token here, in bfloat16) and not the logits (148 KB a token, in
-float32). The plain way, all logits at once with one-hot targets, stands beside it. Each figure is the temporary memory that XLA plans
-for loss and gradient, beside arguments and results.
+float32). Beside it stands the plain way, all logits at once with one-hot targets. Each figure is the temporary memory
+that XLA plans for loss and gradient, beside arguments and results.
 """
 
 import jax

@@ -123,6 +123,11 @@ class Program(NamedTuple):
             return int(bound)
         return None
 
+    def runs(self, instruction: Instruction) -> int:
+        """How often an instruction runs what it calls; a loop of unknown length counts once."""
+        trips = self.trips(instruction) if instruction.opcode == "while" else None
+        return 1 if trips is None else trips
+
 
 class Kernel(NamedTuple):
     """One kernel of a program; seconds, bytes and FLOPs are the sums over its launches."""
@@ -170,17 +175,16 @@ def collectives(program: Program, computation: str | None = None) -> Counter[str
     Loops, calls and fusions are followed. A conditional counts with the branch that has most of a kind, and a loop of
     unknown length once.
     """
-    total = Counter[str]()
+    counts = Counter[str]()
     for instruction in program.computations[computation or program.entry]:
         kind = instruction.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
-            total[kind] += 1
+            counts[kind] += 1
         elif not kind.endswith(("-done", "-update")):  # they name the computation of their start once more
             called = [collectives(program, name) for name in instruction.calls]
             once = functools.reduce(operator.or_ if kind == "conditional" else operator.add, called, Counter[str]())
-            times = (program.trips(instruction) or 1) if kind == "while" else 1
-            total += Counter({name: times * count for name, count in once.items()})
-    return total
+            counts += Counter({name: program.runs(instruction) * count for name, count in once.items()})
+    return counts
 
 
 def kernels(program: Program, computation: str | None = None, times: int = 1) -> list[Kernel]:
@@ -195,9 +199,8 @@ def kernels(program: Program, computation: str | None = None, times: int = 1) ->
         results[instruction.name] = instruction
         opcode = instruction.opcode
         if opcode in ("while", "call", "conditional"):
-            runs = times * ((program.trips(instruction) or 1) if opcode == "while" else 1)
-            called = [kernels(program, name, runs) for name in instruction.calls]
-            found += max(called, key=lambda branch: sum(kernel.seconds for kernel in branch), default=[])
+            called = [kernels(program, name, times * program.runs(instruction)) for name in instruction.calls]
+            found += max(called, key=lambda branch: total(branch).seconds, default=[])
         elif opcode in KERNELS or opcode.removesuffix("-start") in COLLECTIVES:
             operands = [results[name] for name in instruction.operands if name in results]
             if (cost := _cost(program, instruction, operands)) is not None:

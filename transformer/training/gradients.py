@@ -1,5 +1,6 @@
 """Looking at the gradient while a model trains."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ def norms_by_layer(gradient: Params) -> dict[str, Array]:
     """
     norms = {}
     for name, part in gradient.items():
-        if STACKED not in part:
+        if not isinstance(part, Mapping) or STACKED not in part:
             norms[name] = optax.tree.norm(part)
             continue
         norms[name] = jax.vmap(optax.tree.norm)(part[STACKED])

@@ -40,7 +40,7 @@ def test_what_is_watched_is_the_gradient_of_the_step_and_the_update_is_the_same(
     @partial(jax.jit, static_argnames="watch")
     def step(watch: bool):
         optimizer = optax.chain(watch_norms(), optax.sgd(1.0)) if watch else optax.sgd(1.0)  # the update is -gradient
-        before = create_state(model, optimizer, 0)
+        before = jax.tree.map(jnp.asarray, create_state(model, optimizer, 0))
         return before, *train_step(before, batch, model=model, optimizer=optimizer, label_smoothing=0.1, seed=0)
 
     before, after, metrics = step(watch=True)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array, lax
 
@@ -33,7 +32,7 @@ def create_state(model: Transformer, optimizer: optax.GradientTransformation, se
     """The state before the first step: parameters drawn from `seed`, zero moments."""
     variables = parameters.draw(model, seed)
     params = variables.pop("params")
-    return TrainState(np.zeros((), np.int32), params, variables, jax.jit(optimizer.init)(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, variables, jax.jit(optimizer.init)(params))
 
 
 def batch_loss(

@@ -157,18 +157,14 @@ seed_curves(steps, {name: held for name, (_, _, held) in learned.items()}, "loss
 # %%
 first = jax.tree.map(lambda leaf: leaf[0], {name: state for name, (state, _, _) in learned.items()})
 COMPANIES, ROWS = 32, 32
+sources, targets = (getattr(validation, side) + getattr(train, side)[:10_000] for side in ("sources", "targets"))
 run = Translator(Config(data=data_config, model=small), Transformer(small), {}, tokenizer)
-texts = zip(validation.sources + train.sources[:10_000], validation.targets + train.targets[:10_000], strict=True)
-short = [pair for pair in texts if run.fit(pair[:1], pair[1:])[0]][
-    : 1 + COMPANIES * (ROWS - 1)
-]  # the sentence, and others
-whole = run.batch(*map(list, zip(*short, strict=True)))  # here each row has one pair
+short = np.flatnonzero(run.fit(sources, targets))[: 1 + COMPANIES * (ROWS - 1)]
+whole = run.batch([sources[n] for n in short], [targets[n] for n in short])  # one pair in each row
 here = jax.tree.map(lambda leaf: leaf[0], whole)  # the sentence
 companies = [
-    jax.tree.map(lambda leaf, n=n: leaf[np.r_[0, 1 + n * (ROWS - 1) : 1 + (n + 1) * (ROWS - 1)]], whole)._replace(
-        row=np.arange(ROWS)
-    )
-    for n in range(COMPANIES)
+    jax.tree.map(lambda leaf, mates=mates: np.concatenate([leaf[:1], leaf[mates]]), whole)
+    for mates in np.arange(1, len(short)).reshape(COMPANIES, ROWS - 1)
 ]
 
 

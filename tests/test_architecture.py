@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "transformer"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -21,7 +19,9 @@ ROOMS = [
     "ops",
     "data",
     "layers",
+    "stack",
     "model",
+    "parameters",
     "checkpoint",
     "training",
     "inference",
@@ -53,16 +53,43 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_a_room_imports_only_from_rooms_below(file: Path) -> None:
-    room = room_of(file)
-    if room == "__init__":  # the public face may name every room
-        return
-    below = {*ROOMS[: ROOMS.index(room)], room}
-    used = {name.split(".")[1] for name in imports(file) if name.startswith("transformer.")}
-    assert used <= below, f"{room} must not import {used - below}"
-    packages = {name.split(".")[0] for name in imports(file)}
-    assert not packages & FORBIDDEN.get(room, set())
+def test_a_room_imports_only_from_rooms_below() -> None:
+    for file in FILES:
+        room = room_of(file)
+        if room == "__init__":  # the public face may name every room
+            continue
+        below = {*ROOMS[: ROOMS.index(room)], room}
+        used = {name.split(".")[1] for name in imports(file) if name.startswith("transformer.")}
+        assert used <= below, f"{file}: {room} must not import {used - below}"
+        packages = {name.split(".")[0] for name in imports(file)}
+        assert not packages & FORBIDDEN.get(room, set()), file
+
+
+def names(file: Path) -> set[str]:
+    """What a file names: variables, attributes, imports, and whole strings; words in comments and docstrings do not count."""
+    found = {part for name in imports(file) for part in name.split(".")}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.keyword) and node.arg is not None:
+            found.add(node.arg)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+    return found
+
+
+def test_gradients_are_written_out_in_one_file() -> None:
+    rules = {"custom_vjp", "custom_jvp", "custom_gradient", "defvjp"}
+    assert [file for file in FILES if names(file) & rules] == [PACKAGE / "ops" / "backward.py"]
+
+
+def test_equations_know_no_backend() -> None:
+    """What one backend needs is in `ops/cpu.py`, and `ops/implementation.py` chooses."""
+    backends = {"cpu", "gpu", "cuda", "tpu", "platform_dependent", "optimization_barrier", "default_backend"}
+    knowing = {file.name for file in (PACKAGE / "ops").glob("*.py") if names(file) & backends}
+    assert knowing == {"cpu.py", "implementation.py"}
 
 
 def test_inference_does_not_know_training() -> None:

@@ -20,16 +20,23 @@ def arguments(seed=0):
     return [rng.normal(size=shape) for shape in ((2, 3, 5), (5, 7), (7,), (7, 5), (5,))]
 
 
+def reference(activation, x, kernel_in, bias_in, kernel_out, bias_out):
+    return REFERENCE[activation](x @ kernel_in + bias_in) @ kernel_out + bias_out
+
+
 def test_every_activation_has_a_reference():
     assert set(ACTIVATIONS) == set(REFERENCE)
 
 
 @pytest.mark.parametrize("activation", REFERENCE)
 def test_feed_forward_is_eq_2(activation, dtype, assert_matches):
-    def reference(x, kernel_in, bias_in, kernel_out, bias_out):
-        return REFERENCE[activation](x @ kernel_in + bias_in) @ kernel_out + bias_out
+    function = partial(feed_forward, activation=activation)
+    assert_matches(function, partial(reference, activation), arguments(), dtype, activations=1)
 
-    assert_matches(partial(feed_forward, activation=activation), reference, arguments(), dtype, activations=1)
+
+def test_feed_forward_with_a_linear_map_that_is_written_out(written_out, dtype, assert_matches):
+    function = partial(feed_forward, activation="gelu", linear=written_out.linear)
+    assert_matches(function, partial(reference, "gelu"), arguments(), dtype, activations=1)
 
 
 def test_gelu_is_the_exact_one_not_the_tanh_approximation():
@@ -47,7 +54,7 @@ def test_dropout_acts_on_the_activations():
 
     dropped = feed_forward(x, *parameters, activation="relu", dropout=drop_half)
     assert seen[0].shape == (2, 3, 7)
-    assert seen[0].min() == 0  # behind the nonlinearity
+    assert seen[0].min() == 0  # after the nonlinearity
     kernel_in, bias_in, kernel_out, bias_out = parameters
     kept = feed_forward(x, kernel_in[:, 4:], bias_in[4:], kernel_out[4:], bias_out, "relu")
     np.testing.assert_allclose(dropped, kept, atol=1e-5)

@@ -70,21 +70,21 @@ def test_keep_top_p(log_probs, p):
     np.testing.assert_allclose(ops.keep_top_p(jnp.asarray(log_probs), 1.0), log_probs, rtol=1e-4)
 
 
-@pytest.mark.parametrize("position", [0, 1, 5, L - 1])
-def test_repetition_penalty(log_probs, tokens, position):
-    def penalize(row, so_far):
+def test_repetition_penalty(log_probs, tokens):
+    def penalize(position, row, so_far):
         for token in {*so_far[1 : position + 1]}:
             row[token] *= 1.7
         return row
 
-    found = jax.jit(partial(ops.repetition_penalty, penalty=1.7))(log_probs, tokens, position)
-    np.testing.assert_allclose(found, rows(penalize, log_probs, tokens), rtol=1e-5)
+    program = jax.jit(partial(ops.repetition_penalty, penalty=1.7))
+    for position in (0, 1, 5, L - 1):
+        expected = rows(partial(penalize, position), log_probs, tokens)
+        np.testing.assert_allclose(program(log_probs, tokens, position), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-@pytest.mark.parametrize("position", [0, 1, 2, 5, L - 1])
-def test_block_repeated_ngrams(log_probs, tokens, position, n):
-    def block(row, so_far):
+def test_block_repeated_ngrams(log_probs, tokens, n):
+    def block(position, row, so_far):
         said = so_far[1 : position + 1].tolist()
         ngrams = {tuple(said[start : start + n]) for start in range(len(said) - n + 1)}
         for token in range(V):
@@ -92,10 +92,11 @@ def test_block_repeated_ngrams(log_probs, tokens, position, n):
                 row[token] = -np.inf
         return row
 
-    found = jax.jit(partial(ops.block_repeated_ngrams, n=n))(log_probs, tokens, position)
-    expected = rows(block, log_probs, tokens)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert np.isneginf(expected).any() or position < L - 1
+    program = jax.jit(partial(ops.block_repeated_ngrams, n=n))
+    for position in (0, 1, 2, 5, L - 1):
+        expected = rows(partial(block, position), log_probs, tokens)
+        np.testing.assert_allclose(program(log_probs, tokens, position), expected, rtol=1e-5)
+        assert np.isneginf(expected).any() or position < L - 1
 
 
 def test_constraints_leave_the_rest_as_it_is(log_probs):

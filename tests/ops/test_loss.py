@@ -6,7 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.ops.loss import cross_entropy
+from transformer.ops import implementation
+from transformer.ops.implementation import ACCELERATOR, LOGITS_OF_A_CHUNK
+from transformer.ops.loss import CHUNK
+
+
+@pytest.fixture
+def cross_entropy(ops):
+    """In chunks of 4 tokens; an accelerator's hold 512 at least, so that there is one."""
+    return ops.cross_entropy if ops is ACCELERATOR else partial(ops.cross_entropy, chunk=4)
 
 
 def arguments(tokens=13, vocabulary=11, size=5, seed=0):
@@ -27,80 +35,79 @@ def reference(hidden, embedding, bias, *, targets, mask, label_smoothing):
     return -(wanted * log_probabilities).sum(-1)[np.asarray(mask)].sum()
 
 
-def plain(hidden, embedding, bias, *, targets, mask, label_smoothing):
-    """The formula as one would write it, with all the logits at once."""
+def reference_gradients(hidden, embedding, bias, *, targets, mask, label_smoothing):
+    """In closed form, with softmax(logits) - wanted as the gradient with respect to the logits."""
+    logits, vocabulary = hidden @ embedding.T + bias, len(bias)
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    wanted = (1 - label_smoothing) * np.eye(vocabulary)[targets] + label_smoothing / vocabulary
+    dlogits = (probabilities - wanted) * np.asarray(mask)[:, None]
+    return dlogits @ embedding, dlogits.T @ hidden, dlogits.sum(0)
+
+
+def formula(hidden, embedding, bias, *, targets, mask, label_smoothing):
+    """As one would write it, with all the logits at once."""
     log_probabilities = jax.nn.log_softmax((hidden @ embedding.astype(hidden.dtype).T).astype(jnp.float32) + bias)
     wanted = jax.nn.one_hot(targets, len(bias)) * (1 - label_smoothing) + label_smoothing / len(bias)
     return -((wanted * log_probabilities).sum(-1) * mask).sum()
 
 
-@pytest.mark.parametrize("chunk", [4, 512])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_value_and_gradients_are_those_of_the_formula(label_smoothing, chunk, dtype, assert_close):
-    """13 tokens: chunks of 4 leave one over, chunks of 512 are never filled."""
+@pytest.mark.parametrize(("label_smoothing", "dtype"), [(0.0, "float32"), (0.1, "float32"), (0.1, "bfloat16")], ids=str)
+def test_value_and_gradients_are_those_of_the_formula(cross_entropy, label_smoothing, dtype, assert_close):
+    """13 tokens: chunks of 4 leave one over, chunks of 512 are never filled. The mean over 17 is taken outside."""
     arrays, targets, mask = arguments()
-    hidden, embedding, bias = (
-        jnp.asarray(array, kind) for array, kind in zip(arrays, (dtype, "float32", "float32"), strict=True)
-    )
+    types = (dtype, "float32", "float32")
+    arrays = [jnp.asarray(array, kind) for array, kind in zip(arrays, types, strict=True)]
 
     def loss(hidden, embedding, bias):
-        return cross_entropy(hidden, embedding, bias, targets, mask, label_smoothing=label_smoothing, chunk=chunk)
+        total, count = cross_entropy(hidden, embedding, bias, targets, mask, label_smoothing=label_smoothing)
+        return total / 17, count
 
-    (total, count), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(
-        hidden, embedding, bias
-    )
-    exact = [np.asarray(array, np.float64) for array in (hidden, embedding, bias)]
-    assert total.dtype == count.dtype == jnp.float32
+    (mean, count), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
+    exact = [np.asarray(array, np.float64) for array in arrays]
+    given = {"targets": targets, "mask": mask, "label_smoothing": label_smoothing}
+    assert mean.dtype == count.dtype == jnp.float32
     assert count == mask.sum()
-    assert_close(total, reference(*exact, targets=targets, mask=mask, label_smoothing=label_smoothing), dtype)
-    assert_close(jax.jit(loss)(hidden, embedding, bias)[0], total, "float32")  # without a gradient: another path
-
-    logits = exact[0] @ exact[1].T + exact[2]
-    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    wanted = (1 - label_smoothing) * np.eye(11)[targets] + label_smoothing / 11
-    dlogits = (probabilities - wanted) * np.asarray(mask)[:, None]
-    expected = (dlogits @ exact[1], dlogits.T @ exact[0], dlogits.sum(0))
-    for gradient, exact_gradient, kind in zip(gradients, expected, (dtype, "float32", "float32"), strict=True):
+    assert_close(mean, reference(*exact, **given) / 17, dtype)
+    assert_close(jax.jit(loss)(*arrays)[0], mean, "float32")  # without a gradient: another path
+    for gradient, expected, kind in zip(gradients, reference_gradients(*exact, **given), types, strict=True):
         assert gradient.dtype == kind
-        assert_close(gradient, exact_gradient, dtype)
+        assert_close(gradient, expected / 17, dtype)
 
 
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_equals_the_plain_formula_of_jax(label_smoothing):
-    """The upstream factor too: the loss is divided by the number of tokens outside."""
-    arrays, targets, mask = arguments(tokens=37, vocabulary=23, seed=1)
+def test_many_tokens_are_as_many_chunks(ops, monkeypatch, assert_close):
+    """1,100 tokens in chunks of 512, the size that the model leaves to the implementation: the last is filled up."""
+    vocabulary = 11
+    monkeypatch.setattr(implementation, "LOGITS_OF_A_CHUNK", 512 * vocabulary)
+    arrays, targets, mask = arguments(1100, vocabulary)
     arrays = [jnp.asarray(array, jnp.float32) for array in arrays]
-    chunked = partial(cross_entropy, label_smoothing=label_smoothing, chunk=8)
-    formula = partial(plain, label_smoothing=label_smoothing)
-
-    @jax.jit
-    def value_and_gradients(*arrays):
-        ours = jax.value_and_grad(lambda *a: chunked(*a, targets=targets, mask=mask)[0] / 17, argnums=(0, 1, 2))
-        theirs = jax.value_and_grad(lambda *a: formula(*a, targets=targets, mask=mask) / 17, argnums=(0, 1, 2))
-        return ours(*arrays), theirs(*arrays)
-
-    ours, theirs = value_and_gradients(*arrays)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
-
-
-def test_gradients_are_those_of_finite_differences(assert_matches):
-    """So that the closed form above has a witness."""
-    arrays, targets, mask = arguments(tokens=3, vocabulary=4, size=2)
 
     def loss(*arrays):
-        return cross_entropy(*arrays, targets=targets, mask=mask, label_smoothing=0.1, chunk=2)[0]
+        return ops.cross_entropy(*arrays, targets, mask, label_smoothing=0.1)[0]
 
-    exact = partial(reference, targets=targets, mask=mask, label_smoothing=0.1)
-    assert_matches(loss, exact, arrays, "float32", activations=3)
+    total, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arrays)
+    exact = [np.asarray(array, np.float64) for array in arrays]
+    given = {"targets": targets, "mask": mask, "label_smoothing": 0.1}
+    assert_close(total, reference(*exact, **given), "float32")
+    for gradient, expected in zip(gradients, reference_gradients(*exact, **given), strict=True):
+        assert_close(gradient, expected, "float32")
+    assert f"f32[512,{vocabulary}]" in str(jax.make_jaxpr(loss)(*arrays))
 
 
-def test_all_masked_is_zero_with_zero_gradients(dtype):
+def test_gradients_are_those_of_finite_differences(cross_entropy, assert_matches):
+    """So that the closed form above has a witness."""
+    arrays, targets, mask = arguments(tokens=5, vocabulary=4, size=2)
+    given = {"targets": targets, "mask": mask, "label_smoothing": 0.1}
+    exact = partial(reference, **given)
+    assert_matches(lambda *arrays: cross_entropy(*arrays, **given)[0], exact, arrays, "float32", activations=3)
+
+
+def test_all_masked_is_zero_with_zero_gradients(cross_entropy, dtype):
     arrays, targets, mask = arguments()
     hidden, embedding, bias = (jnp.asarray(array, jnp.float32) for array in arrays)
     nothing = jnp.zeros_like(mask)
 
     def loss(*arrays):
-        return cross_entropy(*arrays, targets=targets, mask=nothing, label_smoothing=0.1, chunk=4)
+        return cross_entropy(*arrays, targets=targets, mask=nothing, label_smoothing=0.1)
 
     value_and_gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
     (total, count), gradients = value_and_gradients(hidden.astype(dtype), embedding, bias)
@@ -108,32 +115,27 @@ def test_all_masked_is_zero_with_zero_gradients(dtype):
     assert not any(gradient.any() for gradient in gradients)
 
 
-def test_masked_tokens_do_not_matter():
+def test_masked_tokens_do_not_matter(cross_entropy):
     (hidden, embedding, bias), targets, mask = arguments()
     arrays = [jnp.asarray(array, jnp.float32) for array in (hidden, embedding, bias)]
     other = [jnp.where(mask[:, None], arrays[0], 9.0), *arrays[1:]]
-    totals = [
-        cross_entropy(*given, targets=tokens, mask=mask, chunk=4)[0]
-        for given, tokens in ((arrays, targets), (other, jnp.where(mask, targets, 0)))
-    ]
-    assert totals[0] == totals[1]
+    total = jax.jit(lambda targets, *arrays: cross_entropy(*arrays, targets=targets, mask=mask)[0])
+    assert total(targets, *arrays) == total(jnp.where(mask, targets, 0), *other)
 
 
-def test_uniform_predictions_cost_log_v_with_and_without_smoothing():
+def test_uniform_predictions_cost_log_v_with_and_without_smoothing(cross_entropy):
     _, targets, mask = arguments()
     for label_smoothing in (0.0, 0.1):
-        total, count = cross_entropy(
-            jnp.zeros((13, 5)), jnp.ones((11, 5)), jnp.zeros(11), targets, mask, label_smoothing=label_smoothing
-        )
+        loss = jax.jit(partial(cross_entropy, label_smoothing=label_smoothing))
+        total, count = loss(jnp.zeros((13, 5)), jnp.ones((11, 5)), jnp.zeros(11), targets, mask)
         assert float(total / count) == pytest.approx(math.log(11), rel=1e-6)
 
 
-def test_large_logits_do_not_overflow():
+def test_large_logits_do_not_overflow(cross_entropy):
     (hidden, embedding, bias), targets, mask = arguments()
     arrays = [jnp.asarray(array, jnp.float32) for array in (1e4 * hidden, embedding, bias)]
-    total, gradients = jax.value_and_grad(
-        lambda *a: cross_entropy(*a, targets=targets, mask=mask, chunk=4)[0], argnums=(0, 1, 2)
-    )(*arrays)
+    loss = jax.jit(jax.value_and_grad(lambda *a: cross_entropy(*a, targets=targets, mask=mask)[0], argnums=(0, 1, 2)))
+    total, gradients = loss(*arrays)
     assert jnp.isfinite(total)
     assert all(jnp.isfinite(gradient).all() for gradient in gradients)
 
@@ -148,21 +150,42 @@ def intermediates(jaxpr):
                 yield from intermediates(inner)
 
 
+def largest(loss, tokens, vocabulary):
+    """The number of elements of the largest array, in the program of the value and in that of the gradient.
+
+    Nothing is computed, so the sizes may be real ones.
+    """
+    shapes = [(tokens, 2), (vocabulary, 2), (vocabulary,)]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    given = [jax.ShapeDtypeStruct((tokens,), kind) for kind in (jnp.int32, jnp.bool)]
+    programs = [
+        jax.make_jaxpr(loss)(*arrays, *given),
+        jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(*arrays, *given),
+    ]
+    return [max(math.prod(shape) for shape in intermediates(program.jaxpr)) for program in programs]
+
+
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_all_the_logits_never_exist(label_smoothing):
+def test_all_the_logits_never_exist(ops, label_smoothing):
     """No array of the value's or the gradient's program has [tokens, vocabulary] elements."""
-    tokens, vocabulary = 64, 50
-    (hidden, embedding, bias), targets, mask = arguments(tokens, vocabulary, size=3)
-    arrays = [jnp.asarray(array, jnp.float32) for array in (hidden, embedding, bias)]
+    tokens, vocabulary = 4 * CHUNK, LOGITS_OF_A_CHUNK // CHUNK
 
-    def largest(loss):
-        programs = [jax.make_jaxpr(loss)(*arrays), jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)]
-        return [max(math.prod(shape) for shape in intermediates(program.jaxpr)) for program in programs]
-
-    def chunked(*a):
-        return cross_entropy(*a, targets=targets, mask=mask, label_smoothing=label_smoothing, chunk=8)[0]
+    def chunked(*arrays):
+        return ops.cross_entropy(*arrays, label_smoothing=label_smoothing)[0]
 
     # One chunk of logits is the largest array, so the walk has seen the inside of the scan.
-    assert largest(chunked) == [8 * vocabulary, 8 * vocabulary]
-    control = partial(plain, targets=targets, mask=mask, label_smoothing=label_smoothing)
-    assert min(largest(control)) >= tokens * vocabulary
+    assert largest(chunked, tokens, vocabulary) == [CHUNK * vocabulary, CHUNK * vocabulary]
+
+    def control(hidden, embedding, bias, targets, mask):
+        return formula(hidden, embedding, bias, targets=targets, mask=mask, label_smoothing=label_smoothing)
+
+    assert min(largest(control, tokens, vocabulary)) >= tokens * vocabulary
+
+
+def test_chunks_of_an_accelerator_are_as_large_as_its_memory_allows():
+    def loss(*arrays):
+        return ACCELERATOR.cross_entropy(*arrays)[0]
+
+    for vocabulary in (1000, 32_000):
+        for size in largest(loss, 2**20, vocabulary):
+            assert LOGITS_OF_A_CHUNK - CHUNK * vocabulary < size <= LOGITS_OF_A_CHUNK

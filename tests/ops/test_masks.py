@@ -1,8 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from transformer.errors import InputError
 from transformer.ops.masks import causal_mask, padding_mask, segment_mask
+from transformer.ops.normalization import batch_norm
 
 
 def test_padding_mask_opens_the_tokens_of_a_row_to_all_its_queries():
@@ -37,3 +40,40 @@ def test_masks_map_over_a_leading_axis():
     mapped = jax.vmap(segment_mask)(segments, segments)
     for i in range(2):
         np.testing.assert_array_equal(mapped[i], segment_mask(segments[i], segments[i]))
+
+
+def raises(dtype):
+    return pytest.raises(InputError, match=rf"must be boolean.* its type is {dtype}\..* `mask == 0`")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+def test_a_mask_of_another_type_is_rejected(ops, dtype):
+    """0 and -inf, or 0 and 1: read as booleans, the first would be the wrong way round, without a word."""
+    x = jnp.ones((2, 3, 4))
+    with raises(dtype):
+        ops.attention(x, x, x, jnp.zeros((2, 3, 3), dtype))
+    with raises(dtype):
+        jax.jit(ops.attention)(x, x, x, jnp.zeros((2, 3, 3), dtype))
+    with raises(dtype):
+        ops.cross_entropy(jnp.ones((3, 4)), jnp.ones((5, 4)), jnp.zeros(5), jnp.arange(3), jnp.zeros(3, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+def test_a_mask_of_tokens_of_another_type_is_rejected(dtype):
+    tokens, ones = jnp.ones((2, 3), dtype), jnp.ones(4)
+    with raises(dtype):
+        padding_mask(tokens)
+    for train in (True, False):
+        with raises(dtype):
+            batch_norm(
+                jnp.ones((2, 3, 4)),
+                ones,
+                ones,
+                tokens,
+                ones,
+                ones,
+                epsilon=1e-5,
+                momentum=0.9,
+                train=train,
+                axis_name=None,
+            )

@@ -17,9 +17,9 @@ def banded(query, key, value, reach):
 
 
 @pytest.mark.parametrize(
-    ("batch", "length", "reach"),
-    [((2,), 7, 2), ((), 3, 1), ((1, 1), 3, 5)],
-    ids=["incomplete block", "next neighbours", "everything"],
+    ("batch", "length", "reach", "dtype"),
+    [((2,), 7, 2, "float32"), ((2,), 7, 2, "bfloat16"), ((), 3, 1, "float32"), ((1, 1), 3, 5, "float32")],
+    ids=["incomplete block", "in bfloat16", "next neighbours", "everything"],
 )
 def test_value_and_gradients_are_those_of_a_banded_mask(batch, length, reach, dtype, assert_matches):
     rng = np.random.default_rng(0)

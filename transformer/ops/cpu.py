@@ -36,8 +36,9 @@ def product_transposed(a: Array, b: Array) -> Array:
     With few rows in a, as in decoding, it takes a quarter of the time to transpose these, and then the product, than
     to transpose the many rows of b. The barrier keeps XLA from turning this back.
     """
-    batch = a.ndim - 2
-    if not batch or 4 * a.shape[-2] > b.shape[-2]:
+    batch, (few, many) = a.ndim - 2, (a.shape[-2], b.shape[-2])
+    known = isinstance(few, int) and isinstance(many, int)  # `jax.export` can leave sizes open
+    if not batch or not known or 4 * few > many:
         return dot(a, b, (batch + 1, batch + 1), batch)
     product = lax.optimization_barrier(dot(b, move_axis(a, -1, -2), (batch + 1, batch), batch))
     return jnp.swapaxes(product, -1, -2)

@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt32
 
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio, made odd: its multiples spread consecutive indices over all the words
+_LAYERS = np.uint32(2**32 - 1)  # no step or site has this index, so no key of a layer is one of theirs
 
 
 class DropoutKey(NamedTuple):
@@ -59,7 +61,7 @@ def fold_in(key: DropoutKey, index: Int[Array, ""] | int) -> DropoutKey:
         key: The key of the step.
         index: Number of the layer, which may be traced.
     """
-    return key._replace(stream=_hash(key.stream, index))
+    return key._replace(stream=_hash(_hash(key.stream, _LAYERS), index))
 
 
 def keep_mask(shape: tuple[int, ...], rate: float, key: DropoutKey, site: int) -> Bool[Array, "B *axes"]:
@@ -76,7 +78,7 @@ def scale_kept(x: Array, rate: float, keep: Array) -> Array:
     return jnp.where(keep, x.astype(jnp.float32) * (1 / (1 - rate)), 0).astype(x.dtype)
 
 
-def _hash(word: Array, index: Array | int) -> Array:
+def _hash(word: Array, index: Array | np.uint32 | int) -> Array:
     """A new word from a word and an index: one step along the golden sequence, then the finalizer `lowbias32`.
 
     Its shifts and factors are those that Chris Wellons found by search ("Hash Function Prospector", 2018).

@@ -1,0 +1,104 @@
+"""The implementations against each other: which one a model has changes its speed and no result."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.ops.dropout import DropoutKey
+from transformer.ops.implementation import ACCELERATOR, CPU, PLAIN, Implementation, select
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+TOLERANCE = 3e-6  # relative to the largest element: sums of up to 40 products in float32, in another order
+
+
+def test_select():
+    for backend in ("cpu", "gpu", "tpu"):
+        assert select("plain", backend) is PLAIN
+    assert select("auto", "cpu") is CPU
+    assert select("auto", "gpu") is select("auto", "tpu") is ACCELERATOR
+
+
+def attend(ops: Implementation, query: Any, key: Any, value: Any, mask: Any, rows: Any) -> Any:
+    dropout = partial(ops.dropout, rate=0.3, key=DropoutKey(jnp.uint32(7), rows), site=1)
+    return ops.attention(query, key, value, mask, dropout=dropout, return_weights=True)
+
+
+def drop(ops: Implementation, x: Any, rows: Any) -> Any:
+    return ops.dropout(x, 0.3, DropoutKey(jnp.uint32(7), rows), 1)
+
+
+def split_and_merge(ops: Implementation, x: Any) -> Any:
+    heads = ops.split_heads(x, 4)
+    return heads, ops.merge_heads(jnp.sin(heads))
+
+
+MAPPED, ROWS = 3, 2
+# A function of (ops, *arrays), the shapes of its float arguments, and of each other argument what it is and its shape;
+# all of them below a mapped axis.
+CASES: dict[str, tuple[Callable, list[tuple[int, ...]], list[tuple[str, tuple[int, ...]]]]] = {
+    "linear": (lambda ops, *arrays: ops.linear(*arrays), [(ROWS, 9, 32), (32, 24), (24,)], []),
+    "output_logits": (lambda ops, *arrays: ops.output_logits(*arrays), [(ROWS, 9, 32), (40, 32), (40,)], []),
+    "attention": (
+        attend,
+        [(ROWS, 4, 9, 16), (ROWS, 4, 20, 16), (ROWS, 4, 20, 8)],
+        [("mask", (ROWS, 1, 9, 20)), ("rows", (ROWS,))],
+    ),
+    "attention of one query": (
+        attend,
+        [(ROWS, 4, 1, 16), (ROWS, 4, 20, 16), (ROWS, 4, 20, 16)],
+        [("mask", (ROWS, 1, 1, 20)), ("rows", (ROWS,))],
+    ),
+    "heads": (split_and_merge, [(ROWS, 9, 32)], []),
+    "layer_norm": (lambda ops, *arrays: ops.layer_norm(*arrays, 1e-5), [(ROWS, 9, 32), (32,), (32,)], []),
+    "dropout": (drop, [(ROWS, 9, 32)], [("rows", (ROWS,))]),
+    "cross_entropy": (
+        lambda ops, *arrays: ops.cross_entropy(*arrays, label_smoothing=0.1),
+        [(600, 32), (40, 32), (40,)],  # two chunks
+        [("targets", (600,)), ("mask", (600,))],
+    ),
+}
+
+
+def test_every_function_is_compared():
+    compared = {"split_heads", "merge_heads", *CASES} - {"heads", "attention of one query"}
+    assert compared == set(Implementation._fields)
+
+
+def draw(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> jax.Array:
+    match kind:
+        case "mask":
+            return jnp.asarray(rng.random((MAPPED, *shape)) < 0.7)
+        case "targets":
+            return jnp.asarray(rng.integers(40, size=(MAPPED, *shape)))
+        case _:
+            return jnp.asarray(rng.integers(1000, size=(MAPPED, *shape)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_agree_also_under_vmap(name):
+    function, shapes, others = CASES[name]
+    rng = np.random.default_rng(0)
+    floats = [jnp.asarray(rng.normal(size=(MAPPED, *shape)), jnp.float32) for shape in shapes]
+    rest = [draw(rng, kind, shape) for kind, shape in others]
+
+    def value_and_gradients(ops, form, floats, rest):
+        value, pull = jax.vjp(lambda *floats: function(ops, *floats, *rest), *floats)
+        return value, pull(form)
+
+    value = jax.eval_shape(partial(function, PLAIN), *(array[0] for array in (*floats, *rest)))
+    form = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=(MAPPED, *leaf.shape)), leaf.dtype), value)
+    single = jax.jit(partial(value_and_gradients, PLAIN))
+    parts = [single(*jax.tree.map(lambda leaf, i=i: leaf[i], (form, floats, rest))) for i in range(MAPPED)]
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+    for ops in (PLAIN, CPU, ACCELERATOR):
+        found = jax.jit(jax.vmap(partial(value_and_gradients, ops)))(form, floats, rest)
+        for actual, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert actual.dtype == wanted.dtype
+            scale = np.abs(wanted).max()
+            np.testing.assert_allclose(actual / scale, wanted / scale, rtol=0, atol=TOLERANCE)

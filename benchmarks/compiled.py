@@ -19,7 +19,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from accelerators.estimate import collectives, kernels, parse, total
 from peers.children import command, cpu_name
@@ -38,8 +38,7 @@ MEBIBYTE = 2**20
 class Target(NamedTuple):
     """The hardware that a program is compiled for."""
 
-    backend: str
-    """`gpu` or `tpu`."""
+    backend: Literal["gpu", "tpu"]
     topology: str
     """The devices, as jax's plugin for the backend names them."""
 

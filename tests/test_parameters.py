@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,8 @@ CONFIG = ModelConfig(
 
 
 def drawn(config: ModelConfig = CONFIG, seed: int = 0) -> dict[str, np.ndarray]:
-    return flatten_dict(parameters.draw(Transformer(config), seed), sep="/")
+    variables: Any = flatten_dict(parameters.draw(Transformer(config), seed), sep="/")
+    return variables
 
 
 def test_the_distributions_are_those_of_init():

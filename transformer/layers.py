@@ -150,7 +150,7 @@ class MultiHeadAttention(nn.Module):
         x: Array,
         keys: Array,
         values: Array,
-        mask: Array,
+        mask: Array | None,
         dropout: DropoutKey | None = None,
         return_weights: bool = False,
     ) -> tuple[Array, Array | None]:
@@ -165,7 +165,12 @@ class MultiHeadAttention(nn.Module):
         return self.output(self.build.ops.merge_heads(heads)), weights
 
     def __call__(
-        self, x: Array, memory: Array, mask: Array, dropout: DropoutKey | None = None, return_weights: bool = False
+        self,
+        x: Array,
+        memory: Array,
+        mask: Array | None,
+        dropout: DropoutKey | None = None,
+        return_weights: bool = False,
     ) -> tuple[Array, Array | None]:
         return self.attend(x, *self.keys_and_values(memory), mask, dropout, return_weights)
 
@@ -253,6 +258,7 @@ class Layer(nn.Module):
             x, lambda y: self.self_attention(y, y, masks.own, dropout, return_weights), tokens, dropout
         )
         if self.is_decoder:
+            assert memory is not None
             x, cross_weights = self.cross_attention_norm(
                 x, lambda y: self.cross_attention(y, memory, masks.memory, dropout, return_weights), tokens, dropout
             )
@@ -279,14 +285,14 @@ class Layer(nn.Module):
 
         def attend_to_past(y: Array) -> tuple[Array, KeysAndValues]:
             layers = len(index) - 4
-            written = tuple(
+            keys, values = (
                 lax.dynamic_update_slice(old, new.astype(old.dtype)[(None,) * layers], index)
                 for old, new in zip(cache, self.self_attention.keys_and_values(y), strict=True)
             )
-            keys, values = (
-                lax.dynamic_index_in_dim(leaf, index[0], keepdims=False) if layers else leaf for leaf in written
+            own_keys, own_values = (
+                lax.dynamic_index_in_dim(leaf, index[0], keepdims=False) if layers else leaf for leaf in (keys, values)
             )
-            return self.self_attention.attend(y, keys, values, masks.own)[0], written
+            return self.self_attention.attend(y, own_keys, own_values, masks.own)[0], (keys, values)
 
         x, cache = self.self_attention_norm(x, attend_to_past)
         x, _ = self.cross_attention_norm(x, lambda y: self.cross_attention.attend(y, *memory, masks.memory))

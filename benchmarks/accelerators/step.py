@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,9 @@ def devices_of(backend: str, topology: str) -> list[Any]:
     return topologies.get_topology_desc(platform="cuda", target_config=card, topology=topology).devices
 
 
-def lower_step(config: Config, dtype: str, backend: str, devices: list[Any], rows: int, length: int) -> Lowered:
+def lower_step(
+    config: Config, dtype: str, backend: Literal["gpu", "tpu"], devices: list[Any], rows: int, length: int
+) -> Lowered:
     """The step of `transformer.training.loop`, mapped over the devices as `pmap` maps it.
 
     Args:

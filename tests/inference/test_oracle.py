@@ -137,7 +137,7 @@ def test_translations_are_those_of_numpy(translator, beam_size):
     search = SearchConfig(beam_size=beam_size, extra_length=6, length_penalty=0.6)
     tokenizer = translator.tokenizer
     arrays = {
-        "/".join(path): np.asarray(leaf[0] if "layers" in path else leaf, np.float64)  # a layer each side
+        "/".join(path): np.asarray(leaf, np.float64)[0 if "layers" in path else ...]  # a layer each side
         for path, leaf in flatten_dict(jax.device_get(translator.params)["params"]).items()
     }
     found = list(translator.n_best(sentences, search))

@@ -39,13 +39,13 @@ def dropped(x: Any) -> Any:
     return ops.dropout(x, 0.3, KEY, 1)
 
 
-def attend(*arrays: Any, mask: Any = None, dropout: Any = None) -> Any:
-    return ops.scaled_dot_product_attention(*arrays, mask, dropout=dropout, return_weights=True)
+def attend(query: Any, key: Any, value: Any, mask: Any = None, dropout: Any = None) -> Any:
+    return ops.scaled_dot_product_attention(query, key, value, mask, dropout=dropout, return_weights=True)
 
 
-def cross_entropy(*arrays: Any, label_smoothing: float) -> Any:
+def cross_entropy(hidden: Any, embedding: Any, bias: Any, *, label_smoothing: float) -> Any:
     """5 tokens in chunks of 2."""
-    return ops.cross_entropy(*arrays, TARGETS, COUNTED, label_smoothing=label_smoothing, chunk=2)[0]
+    return ops.cross_entropy(hidden, embedding, bias, TARGETS, COUNTED, label_smoothing=label_smoothing, chunk=2)[0]
 
 
 def batch_norm(x: Any, scale: Any, bias: Any, mean: Any, log_variance: Any, *, train: bool) -> Any:
@@ -158,7 +158,7 @@ def test_what_is_written_out_has_a_gradient_only(written_out: Implementation):
 
 def loss_of_a_model(**settings: Any) -> tuple[Callable, jax.Array]:
     """The training loss as a function of all parameters, and a point."""
-    small = {
+    small: dict[str, Any] = {
         "vocabulary_size": 13,
         "d_model": 8,
         "num_heads": 2,

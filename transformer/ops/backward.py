@@ -22,6 +22,8 @@ from transformer.ops.attention import masked_softmax
 from transformer.ops.dropout import DropoutKey, keep_mask, scale_kept
 from transformer.ops.loss import in_chunks
 
+custom_vjp: Any = jax.custom_vjp  # its annotations lose what a function returns
+
 
 class Products(NamedTuple):
     """How a backend multiplies matrices.
@@ -89,7 +91,7 @@ def merge_heads(products: Products, x: Float[Array, "*batch H T E"]) -> Float[Ar
     return products.move_axis(x, -3, -2).reshape(*batch, length, heads * size)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(custom_vjp, nondiff_argnums=(0,))
 def _product(products: Products, x: Array, kernel: Array) -> Array:
     y = products.dot(_rows(x), kernel.astype(x.dtype), (1, 0), 0, x.dtype)
     return y.reshape(*x.shape[:-1], kernel.shape[1])
@@ -109,7 +111,7 @@ def _product_backward(products: Products, saved: tuple[Array, Array], g: Array) 
 _product.defvjp(_product_forward, _product_backward)
 
 
-@jax.custom_vjp
+@custom_vjp
 def _add_bias(y: Array, bias: Array) -> Array:
     return y + bias.astype(y.dtype)
 
@@ -125,7 +127,7 @@ def _add_bias_backward(bias: Array, g: Array) -> tuple[Array, Array]:
 _add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(custom_vjp, nondiff_argnums=(0,))
 def _product_transposed(products: Products, a: Array, b: Array) -> Array:
     """a b^T, in float32 whatever the type of a and b."""
     return products.transposed(a, b)
@@ -145,7 +147,7 @@ def _product_transposed_backward(products: Products, saved: tuple[Array, Array],
 _product_transposed.defvjp(_product_transposed_forward, _product_transposed_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(custom_vjp, nondiff_argnums=(0,))
 def _mix(products: Products, weights: Array, value: Array) -> Array:
     """The weighted sum of the values."""
     return products.dot(weights, value, (weights.ndim - 1, value.ndim - 2), weights.ndim - 2, value.dtype)
@@ -165,7 +167,7 @@ def _mix_backward(products: Products, saved: tuple[Array, Array], g: Array) -> t
 _mix.defvjp(_mix_forward, _mix_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
     x: Float[Array, "... D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
 ) -> Float[Array, "... D"]:
@@ -198,7 +200,7 @@ def dropout(x: Float[Array, "B *axes"], rate: float, key: DropoutKey, site: int)
     return x if rate == 0 else _dropout(x, rate, site, key)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+@partial(custom_vjp, nondiff_argnums=(1, 2))
 def _dropout(x: Array, rate: float, site: int, key: DropoutKey) -> Array:
     return scale_kept(x, rate, keep_mask(x.shape, rate, key, site))
 
@@ -257,7 +259,7 @@ def _chunk_loss(
     return loss, (exponentials / total - wanted) * mask[:, None]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(custom_vjp, nondiff_argnums=(0, 1))
 def _loss_sum(
     products: Products, label_smoothing: float, chunks: tuple[Array, Array, Array], embedding: Array, bias: Array
 ) -> Array:

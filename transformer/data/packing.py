@@ -12,7 +12,7 @@ class Rows(NamedTuple):
     row: of each slot, from 0 up.
     source_lengths, target_lengths: what fits into each slot exactly.
     source_starts, target_starts: the columns that each slot begins at.
-    segment: the place of each slot in its row, from 1.
+    segment: the index of each slot in its row, from 1.
     """
 
     num_rows: int
@@ -46,34 +46,37 @@ def pack(source_lengths: np.ndarray, target_lengths: np.ndarray, S: int, T: int)
         source_lengths, target_lengths: tokens of each pair, at most S and T.
         S, T: tokens of a row.
     """
-    left = np.zeros((S + 1, T + 1), np.int64)  # pairs of these lengths that have no slot yet
-    np.add.at(left, (source_lengths, target_lengths), 1)
-    size = np.add.outer(np.arange(S + 1), np.arange(T + 1))
-    lengths = np.argwhere(left)
+    codes, left = np.unique(source_lengths * (T + 1) + target_lengths, return_counts=True)
+    lengths = np.stack(np.divmod(codes, T + 1), axis=1)
+    order = np.argsort(-lengths.sum(axis=1), kind="stable")  # the longest pair first
+    lengths, left = lengths[order], left[order]  # left: pairs of these lengths that have no slot yet
+    sides = np.ascontiguousarray(lengths.T)
     kinds, counts = [], []
-    for longest in lengths[np.argsort(-size[tuple(lengths.T)], kind="stable")].tolist():
-        while left[tuple(longest)]:
-            kind = _fill(left, size, longest)
-            distinct, times = np.unique(kind, axis=0, return_counts=True)
-            more = int((left[tuple(distinct.T)] // times).min())
-            left[tuple(distinct.T)] -= more * times
-            kinds.append(np.array(kind))
+    for longest in range(len(lengths)):
+        while left[longest]:
+            kind = _fill(left, sides, longest, S, T)
+            distinct, times = np.unique(kind, return_counts=True)
+            more = int((left[distinct] // times).min())
+            left[distinct] -= more * times
+            kinds.append(lengths[kind])
             counts.append(1 + more)
     return _lay_out(kinds, np.array(counts))
 
 
-def _fill(left: np.ndarray, size: np.ndarray, first: list[int]) -> list[list[int]]:
-    """One row from `first` on: at each place the longest of what is left that fits. It is taken out of `left`."""
-    row, (S, T) = [first], (n - 1 - used for n, used in zip(left.shape, first, strict=True))
-    left[tuple(first)] -= 1
+def _fill(left: np.ndarray, sides: np.ndarray, first: int, S: int, T: int) -> list[int]:
+    """One row as indices of lengths: `first`, then always the longest pair that is left and fits.
+
+    Each is taken out of `left`. What did not fit before does not fit later, so the search never goes back.
+    """
+    row, index, (source, target) = [], first, sides
     while True:
-        fitting = np.where(left[: S + 1, : T + 1] > 0, size[: S + 1, : T + 1], 0)
-        source, target = divmod(int(fitting.argmax()), T + 1)
-        if not fitting[source, target]:
+        row.append(index)
+        left[index] -= 1
+        S, T = S - source[index], T - target[index]
+        fitting = (left[index:] > 0) & (source[index:] <= S) & (target[index:] <= T)
+        index += int(fitting.argmax())
+        if not fitting.any():
             return row
-        row.append([source, target])
-        left[source, target] -= 1
-        S, T = S - source, T - target
 
 
 def _lay_out(kinds: list[np.ndarray], counts: np.ndarray) -> Rows:

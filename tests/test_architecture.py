@@ -65,7 +65,7 @@ def test_a_room_imports_only_from_rooms_below() -> None:
 
 
 def names(file: Path) -> set[str]:
-    """What a file names: variables, attributes, imports, and whole strings, but not the words of its prose."""
+    """What a file names: variables, attributes, imports and whole strings, but no words in comments or docstrings."""
     found = {part for name in imports(file) for part in name.split(".")}
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Name):

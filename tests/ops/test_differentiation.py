@@ -19,7 +19,6 @@ from transformer.shapes import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-RNG = np.random.default_rng(0)
 MASK = jnp.array([[True, True, False, True], [True, False, True, True], [False] * 4])
 KEY = ops.dropout_key(0, 0, jnp.arange(3))
 TARGETS, COUNTED = jnp.array([1, 0, 3, 4, 2]), jnp.array([True, True, False, True, True])
@@ -82,8 +81,10 @@ CASES: dict[str, tuple[Callable, list[tuple[int, ...]]]] = {
 LINEAR = {"split_heads", "merge_heads", "dropout"}  # their second derivatives are zero
 
 
-def normal(*shape: int) -> jax.Array:
-    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+def drawer() -> Callable[..., jax.Array]:
+    """A function from shapes to normal arrays, the same ones for each test."""
+    rng = np.random.default_rng(0)
+    return lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
@@ -99,6 +100,7 @@ def test_every_differentiable_function_is_here():
 def test_every_mode(name):
     """As a function of one vector: forward and reverse agree, and second derivatives are those of a function."""
     function, shapes = CASES[name]
+    normal = drawer()
     arrays = [normal(*shape) for shape in shapes]
     point, unravel = ravel_pytree(arrays)
 
@@ -139,6 +141,7 @@ def test_every_mode(name):
 
 def test_what_is_written_out_has_a_gradient_only(written_out: Implementation):
     """Hence the option `model.implementation`."""
+    normal = drawer()
     x, square, vector = normal(3, 4), normal(4, 4), normal(4)
     functions: dict[str, Callable] = {
         "linear": lambda x: written_out.linear(x, square),
@@ -193,7 +196,7 @@ MODELS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", MODELS)
 def test_a_plain_model_differentiates_in_every_mode(name):
     loss, point = loss_of_a_model(implementation="plain", **MODELS[name])
-    one, other = normal(2, point.size)
+    one, other = drawer()(2, point.size)
 
     @jax.jit
     def derivatives(x, direction):

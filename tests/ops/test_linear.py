@@ -69,12 +69,12 @@ def test_mapped_in_bfloat16_over_inputs_or_kernels(ops, assert_close):
 
 
 def test_kernel_gradients_are_float32_sums(ops):
-    """4,096 ones: a bfloat16 sum would stop growing at 256."""
-    x, kernel, bias = jnp.ones((4096, 2), jnp.bfloat16), jnp.ones((2, 3)), jnp.zeros(3)
+    """4,099 ones: a bfloat16 sum would stop growing at 256, and a float32 sum rounded to bfloat16 would be 4,096."""
+    x, kernel, bias = jnp.ones((4099, 2), jnp.bfloat16), jnp.ones((2, 3)), jnp.zeros(3)
     _, pull = jax.vjp(ops.linear, x, kernel, bias)
-    _, dkernel, dbias = jax.jit(pull)(jnp.ones((4096, 3), jnp.bfloat16))
-    np.testing.assert_array_equal(dkernel, np.full((2, 3), 4096.0))
-    np.testing.assert_array_equal(dbias, np.full(3, 4096.0))
+    _, dkernel, dbias = jax.jit(pull)(jnp.ones((4099, 3), jnp.bfloat16))
+    np.testing.assert_array_equal(dkernel, np.full((2, 3), 4099.0))
+    np.testing.assert_array_equal(dbias, np.full(3, 4099.0))
 
 
 @pytest.mark.parametrize(

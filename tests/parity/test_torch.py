@@ -77,7 +77,7 @@ def ours(config: ModelConfig, params: dict[str, np.ndarray], sentences: Sentence
 
 
 def torch_transformer(config: ModelConfig) -> Any:
-    """`torch.nn.Transformer`; it would put a final norm behind post-norm too, where the paper has none."""
+    """`torch.nn.Transformer`; it would put a final norm after post-norm too, where the paper has none."""
     settings = {
         "d_model": config.d_model,
         "nhead": config.num_heads,
@@ -108,11 +108,11 @@ def torch_transformer(config: ModelConfig) -> Any:
 
 
 NORMS = {
-    "encoder": ("attention_norm", "feed_forward_norm"),
+    "encoder": ("self_attention_norm", "feed_forward_norm"),
     "decoder": ("self_attention_norm", "cross_attention_norm", "feed_forward_norm"),
 }
 ATTENTIONS = {
-    "encoder": {"attention": "self_attn"},
+    "encoder": {"self_attention": "self_attn"},
     "decoder": {"self_attention": "self_attn", "cross_attention": "multihead_attn"},
 }
 
@@ -125,22 +125,23 @@ def torch_parameters(config: ModelConfig, ours: dict[str, np.ndarray]) -> dict[s
     theirs = {}
     for side, layers in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
         for i in range(layers):
-            here, there = f"{side}_{i}", f"{side}.layers.{i}"
+            start, there = f"{side}/layers/", f"{side}.layers.{i}"
+            here = {name.removeprefix(start): leaf[i] for name, leaf in ours.items() if name.startswith(start)}
             for name, its in ATTENTIONS[side].items():
-                parts = [f"{here}/{name}/{part}" for part in ("query", "key", "value")]
-                theirs[f"{there}.{its}.in_proj_weight"] = np.concatenate([ours[f"{p}/kernel"].T for p in parts])
-                theirs[f"{there}.{its}.in_proj_bias"] = np.concatenate([ours[f"{p}/bias"] for p in parts])
-                theirs[f"{there}.{its}.out_proj.weight"] = ours[f"{here}/{name}/output/kernel"].T
-                theirs[f"{there}.{its}.out_proj.bias"] = ours[f"{here}/{name}/output/bias"]
+                parts = [f"{name}/{part}" for part in ("query", "key", "value")]
+                theirs[f"{there}.{its}.in_proj_weight"] = np.concatenate([here[f"{p}/kernel"].T for p in parts])
+                theirs[f"{there}.{its}.in_proj_bias"] = np.concatenate([here[f"{p}/bias"] for p in parts])
+                theirs[f"{there}.{its}.out_proj.weight"] = here[f"{name}/output/kernel"].T
+                theirs[f"{there}.{its}.out_proj.bias"] = here[f"{name}/output/bias"]
             for number, end in ((1, "in"), (2, "out")):
-                theirs[f"{there}.linear{number}.weight"] = ours[f"{here}/feed_forward/kernel_{end}"].T
-                theirs[f"{there}.linear{number}.bias"] = ours[f"{here}/feed_forward/bias_{end}"]
+                theirs[f"{there}.linear{number}.weight"] = here[f"feed_forward/kernel_{end}"].T
+                theirs[f"{there}.linear{number}.bias"] = here[f"feed_forward/bias_{end}"]
             for number, name in enumerate(NORMS[side], start=1):
-                theirs[f"{there}.norm{number}.weight"] = ours[f"{here}/{name}/norm/scale"]
-                theirs[f"{there}.norm{number}.bias"] = ours[f"{here}/{name}/norm/bias"]
+                theirs[f"{there}.norm{number}.weight"] = here[f"{name}/norm/scale"]
+                theirs[f"{there}.norm{number}.bias"] = here[f"{name}/norm/bias"]
         if config.norm_position == "pre":
-            theirs[f"{side}.norm.weight"] = ours[f"{side}_norm/scale"]
-            theirs[f"{side}.norm.bias"] = ours[f"{side}_norm/bias"]
+            theirs[f"{side}.norm.weight"] = ours[f"{side}/norm/scale"]
+            theirs[f"{side}.norm.bias"] = ours[f"{side}/norm/bias"]
     return theirs
 
 

@@ -317,7 +317,9 @@ CASES = [
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case[:2]) + "-training" * case[2])
 def case(request: pytest.FixtureRequest) -> Case:
     variant, dtype, training = request.param
-    config = dataclasses.replace(TINY, **VARIANTS[variant])
+    # A rounding of bfloat16 is large: with two layers a side there would be twice as many as its tolerance is for.
+    depth = {"num_encoder_layers": 1, "num_decoder_layers": 1} if dtype == "bfloat16" else {}
+    config = dataclasses.replace(TINY, **VARIANTS[variant] | depth)
     model, batch = Transformer(config, jnp.dtype(dtype)), random_batch(config)
     params, stats = random_variables(config)
     key = dropout_key(seed=3, step=5, row=jnp.array(batch.row)) if training else None

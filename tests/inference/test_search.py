@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from transformer.inference.search import beam_search, sample, top_k
+from transformer.inference.cache import Cache
+from transformer.inference.cpu import Shrinking
+from transformer.inference.search import beam_search, plain, sample
 from transformer.ops import logits
 from transformer.ops.masks import ancestor_mask
 
@@ -154,22 +156,23 @@ def test_score_is_the_log_probability_of_the_tokens_over_the_penalty():
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
-@pytest.mark.parametrize("longest", [10, 130])
-def test_hypotheses_keep_their_own_past(longest):
+@pytest.mark.parametrize(("longest", "schedule"), [(10, plain), (130, Shrinking((32, 100), 0))])
+def test_hypotheses_keep_their_own_past(longest, schedule):
     """A scorer that depends on the whole past, kept in a cache that also grows: each token may be used only once."""
     preferences = jnp.array([-9, -9, -9, *np.random.default_rng(0).permutation(longest + 1) / 10])
 
     def step(cache, token, position, origins):
         hypotheses = origins.shape[1]
-        cache = lax.dynamic_update_slice_in_dim(cache, token[:, None, :], position * hypotheses, axis=2)
+        past = lax.dynamic_update_slice_in_dim(cache.past, token[:, None, :, None], position * hypotheses, axis=2)
         own = ancestor_mask(origins, position)[:, 0]
-        used = (jax.nn.one_hot(cache, len(preferences)) * own[..., None]).sum(axis=2)
-        return jnp.where(used > 0, -30.0, preferences), cache
+        used = (jax.nn.one_hot(past[..., 0], len(preferences)) * own[..., None]).sum(axis=2)
+        return jnp.where(used > 0, -30.0, preferences), cache._replace(past=past)
 
     found = beam_search(
         step,
-        jnp.zeros((1, 1, 0), int),
+        Cache(jnp.zeros((1, 1, 0, 1), int), (), ()),
         jnp.array([longest]),
+        schedule=schedule,
         max_length=longest,
         beam_size=4,
         length_penalty=0.0,
@@ -195,28 +198,39 @@ def test_a_translation_does_not_depend_on_its_batch():
     assert (together.scores[4] == -np.inf).all()
 
 
-def test_sentences_that_are_done_leave_the_batch():
+@pytest.mark.parametrize("horizons", [(), (4,), (2, 4, 8)], ids=str)
+@pytest.mark.parametrize("few", [0, 6])
+def test_every_schedule_finds_the_same(horizons, few):
+    """Caches that grow, and batches that go on with the sentences that are not done."""
     tables, max_lengths = markov(13, sentences=20, spread=2.0), [2, 14, 3, 9, 2] * 4
-    rows = []
+    seen = []
 
-    def step(cache, token, position, origins, tables):
-        jax.debug.callback(lambda number: rows.append(int(number)), jnp.array(len(tables)) + 0 * position)
+    def step(cache, token, position, origins):
+        tables = cache.source[:, 0]
+        jax.debug.callback(
+            lambda *now: seen.append(tuple(map(int, now))), len(tables), cache.past.shape[2] // 4, position
+        )
         return tables[jnp.arange(len(tables))[:, None], token], cache
 
     @jax.jit
-    def smaller_and_smaller(tables, max_lengths):
+    def scheduled(tables, max_lengths):
         ids = {"start_id": START, "end_id": END, "pad_id": PAD}
-        options = {"beam_size": 4, "length_penalty": 0.6, "num_best": 2, "memory": (tables,)}
-        return beam_search(step, (), max_lengths, max_length=14, **ids, **options)
+        options = {"beam_size": 4, "length_penalty": 0.6, "num_best": 2, "schedule": Shrinking(horizons, few)}
+        cache = Cache(jnp.zeros((20, 1, 0, 1)), tables[:, None], ())
+        return beam_search(step, cache, max_lengths, max_length=14, **ids, **options)
 
-    found = smaller_and_smaller(jnp.asarray(tables, jnp.float32), jnp.array(max_lengths))
+    found = scheduled(jnp.asarray(tables, jnp.float32), jnp.array(max_lengths))
     jax.effects_barrier()
     expected = search(tables, max_lengths, num_best=2)
     np.testing.assert_array_equal(found.tokens, expected.tokens)
     np.testing.assert_array_equal(found.lengths, expected.lengths)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
-    assert rows == sorted(rows, reverse=True)
-    assert set(rows) == {20, 6}
+    rows, positions, steps = zip(*seen, strict=True)
+    assert list(positions) == sorted(positions)
+    assert set(positions) <= {*horizons, 14}
+    assert all(step < size for step, size in zip(steps, positions, strict=True))
+    assert (few in rows) == bool(few)
+    assert set(rows) <= {20, few}
 
 
 def test_longest_hypothesis_is_made_to_end():
@@ -256,16 +270,6 @@ def test_scores_of_bfloat16_logits_are_float32():
     assert found.scores.dtype == np.float32
     np.testing.assert_array_equal(found.tokens, exact.tokens)
     np.testing.assert_allclose(found.scores, exact.scores, rtol=1e-6)
-
-
-@pytest.mark.parametrize("size", [5, 64, 1000, 1037])
-@pytest.mark.parametrize("k", [1, 4, 5])
-def test_top_k(size, k):
-    x = np.random.default_rng(0).normal(size=(3, 2, size)).astype(np.float32)
-    values, indices = jax.jit(partial(top_k, k=k))(x)
-    expected = np.argsort(-x, axis=-1)[..., :k]
-    np.testing.assert_array_equal(indices, expected)
-    np.testing.assert_array_equal(values, np.take_along_axis(x, expected, -1))
 
 
 def drawn(tables, max_lengths, sentences, longest=None, num_samples=3, seed=0, constrain=None):

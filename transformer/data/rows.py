@@ -5,27 +5,31 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 
-def of_one_width(lengths: np.ndarray, tokens: int, longest: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Batches of sequences of about the same length, each a padded width, a number of rows, and the sequences' numbers.
+def of_one_width(
+    lengths: np.ndarray, widths: Sequence[int], tokens: int, row_divisor: int | None = None
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Batches of sequences of about the same length, each a padded width, a number of rows, and the sequences' indices.
 
-    The widest come first: memory that lacks, lacks at once.
+    Widest batches come first, so that running out of memory happens at the start.
 
     Args:
-        lengths: Of the sequences, in tokens, at least 1.
-        tokens: Width times rows in one batch at the most; but a batch has a row at least.
-        longest: Width that none exceeds, as no length does.
+        lengths: the sequences' lengths in tokens, at least 1.
+        widths: the padded widths, ascending, the last at least the longest length.
+        tokens: maximum of width x rows in a batch. A batch has at least one row, though.
+        row_divisor: a width with few sequences gets a batch of this fraction of the rows, or of its square, and so on.
+            None gives every batch of a width the same number of rows.
     """
-    widths = np.array([min(_round_up(length), longest) for length in lengths.tolist()], int)
-    for width in sorted({*widths.tolist()}, reverse=True):
-        of_width = np.flatnonzero(widths == width)
-        of_width = of_width[np.argsort(lengths[of_width], kind="stable")]
-        most = max(1, tokens // width)
-        for start in range(0, len(of_width), most):
-            chosen = of_width[start : start + most]
-            rows = most
-            while not start and rows // 4 >= len(chosen):  # few shapes: the last as all, a single one by quarters
-                rows //= 4
-            yield width, rows, chosen
+    order = np.argsort(-lengths, kind="stable")
+    used, start = set[int](), 0
+    while start < len(order):
+        width = widths[int(np.searchsorted(widths, lengths[order[start]]))]
+        rows = max(1, tokens // width)
+        chosen = order[start : start + rows]
+        start += rows
+        while row_divisor and width not in used and rows // row_divisor >= len(chosen):
+            rows //= row_divisor
+        used.add(width)
+        yield width, rows, chosen
 
 
 def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,12 +46,3 @@ def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tup
         padded[row, : len(sequence)] = sequence
         mask[row, : len(sequence)] = True
     return padded, mask
-
-
-def _round_up(length: int) -> int:
-    """The next of 16, 24, 32, 48, 64, 96 ...: few values, so few compilations."""
-    power = 16
-    while power < length:
-        power *= 2
-    between = power * 3 // 4
-    return between if power > 16 and length <= between else power

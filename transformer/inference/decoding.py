@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,13 +17,21 @@ from jax import Array
 
 from transformer.config import SearchConfig
 from transformer.data.rows import of_one_width, pad
+from transformer.inference.backend import ACCELERATOR, Backend
+from transformer.inference.cache import Cache
+from transformer.inference.cpu import CPU
 from transformer.inference.search import Constrain, Hypotheses, Member, beam_search, mean_step, sample
 from transformer.model import Transformer
 from transformer.ops import logits
 from transformer.shapes import Params
 
 Members = tuple[tuple[Transformer, Params], ...]  # one model, or several that translate together
-AT_ONCE = 2  # batches: much of a step is too small to be spread over a CPU's cores, and the other batch fills them
+
+
+@functools.cache
+def default_backend() -> Backend:
+    """What serves the backend that jax computes on."""
+    return CPU if jax.default_backend() == "cpu" else ACCELERATOR
 
 
 class SearchIds(NamedTuple):
@@ -43,6 +51,7 @@ def decode(
     numbers: np.ndarray,
     search: SearchConfig,
     ids: SearchIds,
+    backend: Backend | None = None,
 ) -> Iterator[tuple[np.ndarray, Hypotheses]]:
     """Translates sentences of token ids, in batches of about the same source length; neighbours change nothing.
 
@@ -56,12 +65,12 @@ def decode(
     Returns:
         The batches: places in `sources`, and what was found for these.
     """
-    program = search_program(members, search, ids)
+    backend = backend or default_backend()
+    program = search_program(members, search, ids, backend)
     beam = search.num_best if search.sample else search.beam_size
     longest, longest_target = longest_source(members), longest_translation(members, search)
     seed = np.int32(search.seed % 2**31)
     lengths = np.array([len(ids) + 1 for ids in sources], int)  # with the end id
-    starting = Lock()
 
     def run(batch: tuple[int, int, np.ndarray]) -> tuple[np.ndarray, Hypotheses]:
         width, rows, chosen = batch
@@ -71,21 +80,20 @@ def decode(
         max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest_target)
         of_rows[: len(chosen)] = numbers[chosen]
         max_length = min(width + search.extra_length, longest_target)
-        with starting:  # one at a time, so that no shape is compiled twice
+        with starting[width, rows]:  # no shape is compiled twice
             found = program(source, mask, max_lengths, of_rows, seed, max_length=max_length)
         return chosen, jax.tree.map(lambda leaf: np.asarray(leaf)[: len(chosen)], found)
 
-    batches = of_one_width(lengths, tokens_of_a_batch(search) // beam, longest)
-    with ThreadPoolExecutor(AT_ONCE, "decode") as executor:
+    tokens = (search.batch_tokens or backend.batch_tokens) // beam
+    batches = list(of_one_width(lengths, backend.widths(longest), tokens, backend.row_divisor))
+    starting = {(w, r): Lock() for w, r, _ in batches}
+    with ThreadPoolExecutor(backend.at_once, "decode") as executor:
         yield from executor.map(run, batches)
 
 
-def tokens_of_a_batch(search: SearchConfig) -> int:
-    """`search.batch_tokens`, or what translates fastest."""
-    return search.batch_tokens or (2048 if jax.default_backend() == "cpu" else 8192)
-
-
-def search_program(members: Members, search: SearchConfig, ids: SearchIds) -> Callable[..., Hypotheses]:
+def search_program(
+    members: Members, search: SearchConfig, ids: SearchIds, backend: Backend
+) -> Callable[..., Hypotheses]:
     """Encoder and search as one jitted function of (source [B, S], source_mask [B, S], max_lengths [B], numbers [B],
     seed []) and, compiled in, `max_length`; see `decode` and `search`."""
     return partial(
@@ -97,6 +105,7 @@ def search_program(members: Members, search: SearchConfig, ids: SearchIds) -> Ca
             search, seed=0, batch_tokens=1, extra_length=1, max_length=None, long_input="refuse"
         ),
         ids=ids,
+        backend=backend,
     )
 
 
@@ -111,7 +120,7 @@ def longest_translation(members: Members, search: SearchConfig) -> int:
     return longest if search.max_length is None else min(longest, search.max_length)
 
 
-@partial(jax.jit, static_argnames=("models", "search", "max_length", "ids"))
+@partial(jax.jit, static_argnames=("models", "search", "max_length", "ids", "backend"))
 def _search(
     params: tuple[Params, ...],
     source: Array,
@@ -124,9 +133,12 @@ def _search(
     search: SearchConfig,
     max_length: int,
     ids: SearchIds,
+    backend: Backend,
 ) -> Hypotheses:
     members = [_decoder(*member, source, source_mask) for member in zip(models, params, strict=True)]
-    step, cache, memory = members[0] if len(members) == 1 else mean_step(members)
+    step, cache = members[0] if len(members) == 1 else mean_step(members)
+    rows, width = source.shape
+    schedule = backend.schedule(width, rows, max_length)
     constrain = _constraints(search, ids)
     settled = {"max_length": max_length, "pad_id": ids.pad_id, "start_id": ids.start_id, "end_id": ids.end_id}
     if search.sample:
@@ -140,7 +152,7 @@ def _search(
             num_samples=number,
             seed=seed,
             constrain=constrain,
-            memory=memory,
+            schedule=schedule,
         )
     return beam_search(
         step,
@@ -152,19 +164,21 @@ def _search(
         length_penalty_form=search.length_penalty_form,
         num_best=search.num_best,
         constrain=constrain,
-        memory=memory,
+        schedule=schedule,
+        top_k=backend.top_k,
     )
 
 
 def _decoder(model: Transformer, params: Params, source: Array, source_mask: Array) -> Member:
-    """A model's `step` for the search, the cache that it starts with, and what it reads from."""
+    """A model's `step` for the search, and the cache that it starts with."""
     encoded, _ = model.apply(params, source, source_mask, method="encode")
-    cache, keys_and_values = model.apply(params, encoded, method="start_decoding")
+    past, keys_and_values = model.apply(params, encoded, method="start_decoding")
 
-    def step(cache: Any, token: Array, position: Array, origins: Array, *memory: Any) -> Any:
-        return model.apply(params, token, position, origins, cache, *memory, method="decode_step")
+    def step(cache: Cache, token: Array, position: Array, origins: Array) -> tuple[Array, Cache]:
+        logits, past = model.apply(params, token, position, origins, *cache, method="decode_step")
+        return logits, cache._replace(past=past)
 
-    return step, cache, (keys_and_values, source_mask)
+    return step, Cache(past, keys_and_values, source_mask)
 
 
 def _constraints(search: SearchConfig, ids: SearchIds) -> Constrain | None:

@@ -9,6 +9,7 @@ from jax import Array, export
 
 from transformer.config import SearchConfig
 from transformer.errors import InputError
+from transformer.inference.backend import ACCELERATOR
 from transformer.inference.decoding import longest_source, longest_translation, search_program
 from transformer.inference.translator import Translator, search_ids
 from transformer.model import Transformer
@@ -69,7 +70,8 @@ def export_search(translator: Translator, search: SearchConfig, longest: int | N
         )
     max_length = min(longest, longest_translation(translator.members, search))
     tokenizer = translator.tokenizer
-    program = search_program(tuple(map(_portable, translator.members)), search, search_ids(tokenizer, search))
+    members = tuple(map(_portable, translator.members))
+    program = search_program(members, search, search_ids(tokenizer, search), ACCELERATOR)
 
     def translate(source: Array) -> tuple[Array, Array, Array]:
         mask = source != tokenizer.pad_id

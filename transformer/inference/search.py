@@ -1,11 +1,11 @@
 """Beam search (section 6.1) and sampling, as pure functions over a `step` callable; a beam of 1 is greedy search.
 
-They know nothing of the model: the cache is an argument and a result of `step`, and what a sentence's hypotheses share
-(the encoder's keys and values) is its memory. A sentence's translation does not depend on its batch: every sentence has
-its own longest length and its own end, and its own random numbers. Sentences that are done leave the batch: when two
-thirds of its rows are, the other third goes on by itself.
+Both are loops over one kind of state, which a `Schedule` runs: `plain` here, or one that suits a backend better
+(`inference/cpu.py`). The model is known by its `step`, and the layout of its cache only to `inference/cache.py`. A
+sentence's translation does not depend on its batch: every sentence has its own longest length, its own end and its own
+random numbers.
 
-Nor do they know what may not be said: `constrain` is any composition of the functions in `ops/logits.py`.
+What may not be generated is the caller's: `constrain` is any composition of the functions in `ops/logits.py`.
 """
 
 import math
@@ -15,16 +15,16 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-Cache = Any  # a pytree of arrays [B, H, P K, ...]: for each of P positions, what the K hypotheses of a sentence leave
-Step = Callable[..., tuple[Array, Cache]]  # (cache, token, position, origins, *memory) -> (logits, cache)
-Constrain = Callable[[Array, Array, Array], Array]  # (log_probs [B, K, V], tokens [B, K, L], position []) -> log_probs
+from transformer.inference.cache import grow
 
-FIRST_HORIZON = 32  # positions that a cache begins with, enough for most sentences; it grows fourfold
-SHARE = 3  # when no more than a third of the rows is live, these go on by themselves; another loop to compile
-FEWEST_ROWS = 4  # that go on by themselves: fewer cost almost as much as these
+Cache = Any  # of one model or several, as `inference/cache.py` lays it out
+Step = Callable[[Cache, Array, Array, Array], tuple[Array, Cache]]  # (cache, token, position, origins) -> ...
+Constrain = Callable[[Array, Array, Array], Array]  # (log_probs [B, K, V], tokens [B, K, L], position []) -> log_probs
+TopK = Callable[[Array, int], Any]  # such as lax.top_k: the k largest of each row, largest first, and their indices
 
 
 class Hypotheses(NamedTuple):
@@ -40,13 +40,64 @@ class Hypotheses(NamedTuple):
     lengths: Int[Array, "B N"]
 
 
-class _State(NamedTuple):
-    position: Array  # steps taken
-    tokens: Array  # [B, K, 1 + L], the start id first
-    origins: Array  # [B, K, 1 + L], the place where each of these tokens was computed
-    log_probs: Array  # [B, K], of live hypotheses; -inf for those that are not, and for all of a sentence that is done
-    finished: Hypotheses
+class State(NamedTuple):
+    """A search on its way.
+
+    position: steps taken.
+    sentences: what the search keeps of each sentence: arrays [B, ...].
+    cache: what `step` reads and writes.
+    """
+
+    position: Int[Array, ""]
+    sentences: Any
     cache: Cache
+
+
+class Loop(NamedTuple):
+    """A search as a loop, for a `Schedule` to run.
+
+    advance: one step, with a cache of that many positions.
+    live: [B], whether each sentence goes on.
+    slots: hypotheses of a sentence, K, each with its slot at every position of the cache.
+    max_length: steps of the longest translation.
+    """
+
+    advance: Callable[[int, State], State]
+    live: Callable[[Any], Array]
+    slots: int
+    max_length: int
+
+
+Schedule = Callable[[Loop, State], Any]  # runs a loop until no sentence is live, and returns the sentences
+
+
+def plain(loop: Loop, state: State) -> Any:
+    """One loop over all sentences, until the last one is done, with room for the longest translation from the start."""
+    return run_to(loop, state, loop.max_length).sentences
+
+
+def run_to(loop: Loop, state: State, positions: int, fewest: int = 0) -> State:
+    """Advances up to `positions` steps, while more than `fewest` sentences are live."""
+
+    def goes_on(state: State) -> Array:
+        return (loop.live(state.sentences).sum() > fewest) & (state.position < positions)
+
+    grown = state._replace(cache=grow(state.cache, positions, loop.slots))
+    return lax.while_loop(goes_on, partial(loop.advance, positions), grown)
+
+
+class _Finished(NamedTuple):
+    origins: Array  # [B, N, 1 + L], the slots that hold a translation's tokens, the start id first
+    scores: Array  # [B, N], best first; -inf where there is no translation yet
+    lengths: Array  # [B, N], the end token counted
+
+
+class _Beams(NamedTuple):
+    tokens: Array  # [B, K, 1 + L], the token that each slot got at each position; like the cache, they never move
+    origins: Array  # [B, K, 1 + L], the slots that hold each live hypothesis's tokens
+    log_probs: Array  # [B, K], of live hypotheses; -inf for those that are not, and for all of a sentence that is done
+    finished: _Finished
+    max_lengths: Array  # [B, 1]
 
 
 def beam_search(
@@ -63,7 +114,8 @@ def beam_search(
     length_penalty_form: Literal["wu", "power"] = "wu",
     num_best: int = 1,
     constrain: Constrain | None = None,
-    memory: tuple[Any, ...] = (),
+    schedule: Schedule = plain,
+    top_k: TopK = lax.top_k,
 ) -> Hypotheses:
     """Beam search with a length penalty (section 6.1; Wu et al. 2016, arXiv 1609.08144, section 7).
 
@@ -83,10 +135,10 @@ def beam_search(
 
     Args:
         step: (cache, token [B, K], position [], origins [B, K, P]) -> (logits [B, K, V] of the next token, cache).
-            `position` counts the tokens before `token`; the first token is the start id. What hypotheses leave in the
-            cache stays in its place when they change theirs: hypothesis k goes back at position p to what was computed
-            in place `origins[:, k, p]`. P is at least position + 1, and the cache has P positions.
-        cache: what `step` needs of the tokens so far, without any position yet: arrays [B, H, 0, ...].
+            `position` counts the tokens before `token`; the first token is the start id. Cache entries never move. When
+            hypotheses are re-ranked, `origins[:, k, p]` records the slot that holds hypothesis k's entry for position
+            p. P is at least position + 1, and the cache has P positions.
+        cache: what `step` needs of the sources, and of the tokens so far, of which there are none yet.
         max_lengths: longest translation of each sentence in tokens, the end token counted; 0 for an empty row, which
             gets no translation.
         max_length: the largest of `max_lengths`, L; a sentence's own may not exceed it.
@@ -98,8 +150,8 @@ def beam_search(
         length_penalty_form: `wu` is the first form of the equation above, `power` the second.
         num_best: translations returned for each sentence, N.
         constrain: what may be generated, and how probable it is taken to be: at most 1.
-        memory: what `step` is given behind its other arguments: pytrees of arrays [B, ...]. Without any, sentences that
-            are done stay in the batch, since `step` may have closed over what belongs to its rows.
+        schedule: how the steps are run; what it does changes no translation.
+        top_k: `lax.top_k`, or what is faster for rows as long as the vocabulary.
 
     Returns:
         The N best hypotheses of each sentence.
@@ -110,72 +162,72 @@ def beam_search(
     def score(log_probs: Array, lengths: Array) -> Array:
         return log_probs / ((5 + lengths) / 6 if length_penalty_form == "wu" else lengths) ** alpha
 
-    def advance(horizon: int, state: _State, sentences: tuple[Any, Array]) -> _State:
-        memory, max_lengths = sentences
-        length, batch = state.position + 1, max_lengths.shape[0]
-        token, origins = state.tokens[:, :, state.position], state.origins[:, :, :horizon]
-        logits, cache = step(state.cache, token, state.position, origins, *memory)
+    def advance(positions: int, state: State) -> State:
+        beams: _Beams = state.sentences
+        length, batch = state.position + 1, beams.tokens.shape[0]
+        token, origins = beams.tokens[:, :, state.position], beams.origins[:, :, :positions]
+        logits, cache = step(state.cache, token, state.position, origins)
         own = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-        allowed = own if constrain is None else constrain(own, state.tokens, state.position)
+        allowed = own
+        if constrain is not None:
+            allowed = constrain(own, _follow(beams.tokens, beams.origins), state.position)
 
-        never = jnp.zeros(own.shape[-1], bool).at[jnp.array([start_id, pad_id, end_id])].set(True)
-        words, word_ids = top_k(jnp.where(never, -jnp.inf, allowed), min(beam_size, own.shape[-1]))
-        words = state.log_probs[..., None] + words
+        size = own.shape[-1]
+        never = np.isin(np.arange(size), (start_id, pad_id, end_id))
+        words, word_ids = top_k(jnp.where(never, -jnp.inf, allowed), min(beam_size, size))
+        words = beams.log_probs[..., None] + words
         log_probs, chosen = lax.top_k(words.reshape(batch, -1), beam_size)
 
-        last = length >= max_lengths
-        endings = state.log_probs + jnp.where(last, own[..., end_id], allowed[..., end_id])
-        threshold = lax.top_k(jnp.concatenate([log_probs, endings], axis=1), beam_size)[0][:, -1:]
-        endings = jnp.where(last | (endings >= threshold), endings, -jnp.inf)
-        ended = Hypotheses(
-            tokens=state.tokens.at[:, :, length].set(end_id),
-            scores=score(endings, length),
-            lengths=jnp.where(endings > -jnp.inf, length, 0),
-        )
-        finished = _best(state.finished, ended)
+        last = length >= beams.max_lengths
+        endings = beams.log_probs + jnp.where(last, own[..., end_id], allowed[..., end_id])
+        everything = jnp.concatenate([log_probs, endings], axis=1)
+        better = (everything[:, None] > endings[..., None]).sum(axis=-1)
+        endings = jnp.where(last | (better < beam_size), endings, -jnp.inf)
+        scores = score(endings, length)
+        finished = _best(beams.finished, _Finished(beams.origins, scores, jnp.full_like(scores, length, int)))
 
-        attainable = score(log_probs[:, :1], max_lengths)
+        attainable = score(log_probs[:, :1], beams.max_lengths)
         done = last | (attainable <= finished.scores[:, -1:])
-        parents = chosen // words.shape[-1]
-        return _State(
-            position=length,
-            tokens=_take(state.tokens, parents).at[:, :, length].set(_take(word_ids.reshape(batch, -1), chosen)),
-            origins=_take(state.origins, parents).at[:, :, length].set(jnp.arange(beam_size)),
+        origins = _take(beams.origins, chosen // words.shape[-1])
+        beams = beams._replace(
+            tokens=beams.tokens.at[:, :, length].set(_take(word_ids.reshape(batch, -1), chosen)),
+            origins=origins.at[:, :, length].set(slots),
             log_probs=jnp.where(done, -jnp.inf, log_probs),
             finished=finished,
-            cache=cache,
         )
+        return State(length, beams, cache)
 
-    def live(state: _State, sentences: Any) -> Array:
-        return jnp.any(state.log_probs > -jnp.inf, axis=1)
+    def live(beams: _Beams) -> Array:
+        return jnp.any(beams.log_probs > -jnp.inf, axis=1)
 
     # All hypotheses start from the same token, so only the first may be continued.
-    batch = max_lengths.shape[0]
-    first = (jnp.arange(beam_size) == 0) & (max_lengths > 0)
-    finished = Hypotheses(
-        tokens=jnp.full((batch, num_best, 1 + max_length), pad_id),
-        scores=jnp.full((batch, num_best), -jnp.inf),
-        lengths=jnp.zeros((batch, num_best), int),
+    batch, slots = max_lengths.shape[0], jnp.arange(beam_size)
+    beams = _Beams(
+        tokens=jnp.full((batch, beam_size, 1 + max_length), start_id),
+        origins=jnp.broadcast_to(slots[:, None], (batch, beam_size, 1 + max_length)),
+        log_probs=jnp.where((slots == 0) & (max_lengths > 0), 0.0, -jnp.inf),
+        finished=_Finished(
+            origins=jnp.zeros((batch, num_best, 1 + max_length), int),
+            scores=jnp.full((batch, num_best), -jnp.inf),
+            lengths=jnp.zeros((batch, num_best), int),
+        ),
+        max_lengths=max_lengths,
     )
-    state = _State(
-        position=jnp.array(0),
-        tokens=jnp.full((batch, beam_size, 1 + max_length), pad_id).at[:, :, 0].set(start_id),
-        origins=jnp.broadcast_to(jnp.arange(beam_size)[:, None], (batch, beam_size, 1 + max_length)),
-        log_probs=jnp.where(first, 0.0, -jnp.inf),
-        finished=finished,
-        cache=cache,
-    )
-    finished = _run(advance, live, state, (memory, max_lengths), max_length).finished
-    there = finished.lengths[..., None] > 0
-    return finished._replace(tokens=jnp.where(there, finished.tokens, pad_id)[:, :, 1:])
+    loop = Loop(advance, live, beam_size, max_length)
+    beams = schedule(loop, State(jnp.array(0), beams, cache))
+    origins, scores, lengths = beams.finished
+    lengths, positions = jnp.where(scores > -jnp.inf, lengths, 0), jnp.arange(1, 1 + max_length)
+    tokens = _follow(beams.tokens, origins)[:, :, 1:]
+    tokens = jnp.where(positions < lengths[..., None], tokens, pad_id)
+    return Hypotheses(jnp.where(positions == lengths[..., None], end_id, tokens), scores, lengths)
 
 
 class _Samples(NamedTuple):
-    position: Array  # steps taken
     tokens: Array  # [B, N, 1 + L], the start id first
     log_probs: Array  # [B, N]
     lengths: Array  # [B, N], 0 while the sample goes on
-    cache: Cache
+    max_lengths: Array  # [B, 1]
+    keys: Array  # [B, N]
 
 
 def sample(
@@ -191,7 +243,7 @@ def sample(
     num_samples: int,
     seed: int | Int[Array, ""],
     constrain: Constrain | None = None,
-    memory: tuple[Any, ...] = (),
+    schedule: Schedule = plain,
 ) -> Hypotheses:
     """Ancestral sampling: y_t ~ p'(. | y_1 .. y_{t-1}, X) until the end token, where p' is p as `constrain` changes it.
 
@@ -210,119 +262,59 @@ def sample(
         num_samples: samples drawn for each sentence, N.
         seed: of the random numbers.
         constrain: what may be drawn, and how probably.
-        memory: as for `beam_search`.
+        schedule: as for `beam_search`.
 
     Returns:
         The samples of each sentence in the order of their numbers. Their scores are log-probabilities under p, the
         model's own, whatever p' they were drawn from.
     """
     batch, max_lengths = max_lengths.shape[0], jnp.minimum(max_lengths, max_length)[:, None]
-    places = jnp.arange(num_samples)
+    slots = jnp.arange(num_samples)
     of_sentence = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), sentences)
-    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(of_sentence, places)
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(of_sentence, slots)
 
     def draw(key: Array, position: Array, log_probs: Array) -> Array:
         return jax.random.categorical(jax.random.fold_in(key, position), log_probs)
 
-    def advance(horizon: int, state: _Samples, sentences: tuple[Any, Array, Array]) -> _Samples:
-        memory, max_lengths, keys = sentences
-        token = state.tokens[:, :, state.position]
-        origins = jnp.broadcast_to(places[:, None], (*token.shape, horizon))
-        logits, cache = step(state.cache, token, state.position, origins, *memory)
+    def advance(positions: int, state: State) -> State:
+        samples: _Samples = state.sentences
+        token = samples.tokens[:, :, state.position]
+        origins = jnp.broadcast_to(slots[:, None], (*token.shape, positions))
+        logits, cache = step(state.cache, token, state.position, origins)
         own = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-        allowed = own.at[..., jnp.array([start_id, pad_id])].set(-jnp.inf)
+        allowed = jnp.where(np.isin(np.arange(own.shape[-1]), (start_id, pad_id)), -jnp.inf, own)
         if constrain is not None:
-            allowed = constrain(allowed, state.tokens, state.position)
-        length, live = state.position + 1, (state.lengths == 0) & (max_lengths > 0)
-        drawn = jax.vmap(jax.vmap(draw, (0, None, 0)), (0, None, 0))(keys, state.position, allowed)
+            allowed = constrain(allowed, samples.tokens, state.position)
+        length, unfinished = state.position + 1, (samples.lengths == 0) & (samples.max_lengths > 0)
+        drawn = jax.vmap(jax.vmap(draw, (0, None, 0)), (0, None, 0))(samples.keys, state.position, allowed)
         # What rules out everything leaves nothing to draw from: the sample ends.
         nothing_left = ~(allowed.max(axis=-1) > -jnp.inf)  # also where it was normalized, which makes it NaN
-        ends = (length >= max_lengths) | nothing_left | (drawn == end_id)
+        ends = (length >= samples.max_lengths) | nothing_left | (drawn == end_id)
         token = jnp.where(ends, end_id, drawn)
         gained = jnp.take_along_axis(own, token[..., None], axis=-1)[..., 0]
-        return _Samples(
-            position=length,
-            tokens=state.tokens.at[:, :, length].set(jnp.where(live, token, pad_id)),
-            log_probs=state.log_probs + jnp.where(live, gained, 0.0),
-            lengths=jnp.where(live & ends, length, state.lengths),
-            cache=cache,
+        samples = samples._replace(
+            tokens=samples.tokens.at[:, :, length].set(jnp.where(unfinished, token, pad_id)),
+            log_probs=samples.log_probs + jnp.where(unfinished, gained, 0.0),
+            lengths=jnp.where(unfinished & ends, length, samples.lengths),
         )
+        return State(length, samples, cache)
 
-    state = _Samples(
-        position=jnp.array(0),
+    def live(samples: _Samples) -> Array:
+        return jnp.any((samples.lengths == 0) & (samples.max_lengths > 0), axis=1)
+
+    samples = _Samples(
         tokens=jnp.full((batch, num_samples, 1 + max_length), pad_id).at[:, :, 0].set(start_id),
         log_probs=jnp.zeros((batch, num_samples)),
         lengths=jnp.zeros((batch, num_samples), int),
-        cache=cache,
+        max_lengths=max_lengths,
+        keys=keys,
     )
-
-    def live(state: _Samples, sentences: tuple[Any, Array, Array]) -> Array:
-        return jnp.any((state.lengths == 0) & (sentences[1] > 0), axis=1)
-
-    state = _run(advance, live, state, (memory, max_lengths, keys), max_length)
-    return Hypotheses(state.tokens[:, :, 1:], jnp.where(state.lengths > 0, state.log_probs, -jnp.inf), state.lengths)
+    samples = schedule(Loop(advance, live, num_samples, max_length), State(jnp.array(0), samples, cache))
+    log_probs = jnp.where(samples.lengths > 0, samples.log_probs, -jnp.inf)
+    return Hypotheses(samples.tokens[:, :, 1:], log_probs, samples.lengths)
 
 
-Advance = Callable[[int, Any, Any], Any]  # (positions of the cache, state, sentences) -> state
-Live = Callable[[Any, Any], Array]  # (state, sentences) -> [B], whether a sentence goes on
-
-
-def _run(advance: Advance, live: Live, state: Any, sentences: tuple[Any, ...], max_length: int) -> Any:
-    """Advances while something lives, over caches that grow: each step costs what the tokens so far do, not what the
-    longest translation would. Every size of the cache is a loop of its own, so there are few of them.
-
-    Args:
-        advance: one step.
-        live: which sentences are not done.
-        state: arrays [B, ...], but for `position`.
-        sentences: what stays the same: arrays [B, ...], the memory first.
-        max_length: steps at the most.
-    """
-    rows, hypotheses = state.tokens.shape[:2]
-    share = rows // SHARE if sentences[0] and isinstance(rows, int) else 0  # `jax.export` may have left the rows open
-    fewer = share if share >= FEWEST_ROWS else 0
-    horizon = 0
-    while horizon < max_length:
-        horizon = max(FIRST_HORIZON, 4 * horizon)
-        if horizon * 3 // 2 > max_length:
-            horizon = max_length
-        grown = jax.tree.map(partial(_grow, size=horizon * hypotheses), state.cache)
-        run = partial(_run_to, horizon, advance, live)
-        state = run(state._replace(cache=grown), sentences, fewer)
-        if fewer:
-            state = _with_live_rows(fewer, run, live, state, sentences)
-    return state
-
-
-def _run_to(horizon: int, advance: Advance, live: Live, state: Any, sentences: Any, fewer: int = 0) -> Any:
-    """Advances up to `horizon`, while more than `fewer` rows are live."""
-
-    def goes_on(state: Any) -> Array:
-        return (live(state, sentences).sum() > fewer) & (state.position < horizon)
-
-    return lax.while_loop(goes_on, lambda state: advance(horizon, state, sentences), state)
-
-
-def _with_live_rows(fewer: int, run: Callable[[Any, Any], Any], live: Live, state: Any, sentences: Any) -> Any:
-    """Runs with `fewer` rows alone, if all that are live are among as many."""
-
-    def by_themselves(state: Any) -> Any:
-        kept = jnp.argsort(~live(state, sentences))[:fewer]  # stable: the live rows in their order, then others
-        chosen, of_chosen = jax.tree.map(lambda leaf: leaf[kept] if leaf.ndim else leaf, (state, sentences))
-        chosen = run(chosen, of_chosen)
-        return jax.tree.map(lambda leaf, new: leaf.at[kept].set(new) if leaf.ndim else new, state, chosen)
-
-    left = live(state, sentences).sum()
-    return lax.cond((left > 0) & (left <= fewer), by_themselves, lambda state: state, state)
-
-
-def _grow(leaf: Array, size: int) -> Array:
-    padding = [(0, 0)] * leaf.ndim
-    padding[2] = (0, size - leaf.shape[2])
-    return jnp.pad(leaf, padding)
-
-
-Member = tuple[Step, Cache, tuple[Any, ...]]  # a model's step, the cache that it starts with, and its memory
+Member = tuple[Step, Cache]  # a model's step, and the cache that it starts with
 
 
 def mean_step(members: Sequence[Member]) -> Member:
@@ -332,22 +324,19 @@ def mean_step(members: Sequence[Member]) -> Member:
     mean, in which no model has a veto, as it would in the geometric one.
 
     Args:
-        members: the `step` of each model, the cache that it starts with, and its memory.
+        members: the `step` of each model, and the cache that it starts with.
 
     Returns:
-        A `step`, a cache and a memory for `beam_search` or `sample`.
+        A `step` and a cache for `beam_search` or `sample`.
     """
-    steps, caches, memories = zip(*members, strict=True)
+    steps, caches = zip(*members, strict=True)
 
-    def step(caches: Cache, token: Array, position: Array, origins: Array, *memories: Any) -> tuple[Array, Cache]:
-        results = [
-            one(cache, token, position, origins, *memory)
-            for one, cache, memory in zip(steps, caches, memories, strict=True)
-        ]
+    def step(caches: Cache, token: Array, position: Array, origins: Array) -> tuple[Array, Cache]:
+        results = [one(cache, token, position, origins) for one, cache in zip(steps, caches, strict=True)]
         log_probs = [jax.nn.log_softmax(logits, axis=-1) for logits, _ in results]
         return log_mean(log_probs), tuple(cache for _, cache in results)
 
-    return step, caches, memories
+    return step, caches
 
 
 def log_mean(log_probs: Sequence[Float[Array, "*axes"]]) -> Float[Array, "*axes"]:
@@ -357,37 +346,19 @@ def log_mean(log_probs: Sequence[Float[Array, "*axes"]]) -> Float[Array, "*axes"
     return jax.nn.logsumexp(jnp.stack(log_probs), axis=0) - math.log(len(log_probs))
 
 
-def top_k(x: Float[Array, "*rows V"], k: int) -> tuple[Float[Array, "*rows k"], Int[Array, "*rows k"]]:
-    """The k largest of each row, largest first, and their indices: `lax.top_k`, but faster on a CPU for long rows.
-
-    The k largest of a row lie in the k blocks that have the largest maxima, so only these are searched. A block takes
-    every (V / 16)th element of a row, which lets the maxima be taken over whole vectors.
-
-    Args:
-        x: rows of numbers.
-        k: how many of each row; at most V.
-    """
-    block = 16
-    *rows, size = x.shape
-    num_blocks = math.ceil(size / block)
-    if num_blocks <= k:
-        values, indices = lax.top_k(x, k)
-        return values, indices
-    padding = [(0, 0)] * len(rows) + [(0, num_blocks * block - size)]
-    x = jnp.pad(x, padding, constant_values=-jnp.inf).reshape(*rows, block, num_blocks)
-    _, blocks = lax.top_k(x.max(axis=-2), k)
-    candidates = jnp.take_along_axis(x, blocks[..., None, :], axis=-1).reshape(*rows, block * k)
-    values, chosen = lax.top_k(candidates, k)
-    return values, chosen // k * num_blocks + jnp.take_along_axis(blocks, chosen % k, axis=-1)
-
-
-def _best(finished: Hypotheses, ended: Hypotheses) -> Hypotheses:
+def _best(finished: _Finished, ended: _Finished) -> _Finished:
     """The N best of both; of equals, those that were there before."""
-    both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), finished, ended)
-    _, kept = lax.top_k(both.scores, finished.scores.shape[1])
-    return jax.tree.map(lambda leaf: _take(leaf, kept), both)
+    origins, scores, lengths = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), finished, ended)
+    scores, kept = lax.top_k(scores, finished.scores.shape[1])
+    return _Finished(_take(origins, kept), scores, _take(lengths, kept))
+
+
+def _follow(tokens: Array, origins: Array) -> Array:
+    """The tokens [B, N, 1 + L] that lie in these slots."""
+    return jnp.take_along_axis(tokens, origins, axis=1, mode="promise_in_bounds")
 
 
 def _take(leaf: Array, index: Array) -> Array:
     """leaf[b, index[b, k]] for every sentence b."""
-    return jnp.take_along_axis(leaf, index.reshape(*index.shape, *(1,) * (leaf.ndim - 2)), axis=1)
+    index = index.reshape(*index.shape, *(1,) * (leaf.ndim - 2))
+    return jnp.take_along_axis(leaf, index, axis=1, mode="promise_in_bounds")

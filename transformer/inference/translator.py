@@ -23,7 +23,7 @@ from transformer.data.rows import of_one_width, pad
 from transformer.data.text import cut
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-from transformer.inference.decoding import Members, SearchIds, decode, longest_source, tokens_of_a_batch
+from transformer.inference.decoding import Members, SearchIds, decode, default_backend, longest_source
 from transformer.inference.evaluate import (
     Scores,
     corpus_loss,
@@ -224,7 +224,9 @@ class Translator:
         read, written = tokenizer.encode_batch(sources), tokenizer.encode_batch(targets)
         lengths = np.array([max(map(len, pair)) + 1 for pair in zip(read, written, strict=True)], int)
         _check_lengths(lengths, longest, 0)
-        for width, rows, chosen in of_one_width(lengths, tokens_of_a_batch(self.config.search), longest):
+        backend = default_backend()
+        tokens = self.config.search.batch_tokens or backend.batch_tokens
+        for width, rows, chosen in of_one_width(lengths, backend.widths(longest), tokens, backend.row_divisor):
             chosen_pairs = [read[pair] for pair in chosen], [written[pair] for pair in chosen]
             yield chosen, _pad_pairs(*chosen_pairs, rows, width, width, tokenizer)
 

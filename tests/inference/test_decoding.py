@@ -1,0 +1,68 @@
+"""Settings of a backend decide how translations are computed, and never what they are."""
+
+import dataclasses
+import random
+
+import jax
+import numpy as np
+import pytest
+
+from transformer.inference import decoding
+from transformer.inference.backend import ACCELERATOR
+from transformer.inference.cpu import CPU
+from transformer.inference.translator import search_ids
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def sources(seed: int, number: int, longest: int = 36) -> list[list[int]]:
+    generator = random.Random(seed)
+    return [[generator.randrange(3, 270) for _ in range(generator.randint(1, longest))] for _ in range(number)]
+
+
+def found(translator, sentences, search, backend) -> list[tuple]:
+    """Tokens, scores and lengths of each sentence."""
+    ids = search_ids(translator.tokenizer, search)
+    results = [None] * len(sentences)
+    numbers = np.arange(len(sentences), dtype=np.int32)
+    for chosen, hypotheses in decoding.decode(translator.members, sentences, numbers, search, ids, backend):
+        for row, sentence in enumerate(chosen):
+            results[sentence] = tuple(np.asarray(leaf)[row] for leaf in hypotheses)
+    return results
+
+
+@pytest.mark.parametrize(
+    "changes", [{"beam_size": 1}, {"beam_size": 3, "num_best": 2}, {"sample": True, "num_best": 2}], ids=str
+)
+def test_an_accelerator_and_a_cpu_translate_alike(random_translator, changes):
+    search = dataclasses.replace(random_translator.config.search, batch_tokens=160, **changes)
+    narrow = ACCELERATOR._replace(widths=lambda longest: [8, longest])  # the model has no 64 positions
+    sentences = sources(0, 30)
+    for own, other in zip(
+        *(found(random_translator, sentences, search, backend) for backend in (CPU, narrow)), strict=True
+    ):
+        length = min(own[0].shape[-1], other[0].shape[-1])
+        np.testing.assert_array_equal(own[0][:, :length], other[0][:, :length])
+        np.testing.assert_array_equal(own[2], other[2])
+        np.testing.assert_allclose(own[1], other[1], rtol=1e-5, atol=1e-5)
+
+
+def test_an_accelerator_compiles_at_most_two_searches(random_translator):
+    search = dataclasses.replace(random_translator.config.search, batch_tokens=160, beam_size=2)
+    narrow = ACCELERATOR._replace(widths=lambda longest: [8, longest])
+    compiled = decoding._search._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
+    for seed, number, longest in ((0, 30, 36), (1, 1, 3), (2, 47, 20), (3, 5, 36)):
+        found(random_translator, sources(seed, number, longest), search, narrow)
+    assert decoding._search._cache_size() - compiled == 2  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def test_an_accelerators_widths_are_at_most_two():
+    for longest in (1, 40, 64, 65, 1024):
+        widths = ACCELERATOR.widths(longest)
+        assert len(widths) <= 2
+        assert widths[-1] == longest
+        assert sorted(widths) == [*widths]
+
+
+def test_what_a_backend_decodes_with_is_known_to_jax():
+    assert decoding.default_backend() is (CPU if jax.default_backend() == "cpu" else ACCELERATOR)

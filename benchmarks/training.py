@@ -192,7 +192,9 @@ def make_batches(pairs: TokenPairs, tokens: int, number: int, special: Tokenizer
         [sentence.tolist() for sentence in np.split(ids, offsets[1:-1])] for ids, offsets in (pairs[:2], pairs[2:])
     )
     lengths = np.maximum(pairs.source_lengths, pairs.target_lengths)
-    layout = list(of_one_width(lengths, tokens, int(lengths.max())))
+    longest = int(lengths.max())
+    widths = [width for power in (8, 16, 32, 64, 128, 256, 512) for width in (power, power * 3 // 2) if width < longest]
+    layout = list(of_one_width(lengths, [*widths, longest], tokens, row_divisor=4))
     order, batches = np.random.default_rng(0).permutation(len(layout)), []
     for n in range(number):
         width, rows, chosen = layout[order[n % len(layout)]]

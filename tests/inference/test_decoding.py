@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ def sources(seed: int, number: int, longest: int = 36) -> list[list[int]]:
 def found(translator, sentences, search, backend) -> list[tuple]:
     """Tokens, scores and lengths of each sentence."""
     ids = search_ids(translator.tokenizer, search)
-    results = [None] * len(sentences)
+    results: list[Any] = [None] * len(sentences)
     numbers = np.arange(len(sentences), dtype=np.int32)
     for chosen, hypotheses in decoding.decode(translator.members, sentences, numbers, search, ids, backend):
         for row, sentence in enumerate(chosen):
@@ -50,10 +51,11 @@ def test_an_accelerator_and_a_cpu_translate_alike(random_translator, changes):
 def test_an_accelerator_compiles_at_most_two_searches(random_translator):
     search = dataclasses.replace(random_translator.config.search, batch_tokens=160, beam_size=2)
     narrow = ACCELERATOR._replace(widths=lambda longest: [8, longest])
-    compiled = decoding._search._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
+    searches: Any = decoding._search
+    compiled = searches._cache_size()
     for seed, number, longest in ((0, 30, 36), (1, 1, 3), (2, 47, 20), (3, 5, 36)):
         found(random_translator, sources(seed, number, longest), search, narrow)
-    assert decoding._search._cache_size() - compiled == 2  # pyright: ignore[reportFunctionMemberAccess]
+    assert searches._cache_size() - compiled == 2
 
 
 def test_an_accelerators_widths_are_at_most_two():

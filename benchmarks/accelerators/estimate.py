@@ -188,7 +188,7 @@ def collectives(program: Program, computation: str | None = None) -> Counter[str
 
 
 def kernels(program: Program, computation: str | None = None, times: int = 1) -> list[Kernel]:
-    """The kernels of a program, or of a computation of it that runs so many times.
+    """The kernels of a program, or of one of its computations, which runs `times` times.
 
     Loops and calls are followed. A conditional has the kernels of its slowest branch, and a loop of unknown length runs
     once.

@@ -21,7 +21,7 @@ class Shrinking(NamedTuple):
 
     horizons: positions of the caches before the last one, which has room for the longest translation. A loop ends when
         its cache is full.
-    few: when no more sentences than this are live, and in the last loop, only so many go on at a time. 0 keeps all
+    few: once no more sentences than this are live, and in the last loop, this many continue at a time. 0 keeps all
         sentences together.
     """
 

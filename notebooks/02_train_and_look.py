@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Train and look
 #
-# The quickstart in a notebook: train on the embedded synthetic corpus, translate, and look at where a pronoun looks.
+# The quickstart in a notebook: train on the package's synthetic corpus, translate, and look at where a pronoun looks.
 # "it" becomes *er*, *sie* or *es* by the gender of the German noun that it stands for, so a model that translates it
 # rightly must have found that noun.
 
@@ -25,8 +25,7 @@ import numpy as np
 
 import transformer
 from transformer.config_files import load_config
-from transformer.data import grammar
-from transformer.data.corpus import Pairs
+from transformer.data.corpus import read_pairs
 
 config = load_config(str(Path(transformer.__file__).parents[1] / "configs" / "quickstart.py"))
 
@@ -45,11 +44,11 @@ if not Path(config.run_dir, "scores.json").exists():
 
 # %%
 run = transformer.load(config.run_dir)
-test = grammar.generate("test")
-about_it = [sentence for sentence in test if "pronoun" in sentence.tags and " it " in sentence.source]
-translations = run.translate([sentence.source for sentence in about_it])
-for sentence, translation in list(zip(about_it, translations, strict=True))[:5]:
-    print(f"{sentence.source}\n    {translation}\n    {'right' if translation == sentence.target else sentence.target}")
+test, _ = read_pairs(config.data, "test")
+about_it = test.select([i for i, source in enumerate(test.sources) if " it " in source and "pronoun" in test.tags[i]])
+translations = run.translate(about_it.sources)
+for source, target, translation in list(zip(about_it.sources, about_it.targets, translations, strict=True))[:5]:
+    print(f"{source}\n    {translation}\n    {'right' if translation == target else target}")
 
 # %% [markdown]
 # ## Look
@@ -57,15 +56,15 @@ for sentence, translation in list(zip(about_it, translations, strict=True))[:5]:
 # Every layer and head at a glance: point at a word, or go there with the keyboard, and see where it looks.
 
 # %%
-sentence = about_it[0]
-run.attention(sentence.source, sentence.target)
+english, german = about_it.sources[0], about_it.targets[0]
+run.attention(english, german)
 
 # %% [markdown]
 # The same as arrays. `apply` is the jitted model: parameters and token ids in, logits and attention weights out. The
 # cross-attention of the last layer, averaged over its heads, for the same sentence and its reference:
 
 # %%
-batch = run.batch([sentence.source], [sentence.target])
+batch = run.batch([english], [german])
 logits, attention = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
 source, target = run.tokenizer.pieces(batch.source[0]), run.tokenizer.pieces(batch.target_output[0])
 print({name: weights.shape for name, weights in attention.items()})
@@ -105,10 +104,9 @@ draw(weights, source, source, f"encoder self-attention, layer {layer}, head {hea
 # %% [markdown]
 # ## Evaluate a checkpoint
 #
-# Exact match is a fair score here: the grammar gives each English sentence one German one. The test sentences combine
+# Exact match is a fair score here: in this corpus an English sentence has one translation. The test sentences combine
 # words and constructions that were held out of training.
 
 # %%
-sources, targets, tags = map(list, zip(*test[:500], strict=True))
-scores, _ = transformer.load(config.run_dir, "best").evaluate(Pairs(sources, targets, tags))
+scores, _ = transformer.load(config.run_dir, "best").evaluate(test.select(range(500)))
 print(scores.to_text())

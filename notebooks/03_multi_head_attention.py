@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import rcParams
 
-from transformer import Config, ModelConfig, Run, TokenizerConfig, Transformer, ops, parameters
+from transformer import Config, DataConfig, ModelConfig, Run, TokenizerConfig, Transformer, ops, parameters
 from transformer.analysis.attention import Attention
 from transformer.analysis.figures import STYLE
 from transformer.analysis.figures.attention import heat_maps
 from transformer.analysis.heads import describe
 from transformer.analysis.page import Start
-from transformer.data import grammar
+from transformer.data.corpus import read_pairs
 from transformer.data.tokenizer import Pieces, Tokenizer
 from transformer.layers import Build, MultiHeadAttention
 
@@ -223,11 +223,12 @@ print(f"log K = {np.log(len(words)):.2f}")
 config = ModelConfig(
     vocabulary_size=400, d_model=32, num_heads=4, d_ff=64, num_encoder_layers=1, num_decoder_layers=1, dtype="float32"
 )
-sentences = grammar.generate("test")[:200]
-tokenizer = Tokenizer.train([text for one in sentences for text in one[:2]], 400, TokenizerConfig())
+pairs, _ = read_pairs(DataConfig(corpus="package:quickstart.jsonl.xz"), "test")
+source, target = pairs.sources[0], pairs.targets[0]
+tokenizer = Tokenizer.train([*pairs.sources[:200], *pairs.targets[:200]], 400, TokenizerConfig())
 model = Transformer(config)
 run = Run(Config(model=config), model, parameters.draw(model, seed=0), tokenizer)
-look = run.attention(sentences[0].source, sentences[0].target)
+look = run.attention(source, target)
 show(look.weights["encoder"][0])
 print(f"log K = {np.log(len(look.source.tokens)):.2f}")
 
@@ -236,4 +237,4 @@ print(f"log K = {np.log(len(look.source.tokens)):.2f}")
 # keyboard, and see where it looks.
 
 # %%
-run.attention(sentences[0].source, sentences[0].target)
+run.attention(source, target)

@@ -15,7 +15,7 @@
 #
 # Around each sub-layer the Transformer has a residual connection and a normalization (section 3.1):
 # `LayerNorm(x + Sublayer(x))`. Why a norm of layers and not of batches, what becomes of it when the norm stands before
-# the sub-layer, and what warm-up has to do with it: small models answer, trained here on the embedded corpus.
+# the sub-layer, and what warm-up has to do with it: small models answer, trained here on the corpus of the quickstart.
 
 # %%
 # %matplotlib inline
@@ -30,9 +30,8 @@ from matplotlib import rcParams
 from transformer import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, Transformer, ops
 from transformer.analysis.figures import STYLE
 from transformer.analysis.figures.norms import batch_mates, gradient_norms, seed_curves
-from transformer.data import grammar
 from transformer.data.batches import Batches, tokenize
-from transformer.data.corpus import Pairs, Report
+from transformer.data.corpus import Report, read_pairs
 from transformer.data.tokenizer import Tokenizer
 from transformer.inference.translator import Translator
 from transformer.runtime import keep_freed_memory
@@ -73,16 +72,15 @@ for name, z in added.items():
 
 # %%
 VOCABULARY, LENGTH = 1000, 16
-tokenizer_config, data_config = TokenizerConfig(), DataConfig(corpus="grammar", max_length=LENGTH)
-train, validation = (
-    Pairs(*map(list, list(zip(*grammar.generate(split), strict=True))[:2])) for split in ("train", "validation")
-)
+tokenizer_config = TokenizerConfig()
+data_config = DataConfig(corpus="package:quickstart.jsonl.xz", max_length=LENGTH)
+train, validation = (read_pairs(data_config, split)[0] for split in ("train", "validation"))
 tokenizer = Tokenizer.train(train.sources[:10_000] + train.targets[:10_000], VOCABULARY, tokenizer_config)
 
 
 def make_batches(pairs, rows):
     """The pairs that have at most LENGTH tokens."""
-    tokens = tokenize(pairs, tokenizer, data_config, Report(("grammar",), len(pairs.sources)), filter=True)
+    tokens = tokenize(pairs, tokenizer, data_config, Report(("quickstart",), len(pairs.sources)), filter=True)
     ids = {"pad_id": tokenizer.pad_id, "start_id": tokenizer.start_id, "end_id": tokenizer.end_id}
     return Batches(tokens, tokens=rows * LENGTH, row_multiple=1, seed=0, **ids)
 

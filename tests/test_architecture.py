@@ -37,6 +37,13 @@ FORBIDDEN = {
 }
 
 
+def test_the_package_is_complete_without_what_stands_beside_it() -> None:
+    """`tools/` makes data for the package; at run time there is no `tools/`, no `tests/` and no `benchmarks/`."""
+    beside = {"benchmarks", "configs", "tests", "tools", *(path.stem for path in (ROOT / "tools").rglob("*.py"))}
+    for file in FILES:
+        assert not {name.split(".")[0] for name in imports(file)} & beside, file
+
+
 def room_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 

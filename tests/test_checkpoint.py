@@ -245,6 +245,17 @@ def test_open_run_compares_files_by_their_place(tmp_path: Path, monkeypatch: pyt
         open_run("run", dataclasses.replace(relative, data=DataConfig(train=("a.en", "b.de"))))
 
 
+def test_a_file_with_all_splits_is_compared_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("all.jsonl", "package:quickstart.jsonl.xz"):
+        monkeypatch.chdir(tmp_path)
+        run_dir = open_run(name.replace(":", " "), small_config(data=DataConfig(corpus=name)))
+        monkeypatch.chdir("/")
+        found = name if "package" in name else str(tmp_path / name)
+        open_run(run_dir, small_config(data=DataConfig(corpus=found)))
+        with pytest.raises(InputError, match=r"data\.corpus is .* there and .*other\.jsonl.* here"):
+            open_run(run_dir, small_config(data=DataConfig(corpus="other.jsonl")))
+
+
 def test_a_hub_dataset_is_the_same_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = small_config(data=DataConfig(corpus="some/dataset", train=("train[:9]",)))
     for folder in ("a", "b"):

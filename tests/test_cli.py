@@ -489,7 +489,7 @@ def test_train_py_in_a_process_of_its_own(tmp_path):
     for arguments, message in (
         (data, r"^error: .*missing\.de cannot be read: No such file or directory\.$"),
         ([*data, "--training.step", "5"], r"Unrecognized options: --training\.step, 5 .* --training\.steps INT"),
-        (["--data.train", *files], r"data\.corpus=grammar brings its own pairs, .* add --data\.corpus files\."),
+        (["--data.train", *files], r"data\.train takes one split .*package:quickstart\.jsonl.* --data\.corpus files\."),
     ):
         result = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120)
         assert_refused(Result(result.returncode, result.stdout, result.stderr), message)
@@ -607,12 +607,14 @@ def test_heads_measures_each_head(corpus, trained):
     run = str(corpus / "run")
     table = call("heads", run, "--sentences", "4")
     assert (table.status, table.err.splitlines()[1:]) == (0, [])
-    lines = [line.split() for line in table.out.splitlines()]
+    of_heads, of_pronouns = table.out.split("\n\n")
+    assert of_pronouns.startswith("Pronouns: the test set names no antecedents")
+    lines = [line.split() for line in of_heads.splitlines()]
     assert [line[:3] for line in lines[1:]] == [
         [kind, "0", head] for kind in ("encoder", "decoder", "cross") for head in ("0", "1")
     ]
     heads = json.loads(call("heads", run, "--sentences", "4", "--json").out)
-    assert heads["pronouns"] == {}  # which only the grammar knows
+    assert heads["pronouns"] == {}
     assert [f"{head['entropy']:.2f}" for head in heads["heads"]] == [line[3] for line in lines[1:]]
     assert_refused(call("heads", run, "--sentences", "0"), "--sentences must be at least 1, but is 0")
 

@@ -62,9 +62,8 @@ CHECKS: list[tuple[Any, dict[str, Any], str]] = [
     (DataConfig, {"validation": ("a", "b", "c")}, r"data\.validation takes two files .* 3 were given"),
     (DataConfig, {"test": ("a", "b", "c")}, r"data\.test takes two files .* 3 were given"),
     (DataConfig, {"corpus": "some/set", "train": ("a", "b")}, r"data\.train takes one split .* some/set, but got 2"),
-    (DataConfig, {"corpus": "grammar", "test": ("a",)}, r"data\.test names a\. To read .* add --data\.corpus files"),
-    (DataConfig, {"corpus": "grammar", "source_language": "fr"}, r"is English to German, but .* are fr and de"),
-    (DataConfig, {"corpus": "grammar", "tags": "kind"}, r"grammar brings its own tags, but data\.tags is kind"),
+    (DataConfig, {"corpus": "x.jsonl", "test": ("a", "b")}, r"data\.test takes one split .* add --data\.corpus files"),
+    (DataConfig, {"corpus": "x.parquet", "corpus_config": "de"}, r"is for a Hugging Face .* is x\.parquet"),
     (DataConfig, {"corpus": ""}, r"data\.corpus is empty"),
     (DataConfig, {"corpus_config": "de-en"}, r"corpus_config=de-en is for a Hugging Face .* data\.corpus is files"),
     (DataConfig, {"max_length": 1}, r"data\.max_length must be at least 2, but is 1"),
@@ -181,6 +180,12 @@ def test_odd_widths_are_fine_with_learned_positions():
 def test_from_json_names_what_is_wrong(text: str, message: str):
     with pytest.raises(InputError, match=message):
         from_json(text)
+
+
+def test_from_json_knows_the_quickstart_s_corpus_by_its_former_name():
+    config = from_json('{"data": {"corpus": "grammar", "tags": null, "train": [], "test": [], "max_length": 64}}')
+    assert config.data == DataConfig(corpus="package:quickstart.jsonl.xz", max_length=64)
+    assert from_json(to_json(config)) == config
 
 
 def test_from_json_takes_whole_numbers_for_floats():

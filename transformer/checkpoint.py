@@ -35,6 +35,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from transformer.config import Config, TrainingConfig
 from transformer.config_files import from_json, to_json
+from transformer.data.text import locate
 from transformer.errors import InputError
 from transformer.files import PART, write_whole
 from transformer.parameters import from_version_0_1
@@ -132,7 +133,9 @@ def _fields(config: Config) -> dict[str, Any]:
     del fields["run_dir"]
     if config.data.corpus == "files":
         for name in ("data.train", "data.validation", "data.test"):
-            fields[name] = tuple(str(Path(file).resolve()) for file in fields[name])
+            fields[name] = tuple(str(locate(file).resolve()) for file in fields[name])
+    elif config.data.is_one_file:
+        fields["data.corpus"] = str(locate(config.data.corpus).resolve())
     if fields["tokenizer.file"] is not None:
         fields["tokenizer.file"] = str(Path(fields["tokenizer.file"]).resolve())
     return fields

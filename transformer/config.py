@@ -4,6 +4,7 @@ The command line is made of them (`train.py --help`), each `configs/*.py` is one
 the resolved one as `config.json`.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,12 +23,13 @@ class DataConfig:
 
     In files, a split is two files (a Moses pair: source first, target second, one sentence a line) or one file (TSV,
     JSONL or parquet), any of them also as .gz, .xz or .zst. Of a Hugging Face dataset it is the name of a split there.
-    The embedded corpus has its three splits by itself.
+    One JSONL or parquet file can also hold all splits, with a key that names the split of each pair.
     """
 
     corpus: str = "files"
-    """`files`; `grammar`, the embedded synthetic corpus (English to German); or the name of a Hugging Face dataset, for
-    instance `bentrevett/multi30k`."""
+    """`files`; one JSONL or parquet file that holds all splits; or the name of a Hugging Face dataset, for instance
+    `bentrevett/multi30k`. `package:quickstart.jsonl.xz` is a synthetic English-German corpus that comes with this
+    package."""
     corpus_config: str | None = None
     """Configuration of the Hugging Face dataset, where it has several (`de-en` of wmt14)."""
     source_language: str = "en"
@@ -35,14 +37,17 @@ class DataConfig:
     target_language: str = "de"
     """Language code of the target: the key or column in JSONL, parquet and Hugging Face datasets."""
     train: tuple[str, ...] = ()
-    """Training pairs: two files, one file, or the name of a Hugging Face split."""
+    """Training pairs: two files, one file, or the name of a split. In a file that holds all splits they are called
+    `train`, `validation` and `test` unless any is named."""
     validation: tuple[str, ...] = ()
     """Validation pairs, in the same forms; scored while training."""
     test: tuple[str, ...] = ()
     """Test pairs, in the same forms; scored at the end."""
     tags: str | None = None
     """Key or column with a list of tags of each pair, in JSONL, parquet and Hugging Face datasets: scores are broken
-    down by them."""
+    down by them. If None, by the `tags` of those pairs that have any."""
+    split_key: str = "split"
+    """Key or column with the split of each pair, in one file that holds all splits."""
     tsv_columns: tuple[int, int] = (0, 1)
     """Columns of source and target in a TSV file, counted from 0."""
     drop_empty: bool = False
@@ -58,32 +63,24 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
             given = getattr(self, name)
-            if self.corpus == "grammar":
-                require(
-                    not given,
-                    f"data.corpus=grammar brings its own pairs, but data.{name} names {' '.join(given)}. To read these "
-                    "files, add --data.corpus files.",
-                )
-            elif self.corpus == "files":
+            if self.corpus == "files":
                 require(
                     len(given) <= 2,
                     f"data.{name} takes two files (source and target, one sentence a line) or one file (TSV, JSONL or "
                     f"parquet), but {len(given)} were given.",
                 )
             else:
-                require(len(given) <= 1, f"data.{name} takes one split name of {self.corpus}, but got {len(given)}.")
-        require(self.corpus != "", "data.corpus is empty: give files, grammar, or the name of a Hugging Face dataset.")
+                require(
+                    len(given) <= 1,
+                    f"data.{name} takes one split name of {self.corpus}, but got {len(given)}: {' '.join(given)}. To "
+                    "read these files, add --data.corpus files.",
+                )
         require(
-            self.corpus != "grammar" or (self.source_language, self.target_language) == ("en", "de"),
-            "data.corpus=grammar is English to German, but data.source_language and data.target_language are "
-            f"{self.source_language} and {self.target_language}.",
+            self.corpus != "",
+            "data.corpus is empty: give files, a file that holds all splits, or a Hugging Face dataset.",
         )
         require(
-            self.tags is None or self.corpus != "grammar",
-            f"data.corpus=grammar brings its own tags, but data.tags is {self.tags}.",
-        )
-        require(
-            self.corpus_config is None or self.corpus not in ("files", "grammar"),
+            self.corpus_config is None or not (self.corpus == "files" or self.is_one_file),
             f"data.corpus_config={self.corpus_config} is for a Hugging Face dataset, but data.corpus is {self.corpus}.",
         )
         require(
@@ -93,6 +90,11 @@ class DataConfig:
         require(self.max_length >= 2, f"data.max_length must be at least 2, but is {self.max_length}.")
         if self.max_length_ratio is not None:
             require(self.max_length_ratio >= 1, f"data.max_length_ratio must be >= 1, but is {self.max_length_ratio}.")
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether `corpus` is one file that holds all splits."""
+        return re.search(r"\.(jsonl?|parquet)(\.(gz|xz|zst))?$", self.corpus) is not None
 
 
 @dataclass(frozen=True)

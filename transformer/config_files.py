@@ -12,6 +12,9 @@ from transformer.config import Config, require
 from transformer.errors import InputError
 
 REMOVED = {"training.num_shapes"}  # fields of version 0.1 that a run's config.json may still have
+REPLACED = {  # values of before, and the fields that say the same now
+    ("data.corpus", "grammar"): {"corpus": "package:quickstart.jsonl.xz"},
+}
 
 
 def to_json(config: Any) -> str:
@@ -37,6 +40,9 @@ def _from_dict(cls: Any, values: Any, where: str) -> Any:
     )
     hints = typing.get_type_hints(cls)
     values = {name: value for name, value in values.items() if f"{where}{name}" not in REMOVED}
+    for (field, before), now in REPLACED.items():
+        if values.get(field.removeprefix(where)) == before:
+            values |= now
     unknown = sorted(set(values) - set(hints))
     require(
         not unknown,

@@ -25,7 +25,6 @@ from transformer.shapes import Params
 from transformer.training import loop, parallel
 
 TEST_SET = "test.jsonl"  # in the run directory, so that `evaluate` needs nothing else
-TAGS = "tags"  # its key for them, whatever the corpus calls them
 
 
 def run(config: Config) -> None:
@@ -157,10 +156,7 @@ def keep_report(run_dir: Path, report: dict[str, dict]) -> None:
 
 def keep_test_set(run_dir: Path, pairs: Pairs, config: DataConfig) -> None:
     """Writes the test set into the run directory, for `read_test_set`."""
-    columns: dict[str, list] = {config.source_language: pairs.sources, config.target_language: pairs.targets}
-    if pairs.tags is not None:
-        columns[TAGS] = pairs.tags
-    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    rows = pairs.rows(config.source_language, config.target_language)
     write_lines(run_dir / TEST_SET, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
@@ -172,11 +168,7 @@ def read_test_set(run_dir: str | Path, config: DataConfig) -> Pairs:
     file = Path(run_dir) / TEST_SET
     if not file.exists():
         raise InputError(f"The run in {run_dir} has no test set: give --source and --reference.")
-    tagged = config.corpus == "grammar" or config.tags is not None
-    config = dataclasses.replace(
-        config, corpus="files", corpus_config=None, train=(), validation=(), test=(), tags=TAGS if tagged else None
-    )
-    return read_files((str(file),), config)[0]
+    return read_files((str(file),), dataclasses.replace(config, tags=None))[0]  # under their usual key
 
 
 def validation_bleu(config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pairs, params: Params) -> dict[str, float]:

@@ -1,27 +1,30 @@
+import json
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
-from transformer.analysis.pronouns import QUESTIONS, answers, chance, probe, to_text, untrained
-from transformer.data.grammar import Sentence
-from transformer.data.grammar.references import Reference
+from transformer.analysis.pronouns import answers, chance, probe, to_text, untrained, with_antecedents
+from transformer.cli import heads
+from transformer.config import DataConfig
+from transformer.data import corpus
+from transformer.data.pairs import Antecedent, Pairs
 from transformer.errors import InputError
+from transformer.experiment import keep_test_set
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-LAW = Sentence("The law is good, but its use is bad", "das Gesetz ist gut", ())
-DOG = Sentence("the dog is old, it sees the law", "das Gesetz ist gut", ())
-REFERENCES = [
-    Reference(LAW, "its", "law", ("law", "use"), "use"),
-    Reference(DOG, "it", "dog", ("dog", "law"), None),
-]
+LAW, DOG = "The law is good, but its use is bad", "the dog is old, it sees the law"
+ITS, IT = Antecedent("its", "law", ("law", "use"), "use"), Antecedent("it", "dog", ("dog", "law"))
+PAIRS = Pairs([LAW, "the old dog", DOG], ["das Gesetz ist gut"] * 3, None, [(ITS,), (), (IT,)])
 
 
 def test_the_noun_with_the_most_weight_is_the_answer(run):
-    cut = run.tokenizer.cut(LAW.source)
-    words = [cut.words[place] for place in cut.word_of]
+    cut = run.tokenizer.cut(LAW)
+    words = [cut.words[index] for index in cut.word_of]
     size = len(words) + 3  # with the end token, and padding
     weights = np.zeros((2, 1, size, size), np.float32)
     its, law, use = (np.flatnonzero([word == wanted for word in words]) for wanted in ("its", "law", "use"))
@@ -29,19 +32,33 @@ def test_the_noun_with_the_most_weight_is_the_answer(run):
     weights[0, 0, its, use[0]] = 0.1
     weights[1, 0, its, law[0]], weights[1, 0, its, use[0]] = 0.3, 0.4
     weights[1, 0, :, -1] = 0.9  # neither padding nor other words
-    assert answers(weights, run, REFERENCES[0]).tolist() == [[0], [1]]
+    assert answers(weights, run, LAW, ITS).tolist() == [[0], [1]]
 
 
 def test_probe_counts_right_answers(run):
-    accuracy = probe(run, [*REFERENCES, *REFERENCES])
-    assert set(accuracy) == set(QUESTIONS)
+    known = with_antecedents(PAIRS)
+    assert known.sources == [LAW, DOG]
+    accuracy = probe(run, known.select([0, 1, 0, 1]))
+    assert list(accuracy) == ["it", "its", "its owned"]
     assert {values.shape for values in accuracy.values()} == {(2, 4)}
     assert {*np.unique(np.stack([*accuracy.values()]))} <= {0.0, 1.0}
     np.testing.assert_array_equal(accuracy["its"], 1 - accuracy["its owned"])  # there are but these two nouns
-    assert chance(REFERENCES) == {"it": 0.5, "its": 0.5, "its owned": 0.5}
-    lines = to_text(accuracy, accuracy, chance(REFERENCES)).splitlines()
+    assert chance(known) == {"it": 0.5, "its": 0.5, "its owned": 0.5}
+    lines = to_text(accuracy, accuracy, chance(known)).splitlines()
     assert len(lines) == 7 + 8 + 1
     assert lines[-1].split() == ["a", "guess", *["50.0"] * 6]
+
+
+def test_several_pronouns_of_a_sentence_are_asked_one_by_one(run):
+    both = Pairs([f"{DOG}, its use"], [""], None, [(IT, ITS)])
+    one_by_one = [probe(run, both._replace(antecedents=[(antecedent,)])) for antecedent in (IT, ITS)]
+    assert {question: values.tolist() for question, values in probe(run, both).items()} == {
+        question: values.tolist() for one in one_by_one for question, values in one.items()
+    }
+    (accuracy, _), guess = one_by_one, chance(both)
+    lines = to_text(accuracy, accuracy, guess).splitlines()
+    assert lines[1].split() == ["it", "from", "it", "to", "the", "noun", "that", "it", "stands", "for"]
+    assert lines[4].split() == ["layer", "head", "it", "it"]
 
 
 def test_untrained_is_what_training_begins_with(run):
@@ -51,4 +68,25 @@ def test_untrained_is_what_training_begins_with(run):
 
 def test_no_pronouns(run):
     with pytest.raises(InputError, match="There are no sentence pairs"):
-        probe(run, [])
+        probe(run, with_antecedents(Pairs(["a"], ["A"])))
+    with pytest.raises(InputError, match="The pronoun it is not in its sentence, the old dog"):
+        probe(run, Pairs(["the old dog"], ["der alte Hund"], None, [(IT,)]))
+
+
+@pytest.mark.parametrize("made", ["now", "before antecedents were kept"])
+def test_heads_asks_about_the_pronouns_of_the_test_set(run, tmp_path, monkeypatch, capsys, made):
+    data = DataConfig(test=("test.jsonl",)) if made == "now" else DataConfig(corpus="package:quickstart.jsonl.xz")
+    own = replace(run, config=replace(run.config, data=data))
+    kept = PAIRS if made == "now" else PAIRS._replace(antecedents=None)
+    keep_test_set(tmp_path, kept, data)
+    monkeypatch.setattr(heads, "load_translator", lambda options: own)
+    monkeypatch.setattr(corpus, "read_pairs", lambda config, split: (PAIRS, None))
+    heads.main([str(tmp_path), "--sentences", "1"])
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1].split() == ["a", "guess", *["50.0"] * 6]
+    heads.main([str(tmp_path), "--sentences", "1", "--json"])
+    found = json.loads(capsys.readouterr().out)["pronouns"]
+    assert {name: list(of_model) for name, of_model in found.items()} == {
+        "trained": ["it", "its", "its owned"],
+        "untrained": ["it", "its", "its owned"],
+    }

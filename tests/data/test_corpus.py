@@ -11,7 +11,6 @@ import zstandard
 
 from transformer.config import DataConfig
 from transformer.data.corpus import Pairs, Report, read_files, read_pairs, splits
-from transformer.data.grammar.splits import SIZES
 from transformer.data.text import decode_lines, read_lines
 from transformer.errors import InputError
 
@@ -125,6 +124,10 @@ def test_drop_duplicates_is_for_training_only(tmp_path):
     assert len(read_pairs(DataConfig(train=(path,)), "train")[0].sources) == 5
 
 
+def test_splits_are_those_that_are_given():
+    assert splits(DataConfig(train=("x.tsv",), test=("y.tsv",))) == ("train", "test")
+
+
 def test_a_split_that_is_not_given():
     assert "--data.validation" in error_of(read_pairs, CONFIG, "validation")
 
@@ -203,39 +206,6 @@ def test_tsv_columns(tmp_path):
     assert message.startswith(f"{path}, line 1 has 2 columns where 4 are expected")
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("{", "line 2 is not a JSON object"),
-        ("", "line 2 is not a JSON object"),
-        ("[" * 100_000, "line 2 is not a JSON object (maximum recursion depth exceeded"),
-        ('{"en": "a", "de": ' + "1" * 5_000 + "}", "line 2 is not a JSON object (Exceeds the limit"),
-        ("[1]", "line 2 is a list, but must be an object with 'en' and 'de'"),
-        ("null", "line 2 is None, but must be an object"),
-        ('{"en": "a"}', "line 2 has no 'de'"),
-        ('{"translation": {"de": "a"}}', "line 2 has no 'en'"),
-        ('{"translation": null}', 'line 2: "translation" is None, but must be an object'),
-        ('{"en": "a", "de": {}}', "line 2: 'de' must be a string, but is a dict"),
-        ('{"en": "a", "de": null}', "line 2: 'de' must be a string, but is None"),
-        ('{"en": 1.0, "de": "a"}', "line 2: 'en' must be a string, but is 1.0"),
-        ('{"en": "\\ud800", "de": "a"}', "line 2: 'en' has half a surrogate pair"),
-    ],
-)
-def test_jsonl_rows(tmp_path, row, message):
-    path = write(tmp_path / "x.jsonl", f'{{"en": "a", "de": "A"}}\n{row}\n')
-    assert error_of(read_files, (path,), CONFIG).startswith(f"{path}, {message}")
-
-
-def test_parquet_rows(tmp_path):
-    path = str(tmp_path / "x.parquet")
-    pyarrow.parquet.write_table(pyarrow.table({"en": ["a", "b"], "de": ["A", None]}), path)
-    assert error_of(read_files, (path,), CONFIG).startswith(f"{path}, row 2: 'de' must be a string, but is None")
-    pyarrow.parquet.write_table(pyarrow.table({"fr": ["a", "b"]}), path)
-    assert error_of(read_files, (path,), CONFIG).startswith(f"{path}, row 1 has no 'en'")
-    write(tmp_path / "x.parquet", "no parquet")
-    assert error_of(read_files, (path,), CONFIG).startswith(f"{path} is not a readable parquet file")
-
-
 def test_unknown_suffix(tmp_path):
     path = write(tmp_path / "x.txt.gz", gzip.compress(b"a\tA\n"))
     message = error_of(read_files, (path,), CONFIG)
@@ -293,38 +263,9 @@ def test_report_counts_only_what_is_dropped():
     assert str(report) == "1,200 pairs read from x; 1,197 kept; dropped: 3 too long."
 
 
-def test_tags_come_from_the_named_column(tmp_path):
-    rows = [{"en": "a", "de": "A", "kind": ["x", "y"]}, {"translation": {"en": "b", "de": "B"}, "kind": []}]
-    path = write(tmp_path / "x.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    assert read_files((path,), DataConfig(tags="kind"))[0] == Pairs(["a", "b"], ["A", "B"], [("x", "y"), ()])
-    assert read_files((path,), DataConfig())[0].tags is None
-    assert read_pairs(DataConfig(tags="kind", train=(path,)), "train")[0].tags is None
-    assert read_pairs(DataConfig(tags="kind", test=(path,)), "test")[0].tags == [("x", "y"), ()]
-    plain = write(tmp_path / "x.tsv", b"a\tA\n")
-    message = error_of(read_files, (plain,), DataConfig(tags="kind"))
-    assert message == f"{plain} has no tags, but data.tags is kind: they need JSONL or parquet."
-    message = error_of(read_files, (path,), DataConfig(tags="sort"))
-    assert message == f"{path}, line 1: 'sort' (data.tags) must be a list of strings, but is None."
-    table = pyarrow.table({"en": ["a"], "de": ["A"], "kind": [["x"]]})
-    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
-    assert read_files((str(tmp_path / "x.parquet"),), DataConfig(tags="kind"))[0].tags == [("x",)]
-
-
-def test_dropping_keeps_sides_and_tags_together(tmp_path):
+def test_dropping_keeps_sides_together(tmp_path):
     rows = [("a", "A"), ("", "B"), ("a", "A"), ("c", "C")]
     path = write(tmp_path / "x.jsonl", "".join(json.dumps({"en": en, "de": de}) + "\n" for en, de in rows))
     pairs, report = read_pairs(DataConfig(train=(path,), drop_empty=True, drop_duplicates=True), "train")
     assert pairs == Pairs(["a", "c"], ["A", "C"])
     assert report.dropped == {"empty": 1, "duplicates": 1}
-    tagged = Pairs(["a", "b", "c"], ["A", "B", "C"], [("x",), (), ("y",)])
-    assert tagged.select([0, 2]) == Pairs(["a", "c"], ["A", "C"], [("x",), ("y",)])
-
-
-def test_the_embedded_corpus_is_a_corpus_like_any_other(monkeypatch):
-    monkeypatch.setitem(SIZES, "test", 50)  # the tests' type checks make the grammar thirty times as slow
-    config = DataConfig(corpus="grammar")
-    assert splits(config) == ("train", "validation", "test")
-    pairs, report = read_pairs(config, "test")
-    assert len(pairs.sources) == len(pairs.targets) == len(pairs.tags or []) == report.kept
-    assert str(report).startswith(f"{report.read:,} pairs read from the embedded grammar;")
-    assert splits(DataConfig(train=("x.tsv",), test=("y.tsv",))) == ("train", "test")

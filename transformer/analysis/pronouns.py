@@ -1,7 +1,6 @@
-"""Which heads know what "it" and "its" stand for: a probe over the embedded corpus, whose grammar knows the answer."""
+"""Which heads know what a pronoun stands for: a probe over sentences whose antecedents are known."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,61 +8,75 @@ from jaxtyping import Float, Int
 
 from transformer import parameters
 from transformer.analysis.attention import corpus_weights
-from transformer.data.corpus import Pairs
-from transformer.data.grammar.references import Reference
+from transformer.data.pairs import Antecedent, Pairs
+from transformer.errors import InputError
 from transformer.inference.translator import Translator
 
-QUESTIONS = {
-    "it": "from it to the noun that it stands for",
-    "its": "from its to the noun that it stands for",
-    "its owned": "from its to the noun behind it (its application)",
-}
 Accuracy = dict[str, Float[np.ndarray, "layers H"]]
-"""For each of QUESTIONS and each head of the encoder, the share of right answers, from 0 to 1."""
+"""For each question and each head of the encoder, the share of right answers, from 0 to 1.
+
+The question "its" is which noun the pronoun stands for, and "its owned" which noun is the possession.
+"""
 
 
-def probe(run: Translator, references: Sequence[Reference]) -> Accuracy:
-    """How often each encoder head looks from a pronoun at the right noun.
+def with_antecedents(pairs: Pairs) -> Pairs:
+    """Those pairs whose antecedents are known."""
+    known = pairs.antecedents or []
+    return pairs.select([index for index, antecedents in enumerate(known) if antecedents])
+
+
+def probe(run: Translator, pairs: Pairs) -> Accuracy:
+    """How often each encoder head attends from a pronoun to the right noun.
 
     The answer of a head is the noun of the sentence that gets the most of its weight. A word's weight is the sum over
     its tokens, and the mean over the tokens of the pronoun.
 
     Args:
         run: a model.
-        references: pronouns and what they stand for.
+        pairs: sentences with antecedents.
 
     Raises:
-        InputError: there are none, or a sentence has more tokens than the model has positions.
+        InputError: there are none, a sentence lacks its pronoun, or it has more tokens than the model has positions.
     """
-    sentences = [reference.sentence for reference in references]
-    pairs = Pairs([sentence.source for sentence in sentences], [sentence.target for sentence in sentences])
-    found, remaining = defaultdict(list), iter(references)
+    found, remaining = defaultdict(list), zip(pairs.sources, pairs.antecedents or [], strict=False)
     for _, weights in corpus_weights(run, pairs):
-        for of_sentence, reference in zip(weights["encoder"].swapaxes(0, 1), remaining, strict=False):
-            answer = answers(of_sentence, run, reference)
-            found[reference.pronoun].append(answer == reference.nouns.index(reference.antecedent))
-            if reference.owned:
-                found["its owned"].append(answer == reference.nouns.index(reference.owned))
-    return {question: np.mean(right, axis=0) for question, right in found.items()}
+        for of_sentence, (source, antecedents) in zip(weights["encoder"].swapaxes(0, 1), remaining, strict=False):
+            for antecedent in antecedents:
+                answer = answers(of_sentence, run, source, antecedent)
+                for question, noun in questions(antecedent).items():
+                    found[question].append(answer == antecedent.nouns.index(noun))
+    return {question: np.mean(found[question], axis=0) for question in sorted(found)}
+
+
+def questions(antecedent: Antecedent) -> dict[str, str]:
+    """What is asked about a pronoun, and the noun that is the right answer."""
+    asked = {antecedent.pronoun: antecedent.noun}
+    return asked if antecedent.owned is None else asked | {f"{antecedent.pronoun} owned": antecedent.owned}
 
 
 def answers(
-    weights: Float[np.ndarray, "layers H Q K"], run: Translator, reference: Reference
+    weights: Float[np.ndarray, "layers H Q K"], run: Translator, source: str, antecedent: Antecedent
 ) -> Int[np.ndarray, "layers H"]:
-    """Which of the reference's nouns gets the most weight from its pronoun, in one sentence."""
-    cut = run.tokenizer.cut(reference.sentence.source)
-    token_words = [cut.words[place].lower() for place in cut.word_of]
-    looks = weights[:, :, np.flatnonzero([word == reference.pronoun for word in token_words])].mean(2)
-    on_nouns = [looks[..., np.flatnonzero([word == noun for word in token_words])].sum(-1) for noun in reference.nouns]
+    """The index of the noun in `antecedent.nouns` that gets the most weight from the pronoun of a sentence."""
+    cut = run.tokenizer.cut(source)
+    token_words = [cut.words[index].lower() for index in cut.word_of]
+    queries = np.flatnonzero([word == antecedent.pronoun for word in token_words])
+    if not queries.size:
+        raise InputError(f"The pronoun {antecedent.pronoun} is not in its sentence, {source}")
+    attended = weights[:, :, queries].mean(2)
+    on_nouns = [
+        attended[..., np.flatnonzero([word == noun for word in token_words])].sum(-1) for noun in antecedent.nouns
+    ]
     return np.argmax(on_nouns, axis=0)
 
 
-def chance(references: Sequence[Reference]) -> dict[str, float]:
+def chance(pairs: Pairs) -> dict[str, float]:
     """The accuracy of a guess among the nouns, by question."""
     shares = defaultdict(list)
-    for reference in references:
-        for question in ("it",) if reference.pronoun == "it" else ("its", "its owned"):
-            shares[question].append(1 / len(reference.nouns))
+    for antecedents in pairs.antecedents or []:
+        for antecedent in antecedents:
+            for question in questions(antecedent):
+                shares[question].append(1 / len(antecedent.nouns))
     return {question: float(np.mean(of_question)) for question, of_question in shares.items()}
 
 
@@ -74,15 +87,24 @@ def untrained(run: Translator) -> Translator:
 
 def to_text(trained: Accuracy, random: Accuracy, guess: dict[str, float]) -> str:
     """A table: a line for each encoder head, the trained run's accuracy and beside it the untrained model's."""
+    width = 11 * len(trained)
     lines = [
-        "Of the nouns in a sentence, an encoder head looks most at the right one, in % of the sentences:",
-        *(f"  {question:<9}  {meaning}" for question, meaning in QUESTIONS.items()),
+        "Of the nouns in a sentence, an encoder head attends most to the right one, in % of the sentences:",
+        *(f"  {question:<9}  {_meaning(question)}" for question in trained),
         "",
-        f"{'':<15}{'trained':>18}{'':15}{'untrained':>18}",
-        f"{'layer  head':<15}" + "".join(f"{question:>11}" for question in [*QUESTIONS] * 2),
+        f"{'':<15}{'trained':^{width}}{'untrained':^{width}}".rstrip(),
+        f"{'layer  head':<15}" + "".join(f"{question:>11}" for question in [*trained] * 2),
     ]
-    for layer, head in np.ndindex(trained["it"].shape):
-        shares = [100 * one[question][layer, head] for one in (trained, random) for question in QUESTIONS]
+    for layer, head in np.ndindex(next(iter(trained.values())).shape):
+        shares = [100 * one[question][layer, head] for one in (trained, random) for question in trained]
         lines.append(f"{layer:>5}  {head:>4}    " + "".join(f"{share:11.1f}" for share in shares))
-    lines.append(f"{'a guess':<15}" + "".join(f"{100 * guess[question]:11.1f}" for question in [*QUESTIONS] * 2))
+    lines.append(f"{'a guess':<15}" + "".join(f"{100 * guess[question]:11.1f}" for question in [*trained] * 2))
     return "\n".join(lines)
+
+
+def _meaning(question: str) -> str:
+    """A question in words."""
+    pronoun, _, owned = question.partition(" ")
+    if owned:
+        return f"from {pronoun} to the noun after it ({pronoun} application)"
+    return f"from {pronoun} to the noun that it stands for"

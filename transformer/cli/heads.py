@@ -14,11 +14,12 @@ from transformer.errors import InputError
 class HeadsOptions(RunOptions):
     """What each attention head of a run does on its test set: the entropy of its weights in nats, how far it looks in
     tokens, how much weight it gives to the token before, the same, the one behind and the boundary (the source's end
-    token, the decoder's start token), and how much the loss grows without it. For a run on the embedded corpus also
-    which heads look from "it" and "its" at the right noun, beside the same model before training."""
+    token, the decoder's start token), and how much the loss grows without it. If the test set has antecedents, as the
+    quickstart's does, also which heads attend from a pronoun to the noun that it stands for, beside the same model
+    before training."""
 
     sentences: int = 500
-    """Sentences of the test set that are looked at, from its start; every "it" and "its" of the embedded corpus is."""
+    """Number of test sentences to measure, from the start. All pronouns with an antecedent are measured."""
     json: bool = False
     """Print JSON instead of tables."""
 
@@ -33,8 +34,8 @@ def main(arguments: list[str]) -> None:
     from rich.progress import track
 
     from transformer.analysis import heads, pronouns
-    from transformer.data.corpus import splits
-    from transformer.data.grammar.references import references
+    from transformer.data.corpus import read_pairs, splits
+    from transformer.data.text import PACKAGE
     from transformer.experiment import read_test_set
 
     if "test" not in splits(run.config.data):
@@ -47,8 +48,10 @@ def main(arguments: list[str]) -> None:
     number = (model.num_encoder_layers + 2 * model.num_decoder_layers) * model.num_heads
     one_by_one = heads.measure(run, chosen)
     measured = [*track(one_by_one, "heads", number, console=console, transient=True, disable=not console.is_terminal)]
-    asked = references("test") if run.config.data.corpus == "grammar" else []
-    models = {"trained": run, "untrained": pronouns.untrained(run)} if asked else {}
+    if pairs.antecedents is None and run.config.data.corpus.startswith(PACKAGE):
+        pairs = read_pairs(run.config.data, "test")[0]  # the run was made before test.jsonl had antecedents
+    asked = pronouns.with_antecedents(pairs)
+    models = {"trained": run, "untrained": pronouns.untrained(run)} if asked.sources else {}
     found = {name: pronouns.probe(model, asked) for name, model in models.items()}
     if options.json:
         accuracy = {
@@ -60,3 +63,5 @@ def main(arguments: list[str]) -> None:
     print(heads.to_text(measured))
     if found:
         print(f"\n{pronouns.to_text(found['trained'], found['untrained'], pronouns.chance(asked))}")
+    else:
+        print("\nPronouns: the test set names no antecedents, so no head was asked what a pronoun stands for.")

@@ -1,95 +1,44 @@
-"""Sentence pairs from local files, Hugging Face datasets and the embedded corpus; what is not in order is an error."""
+"""Sentence pairs from local files and Hugging Face datasets; what is not in order is an error."""
 
 import dataclasses
-import io
-import json
 import typing
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal
 
 from transformer.config import DataConfig
-from transformer.data import grammar
-from transformer.data.grammar import Split
-from transformer.data.text import read_bytes, read_lines, split_lines
+from transformer.data.pairs import Pairs, Report
+from transformer.data.records import read_jsonl, read_parquet, to_pairs
+from transformer.data.text import read_lines
 from transformer.errors import InputError
 
-
-class Pairs(NamedTuple):
-    """Sentences and their translations: `targets[i]` translates `sources[i]`."""
-
-    sources: list[str]
-    targets: list[str]
-    tags: list[tuple[str, ...]] | None = None
-    """What each pair has been tagged with, to break scores down; None where the corpus has no tags."""
-
-    def select(self, kept: list[int]) -> "Pairs":
-        """The pairs at these places."""
-        return Pairs(
-            [self.sources[place] for place in kept],
-            [self.targets[place] for place in kept],
-            None if self.tags is None else [self.tags[place] for place in kept],
-        )
-
-
-@dataclass
-class Report:
-    """What was read, what was kept, and what was dropped and why."""
-
-    files: tuple[str, ...]
-    """The files, or the hub dataset with its split."""
-    read: int
-    """Pairs read."""
-    dropped: dict[str, int] = field(default_factory=dict)
-    """Pairs dropped, by reason."""
-
-    @property
-    def kept(self) -> int:
-        """Pairs that are left."""
-        return self.read - sum(self.dropped.values())
-
-    def drop(self, reason: str, count: int) -> None:
-        """Counts pairs that are dropped for a reason."""
-        if count:
-            self.dropped[reason] = count
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in the run directory."""
-        return {**asdict(self), "files": list(self.files), "kept": self.kept}
-
-    def __str__(self) -> str:
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
-        return (
-            f"{self.read:,} pairs read from {', '.join(self.files)}; {self.kept:,} kept"
-            f"{f'; dropped: {dropped}' if dropped else ''}."
-        )
+Split = Literal["train", "validation", "test"]
 
 
 def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
-    """The sentence pairs of a split, from local files, from the hub or from the embedded corpus.
+    """The sentence pairs of a split, from local files or from the hub.
 
     Raises: InputError if the split is not given or anything in it is not in order (see `read_files`).
     """
-    given: tuple[str, ...] = getattr(config, split)
+    given = _given(config).get(split)
     if split != "test":
-        config = dataclasses.replace(config, tags=None)  # only scores are broken down by them
+        config = dataclasses.replace(config, tags=None)
     # A validation or test set is scored on all of its references, so nothing is ever dropped from those.
     drop_empty = split == "train" and config.drop_empty
-    if config.corpus == "grammar":
-        sentences = grammar.generate(split)
-        pairs = Pairs(*map(list, zip(*sentences, strict=True)))
-        report = Report(files=("the embedded grammar",), read=len(sentences))
-    elif not given:
+    if not given:
         raise InputError(f"No {split} pairs are given: name them with --data.{split}.")
-    elif config.corpus == "files":
+    if config.corpus == "files":
         pairs, report = read_files(given, config, drop_empty=drop_empty)
+    elif config.is_one_file:
+        pairs, report = read_files((config.corpus,), config, split=given[0], drop_empty=drop_empty)
     else:
         pairs, report = _read_hub(given[0], config, drop_empty)
+    if split != "test":  # only what is scored and looked into needs its annotations
+        pairs = Pairs(pairs.sources, pairs.targets)
     if split == "train" and config.drop_duplicates:
         first: dict[tuple[str, str], int] = {}
-        for place, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
-            first.setdefault(pair, place)
+        for index, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
+            first.setdefault(pair, index)
         report.drop("duplicates", len(pairs.sources) - len(first))
         pairs = pairs.select(list(first.values()))
     return pairs, report
@@ -97,8 +46,14 @@ def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
 
 def splits(config: DataConfig) -> tuple[Split, ...]:
     """The splits that a config has."""
+    return tuple(_given(config))
+
+
+def _given(config: DataConfig) -> dict[Split, tuple[str, ...]]:
+    """The files or names of each split that a config has. A file with all splits need not have them named."""
     every: tuple[Split, ...] = typing.get_args(Split)
-    return every if config.corpus == "grammar" else tuple(split for split in every if getattr(config, split))
+    given = {split: getattr(config, split) for split in every if getattr(config, split)}
+    return given or ({split: (split,) for split in every} if config.is_one_file else {})
 
 
 def read_parallel(source: str, target: str) -> Pairs:
@@ -115,15 +70,18 @@ def read_parallel(source: str, target: str) -> Pairs:
     return pairs
 
 
-def read_files(files: tuple[str, ...], config: DataConfig, *, drop_empty: bool = False) -> tuple[Pairs, Report]:
+def read_files(
+    files: tuple[str, ...], config: DataConfig, *, split: str | None = None, drop_empty: bool = False
+) -> tuple[Pairs, Report]:
     """The sentence pairs of two files (a Moses pair) or of one. Text stays as it is, neither normalized nor stripped.
 
     A byte-order mark at the start of a file is no text, and left out.
 
     Args:
         files: Source file and target file, one sentence a line; or one .tsv, .jsonl, .json or .parquet file of pairs.
-            Each may be compressed: .gz, .xz, .zst.
+            Each may be compressed: .gz, .xz, .zst. `package:NAME` is a file that comes with this package.
         config: Names the languages and columns.
+        split: Of JSONL and parquet take only the pairs whose `config.split_key` has this value; None takes all.
         drop_empty: Drop and count pairs with an empty side.
 
     Raises: InputError, naming file and line, if a file is missing, damaged, or of an unknown kind; not UTF-8; has `\\r`
@@ -139,17 +97,23 @@ def read_files(files: tuple[str, ...], config: DataConfig, *, drop_empty: bool =
     (path,) = files
     match _suffix(path):
         case ".tsv":
-            pairs, unit = _read_tsv(path, config.tsv_columns), "line"
+            return _without_empty(_read_tsv(path, config.tsv_columns), (path, path), "line", drop_empty)
         case ".jsonl" | ".json":
-            pairs, unit = _pairs_of_rows(_jsonl_rows(path), path, "line", config), "line"
+            unit, records = "line", read_jsonl(path)
         case ".parquet":
-            pairs, unit = _pairs_of_rows(_parquet_rows(path, config), path, "row", config), "row"
+            unit, records = "row", read_parquet(path, config)
         case _:
             raise InputError(
                 f"{path}: pairs in one file must be .tsv, .jsonl, .json or .parquet, or any of these with .gz, .xz or "
                 ".zst. For text with one sentence a line give two files, source and target."
             )
-    return _without_empty(pairs, (path, path), unit, drop_empty)
+    pairs, numbers = to_pairs(records, config, name=path, unit=unit, split=split)
+    if split is not None and not pairs.sources:
+        raise InputError(
+            f"{path} has no pairs of the split {split}: none has it as its {config.split_key!r} (data.split_key). To "
+            "read other files, add --data.corpus files."
+        )
+    return _without_empty(pairs, (path, path), unit, drop_empty, numbers)
 
 
 def _suffix(path: str) -> str:
@@ -171,30 +135,6 @@ def _read_tsv(path: str, columns: tuple[int, int]) -> Pairs:
     return Pairs([row[columns[0]] for row in rows], [row[columns[1]] for row in rows])
 
 
-def _jsonl_rows(path: str) -> Iterator[Any]:
-    for number, line in enumerate(split_lines(read_bytes(path), path), 1):
-        try:
-            yield json.loads(line)
-        except (ValueError, RecursionError) as error:  # not JSON; a number too long, or lists too deep, for Python
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
-            raise InputError(
-                f"{path}, line {number} is not a JSON object ({reason}): one object a line is needed."
-            ) from error
-
-
-def _parquet_rows(path: str, config: DataConfig) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(read_bytes(path)))
-        wanted = {"translation", config.source_language, config.target_language, config.tags}
-        for part in file.iter_batches(columns=[name for name in file.schema_arrow.names if name in wanted]):
-            yield from part.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a readable parquet file ({error}).") from error
-
-
 def _read_hub(split: str, config: DataConfig, drop_empty: bool) -> tuple[Pairs, Report]:
     import datasets  # takes a second to import, and most runs read local files
 
@@ -205,73 +145,27 @@ def _read_hub(split: str, config: DataConfig, drop_empty: bool) -> tuple[Pairs, 
         raise InputError(
             f"The Hugging Face dataset {name} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
-    return _without_empty(_pairs_of_rows(rows, name, "row", config), (name, name), "row", drop_empty)
+    pairs, numbers = to_pairs(rows, config, name=name, unit="row")
+    return _without_empty(pairs, (name, name), "row", drop_empty, numbers)
 
 
-def _pairs_of_rows(rows: Iterable[Any], name: str, unit: str, config: DataConfig) -> Pairs:
-    """Of `{"translation": {"en": ..., "de": ...}}` or `{"en": ..., "de": ...}`."""
-    languages = (config.source_language, config.target_language)
-    pairs = Pairs([], [], None if config.tags is None else [])
-    for number, row in enumerate(rows, 1):
-        nested = isinstance(row, dict) and "translation" in row
-        sides = row["translation"] if nested else row
-        if not isinstance(sides, dict):
-            what = ': "translation"' if nested else ""
-            raise InputError(
-                f"{name}, {unit} {number}{what} is {_kind(sides)}, but must be an object with "
-                f"{' and '.join(map(repr, languages))}."
-            )
-        for language in languages:
-            if language not in sides:
-                raise InputError(
-                    f"{name}, {unit} {number} has no {language!r}: {' and '.join(map(repr, languages))} are needed, at "
-                    'the top or within "translation". Set data.source_language and data.target_language to its names.'
-                )
-            if not isinstance(sides[language], str):
-                raise InputError(
-                    f"{name}, {unit} {number}: {language!r} must be a string, but is {_kind(sides[language])}."
-                )
-            if not _encodable(sides[language]):
-                raise InputError(f"{name}, {unit} {number}: {language!r} has half a surrogate pair, which is no text.")
-        for language, texts in zip(languages, (pairs.sources, pairs.targets), strict=True):
-            texts.append(sides[language])
-        if pairs.tags is not None:
-            tags = row.get(config.tags)
-            if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-                raise InputError(
-                    f"{name}, {unit} {number}: {config.tags!r} (data.tags) must be a list of strings, but is "
-                    f"{_kind(tags)}."
-                )
-            pairs.tags.append(tuple(tags))
-    return pairs
+def _without_empty(
+    pairs: Pairs, names: tuple[str, ...], unit: str, drop_empty: bool, numbers: Sequence[int] | None = None
+) -> tuple[Pairs, Report]:
+    """The pairs, those with an empty side dropped or refused, and the report.
 
-
-def _kind(value: Any) -> str:
-    """What a value is, in few words."""
-    return f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.80}"
-
-
-def _encodable(text: str) -> bool:
-    """False where a JSON escape such as "\\ud800" has made a string that UTF-8 cannot write."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _without_empty(pairs: Pairs, names: tuple[str, ...], unit: str, drop_empty: bool) -> tuple[Pairs, Report]:
-    """The pairs, those with an empty side dropped or refused, and the report; `names` has the file of each side."""
+    `names` has the file of each side, `numbers` the line or row of each pair; None counts them.
+    """
     report = Report(files=tuple(dict.fromkeys(names)), read=len(pairs.sources))
     kept: list[int] = []
-    for place, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
+    for index, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
         empty = [not text.strip() for text in pair]
         if not any(empty):
-            kept.append(place)
+            kept.append(index)
         elif not drop_empty:
-            side = empty.index(True)
+            side, number = empty.index(True), index + 1 if numbers is None else numbers[index]
             raise InputError(
-                f"{names[side]}, {unit} {place + 1} has an empty {('source', 'target')[side]}: mend it, or take "
+                f"{names[side]}, {unit} {number} has an empty {('source', 'target')[side]}: mend it, or take "
                 "the pair out (of training pairs, data.drop_empty does so)."
             )
     report.drop("empty", report.read - len(kept))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from transformer.errors import InputError
 
+PACKAGE = "package:"  # before the name of a file in this folder: a path into site-packages would not outlive it
+
 
 def read_lines(path: str) -> list[str]:
     """The lines of a text file, compressed or not; only `\\n` ends a line.
@@ -96,9 +98,15 @@ def _line_number(data: bytes, position: int) -> int:
     return data.count(b"\n", 0, position) + 1
 
 
+def locate(path: str) -> Path:
+    """Where a file is; `package:NAME` is one that comes with this package, wherever that is installed."""
+    name = path.removeprefix(PACKAGE)
+    return Path(name) if name == path else Path(__file__).parent / name
+
+
 def read_bytes(path: str) -> bytes:
     try:
-        data = Path(path).read_bytes()
+        data = locate(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     try:

@@ -1,6 +1,6 @@
-"""English words for the trees of the embedded corpus: its source side."""
+"""English words for the trees of the quickstart's corpus: its source side."""
 
-from transformer.data.grammar.syntax import Adverb, Clause, Compound, Date, Form, Gap, Nominal, Phrase, Pronoun
+from syntax import Adverb, Clause, Compound, Date, Form, Gap, Nominal, Phrase, Pronoun
 
 _NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",

@@ -1,10 +1,10 @@
-"""German words for the trees of the embedded corpus: its target side.
+"""German words for the trees of the quickstart's corpus: its target side.
 
 First the forms of words, then noun phrases, then clauses in topological fields (Vorfeld, linke Klammer, Mittelfeld,
 rechte Klammer, Nachfeld), the usual description of German word order.
 """
 
-from transformer.data.grammar.syntax import (
+from syntax import (
     Adverb,
     Case,
     Clause,

@@ -1,4 +1,4 @@
-"""The abstract syntax of the embedded corpus: its words, and trees that say what a sentence means, but in no language.
+"""The abstract syntax of the corpus: its words, and trees that say what a sentence means, but in no language.
 
 `english` and `german` each put a tree into words: a synchronous grammar, in the manner of Grammatical Framework (Ranta,
 2011).

@@ -2,8 +2,9 @@ import pytest
 from babel import Locale
 from num2words import num2words
 
-from transformer.data.grammar import english, german
-from transformer.data.grammar.syntax import LEXICON, Case, Form
+import english
+import german
+from syntax import LEXICON, Case, Form
 
 FORMS: tuple[Form, ...] = ("m", "f", "n", "plural")
 CASES: tuple[Case, ...] = ("nominative", "accusative", "dative", "genitive")

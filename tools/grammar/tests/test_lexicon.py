@@ -5,10 +5,10 @@ from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
-import transformer.data.grammar.syntax
-from transformer.data.grammar.syntax import LEXICON
+import syntax
+from syntax import LEXICON
 
-FILE = Path(transformer.data.grammar.syntax.__file__).with_name("lexicon.tsv")
+FILE = Path(syntax.__file__).with_name("lexicon.tsv")
 ADJECTIVES = {adjective.english: adjective for adjective in LEXICON.adjective}
 UMLAUTS = str.maketrans("äöü", "aou")
 

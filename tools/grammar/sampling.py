@@ -1,4 +1,4 @@
-"""Random phrases and clauses for the templates of the embedded corpus: who may do what to what, by the lexicon."""
+"""Random phrases and clauses for the templates of the quickstart's corpus: who may do what to what, by the lexicon."""
 
 import random
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
-from transformer.data.grammar.syntax import (
+from syntax import (
     LEXICON,
     Adjective,
     Adverb,

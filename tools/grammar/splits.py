@@ -1,4 +1,4 @@
-"""The embedded corpus: synthetic, controlled English-German sentence pairs from a synchronous grammar.
+"""The corpus of the quickstart: synthetic, controlled English-German sentence pairs from a synchronous grammar.
 
 It is an exercise, made to be learned in minutes, and no sample of how anybody uses either language: few words, few
 constructions, one translation of each sentence. In return the German sentence is a function of the English one, so that
@@ -14,9 +14,10 @@ import hashlib
 from functools import cache
 from typing import Literal, NamedTuple
 
-from transformer.data.grammar import english, german
-from transformer.data.grammar.syntax import Clause, Compound, Date, Phrase, Place, Pronoun, Tree
-from transformer.data.grammar.templates import TEMPLATES, Pick
+import english
+import german
+from syntax import Clause, Compound, Date, Phrase, Place, Pronoun, Tree
+from templates import TEMPLATES, Pick
 
 Split = Literal["train", "validation", "test"]
 

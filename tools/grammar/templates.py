@@ -1,4 +1,4 @@
-"""The templates of the embedded corpus: each draws one kind of tree, and names the words that make its key.
+"""The templates of the quickstart's corpus: each draws one kind of tree, and names the words that make its key.
 
 A pronoun has one possible antecedent: in sentences with "it" or "its", all else is persons or plurals (`no_it`); in
 sentences with "he", "she" or "they", nobody else is of that sex or number.
@@ -7,7 +7,7 @@ sentences with "he", "she" or "they", nobody else is of that sex or number.
 from collections.abc import Callable
 from dataclasses import replace
 
-from transformer.data.grammar.sampling import (
+from sampling import (
     ACTIONS,
     CHANGEABLE,
     CONJUNCTIONS,
@@ -42,7 +42,7 @@ from transformer.data.grammar.sampling import (
     verbs_with,
     with_bystanders,
 )
-from transformer.data.grammar.syntax import LEXICON, Clause, Compound, Date, Predicate, Pronoun
+from syntax import LEXICON, Clause, Compound, Date, Predicate, Pronoun
 
 Drawn = tuple[tuple[str, ...], Clause | Compound]
 """The words of the key, and the tree."""

@@ -1,0 +1,70 @@
+import lzma
+import os
+import subprocess
+import sys
+from itertools import islice
+
+import pytest
+
+import make
+
+
+def test_the_file_of_the_package_is_what_the_generator_produces():
+    # Another order of sets than here, if any set had a say in it.
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    command = [sys.executable, make.__file__, "--check"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"{make.FILE} is what the generator produces.\n"
+    assert make.FILE.stat().st_size < 1_500_000
+
+
+@pytest.fixture
+def few_lines(monkeypatch, tmp_path):
+    """Ten pairs instead of all, and their file in another folder."""
+    few = [*islice(make.lines(), 10)]
+    monkeypatch.setattr(make, "lines", lambda: iter(few))
+    monkeypatch.setattr(make, "FILE", tmp_path / "few.jsonl.xz")
+    return few
+
+
+def test_writing_is_deterministic_and_passes_its_check(few_lines, monkeypatch, capsys):
+    written = []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["make.py"])
+        assert make.main() == 0
+        written.append(make.FILE.read_bytes())
+    assert written[0] == written[1]
+    assert lzma.decompress(written[0]).decode() == "".join(f"{line}\n" for line in few_lines)
+    monkeypatch.setattr(sys, "argv", ["make.py", "--check"])
+    assert make.main() == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("{", "[", 1), "line 1 is not what the generator produces"),
+        (lambda text: text[: text.rindex("{")], "line 10 is not what the generator produces"),
+        (lambda text: f"{text}{{}}\n", "line 11 is not what the generator produces"),
+        (lambda text: text.rstrip("\n"), "line 10 is not what the generator produces"),
+        (lambda text: f"{text}{{}}", "ends in the middle of a line"),
+    ],
+)
+def test_any_other_text_fails_the_check(few_lines, monkeypatch, capsys, change, message):
+    make.FILE.write_bytes(make.compress(change("".join(f"{line}\n" for line in few_lines))))
+    monkeypatch.setattr(sys, "argv", ["make.py", "--check"])
+    assert make.main() == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "python tools/grammar/make.py" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [None, b"no xz"])
+def test_a_file_that_cannot_be_read_fails_the_check(few_lines, monkeypatch, capsys, content):
+    if content is not None:
+        make.FILE.write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["make.py", "--check"])
+    assert make.main() == 1
+    assert "few.jsonl.xz cannot be read" in capsys.readouterr().err

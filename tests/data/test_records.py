@@ -166,5 +166,3 @@ def test_a_file_of_the_package_is_found_wherever_that_is(tmp_path, monkeypatch):
     assert str(report) == "2,000 pairs read from package:quickstart.jsonl.xz; 2,000 kept."
     assert len(pairs.sources) == len(pairs.targets) == len(pairs.tags or []) == len(pairs.antecedents or [])
     assert {antecedent.pronoun for own in pairs.antecedents or [] for antecedent in own} == {"it", "its"}
-    counts = {split: read_pairs(QUICKSTART, split)[1].kept for split in ("train", "validation")}
-    assert counts == {"train": 40_000, "validation": 1_000}

@@ -2,11 +2,11 @@ import lzma
 import os
 import subprocess
 import sys
-from itertools import islice
 
 import pytest
 
 import make
+from splits import SIZES
 
 
 def test_the_file_of_the_package_is_what_the_generator_produces():
@@ -22,10 +22,10 @@ def test_the_file_of_the_package_is_what_the_generator_produces():
 @pytest.fixture
 def few_lines(monkeypatch, tmp_path):
     """Ten pairs instead of all, and their file in another folder."""
-    few = [*islice(make.lines(), 10)]
-    monkeypatch.setattr(make, "lines", lambda: iter(few))
+    for split, size in (("train", 6), ("validation", 2), ("test", 2)):
+        monkeypatch.setitem(SIZES, split, size)
     monkeypatch.setattr(make, "FILE", tmp_path / "few.jsonl.xz")
-    return few
+    return [*make.lines()]
 
 
 def test_writing_is_deterministic_and_passes_its_check(few_lines, monkeypatch, capsys):

@@ -246,22 +246,23 @@ def test_open_run_compares_files_by_their_place(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_with_all_splits_is_compared_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in ("all.jsonl", "package:quickstart.jsonl.xz"):
-        monkeypatch.chdir(tmp_path)
-        run_dir = open_run(name.replace(":", " "), small_config(data=DataConfig(corpus=name)))
-        monkeypatch.chdir("/")
-        found = name if "package" in name else str(tmp_path / name)
-        open_run(run_dir, small_config(data=DataConfig(corpus=found)))
-        with pytest.raises(InputError, match=r"data\.corpus is .* there and .*other\.jsonl.* here"):
-            open_run(run_dir, small_config(data=DataConfig(corpus="other.jsonl")))
+    monkeypatch.chdir(tmp_path)
+    open_run("run", small_config(data=DataConfig(corpus="all.jsonl")))
+    open_run("run", small_config(data=DataConfig(corpus=str(tmp_path / "all.jsonl"))))
+    with pytest.raises(InputError, match=r"data\.corpus is .*all\.jsonl.* there and .*other\.jsonl.* here"):
+        open_run("run", small_config(data=DataConfig(corpus="other.jsonl")))
 
 
-def test_a_hub_dataset_is_the_same_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_dataset_of_the_hub_or_the_package_is_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     config = small_config(data=DataConfig(corpus="some/dataset", train=("train[:9]",)))
+    packaged = small_config(data=DataConfig(corpus="package:quickstart.jsonl.xz"))
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         monkeypatch.chdir(tmp_path / folder)
         open_run(tmp_path / "run", config)
+        open_run(tmp_path / "packaged", packaged)
     with pytest.raises(InputError, match=r"data\.train is \('train\[:9\]',\) there"):
         open_run(tmp_path / "run", dataclasses.replace(config, data=DataConfig(corpus="some/dataset", train=("test",))))
 

@@ -7,7 +7,6 @@ import pytest
 
 from transformer.analysis.pronouns import answers, chance, probe, to_text, untrained, with_antecedents
 from transformer.cli import heads
-from transformer.config import DataConfig
 from transformer.data import corpus
 from transformer.data.pairs import Antecedent, Pairs
 from transformer.errors import InputError
@@ -75,7 +74,8 @@ def test_no_pronouns(run):
 
 @pytest.mark.parametrize("made", ["now", "before antecedents were kept"])
 def test_heads_asks_about_the_pronouns_of_the_test_set(run, tmp_path, monkeypatch, capsys, made):
-    data = DataConfig(test=("test.jsonl",)) if made == "now" else DataConfig(corpus="package:quickstart.jsonl.xz")
+    origin = {"test": ("test.jsonl",)} if made == "now" else {"corpus": "package:quickstart.jsonl.xz"}
+    data = replace(run.config.data, **origin)
     own = replace(run, config=replace(run.config, data=data))
     kept = PAIRS if made == "now" else PAIRS._replace(antecedents=None)
     keep_test_set(tmp_path, kept, data)

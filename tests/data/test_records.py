@@ -150,7 +150,7 @@ def test_one_file_may_hold_all_splits(write, tmp_path, name):
     unit = "line" if name == "x.jsonl" else "row"
     with pytest.raises(InputError, match=rf"{name}, {unit} 4 has an empty source"):
         read_pairs(DataConfig(corpus=path, split_key="set"), "train")
-    with pytest.raises(InputError, match=rf"{name} has no pairs of the split test: .* 'set' .* --data\.corpus files"):
+    with pytest.raises(InputError, match=rf"{name} has no pairs whose 'set' .* is 'test'\. .* --data\.corpus files"):
         read_pairs(DataConfig(corpus=path, split_key="set"), "test")
     with pytest.raises(InputError, match=rf"{name}, {unit} 1 has no 'split', .* Set data\.split_key"):
         read_pairs(DataConfig(corpus=path), "train")

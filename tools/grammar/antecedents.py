@@ -23,11 +23,13 @@ def antecedents(source: str, tree: Tree) -> tuple[Antecedent, ...]:
                     owned = noun
             case Pronoun() if _is_it(node):
                 found.add(node.noun.english)
-    words = re.findall(r"[\w-]+", source.lower())
+    if len(found) != 1:
+        return ()
+    (antecedent,), words = found, re.findall(r"[\w-]+", source.lower())
     return tuple(
-        Antecedent(pronoun, *found, tuple(sorted(nouns)), owned if pronoun == "its" else None)
+        Antecedent(pronoun, antecedent, tuple(sorted(nouns)), owned if pronoun == "its" else None)
         for pronoun in ("it", "its")
-        if words.count(pronoun) == 1 and len(found) == 1
+        if words.count(pronoun) == 1
     )
 
 

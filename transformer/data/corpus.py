@@ -52,7 +52,7 @@ def splits(config: DataConfig) -> tuple[Split, ...]:
 def _given(config: DataConfig) -> dict[Split, tuple[str, ...]]:
     """The files or names of each split that a config has. A file with all splits need not have them named."""
     every: tuple[Split, ...] = typing.get_args(Split)
-    given = {split: getattr(config, split) for split in every if getattr(config, split)}
+    given: dict[Split, tuple[str, ...]] = {split: getattr(config, split) for split in every if getattr(config, split)}
     return given or ({split: (split,) for split in every} if config.is_one_file else {})
 
 
@@ -110,8 +110,8 @@ def read_files(
     pairs, numbers = to_pairs(records, config, name=path, unit=unit, split=split)
     if split is not None and not pairs.sources:
         raise InputError(
-            f"{path} has no pairs of the split {split}: none has it as its {config.split_key!r} (data.split_key). To "
-            "read other files, add --data.corpus files."
+            f"{path} has no pairs whose {config.split_key!r} (data.split_key) is {split!r}. Name the splits that it "
+            "has with --data.train, --data.validation and --data.test, or add --data.corpus files to read other files."
         )
     return _without_empty(pairs, (path, path), unit, drop_empty, numbers)
 

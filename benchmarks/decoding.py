@@ -11,7 +11,8 @@ greedily and with a beam of 4. Reported are sentences a second (median and quart
 for 1,000 sentences, BLEU, and how many translations are those of ours in float32, token for token.
 
 With a length penalty the three count lengths and stop by different rules; without one, which is the default, they
-search for the same.
+search for the same. `--output FILE.json` keeps everything that was measured, and where translations differ. `--csv
+FILE` appends medians and quartiles, in the columns of `results.csv`.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +30,17 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # before jax: here and in the programs
 
 import numpy as np
 from flax.traverse_util import flatten_dict
-from peers.children import Child, ChildError, command, probe
+from peers.children import Child, command, in_turns, probe
 from peers.decoders.job import BEAMS, MARIAN, Job
-from peers.decoders.report import REFERENCE, TITLES, differences, table
+from peers.decoders.report import REFERENCE, TITLES, differences, rows, table
+from results import append
 
 from transformer.config import DataConfig
 from transformer.data.corpus import read_pairs
 from transformer.errors import InputError
-from transformer.files import write_whole
+from transformer.files import check_writable, write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.translator import Translator, load
-
-HERE = Path(__file__).parent
 
 
 def main() -> int:
@@ -60,26 +61,26 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--sentences", type=int, default=1000, help="the first so many")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--length-penalty", type=float, default=0.0, help="scores are divided by length ** this")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "decoding.json")
+    parser.add_argument("--output", type=Path, help="write all that was measured as JSON")
+    parser.add_argument("--csv", type=Path, help="append medians and quartiles to this file")
     options = parser.parse_args()
     for name in ("turns", "sentences"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
-    options.output = options.output.resolve()  # the programs run in a folder of their own
     return options
 
 
 def run(options: argparse.Namespace) -> None:
+    for file in (options.output, options.csv):
+        if file is not None:
+            check_writable(file)
     machine = probe("cpu")
     translator = load(options.run, dtype="float32")
     pairs, _ = read_pairs(DataConfig(test=(options.source, options.target)), "test")
     sources, references = pairs.sources[: options.sentences], pairs.targets[: options.sentences]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    work = options.output.with_suffix(".work")
-    work.mkdir(exist_ok=True)
-    job = make_job(translator, sources, options, work)
-
-    programs = measure(job, options, work)
+    with tempfile.TemporaryDirectory(prefix="decoding-") as folder:
+        job = make_job(translator, sources, options, Path(folder))
+        programs = measure(job, options, Path(folder))
     translations = {
         name: {beam: program["turns"][0][str(beam)].pop("translations") for beam in BEAMS}
         for name, program in programs.items()
@@ -102,9 +103,11 @@ def run(options: argparse.Namespace) -> None:
         "programs": programs,
         "differences": differences(translator, sources, translations, options.length_penalty),
     }
-    write_whole(options.output, f"{json.dumps(result, indent=1, ensure_ascii=False)}\n".encode())
+    if options.output is not None:
+        write_whole(options.output, f"{json.dumps(result, indent=1, ensure_ascii=False)}\n".encode())
+    if options.csv is not None:
+        append(rows(result), options.csv)
     print(table(result))
-    print(f"\nWritten to {options.output}.")
 
 
 def make_job(translator: Translator, sources: list[str], options: argparse.Namespace, work: Path) -> Job:
@@ -126,8 +129,8 @@ def make_job(translator: Translator, sources: list[str], options: argparse.Names
     (work / "sentences.json").write_text(json.dumps(ids), encoding="utf-8")
     return Job(
         run=str(Path(options.run).resolve()),
-        weights=str((work / "weights.npz").resolve()),
-        sentences=str((work / "sentences.json").resolve()),
+        weights=str(work / "weights.npz"),
+        sentences=str(work / "sentences.json"),
         model=model,
         pad_id=tokenizer.pad_id,
         start_id=tokenizer.start_id,
@@ -139,37 +142,22 @@ def make_job(translator: Translator, sources: list[str], options: argparse.Names
 
 def measure(job: Job, options: argparse.Namespace, work: Path) -> dict[str, dict[str, Any]]:
     """All programs started one after the other, then the turns. The translations are kept of the first turn alone."""
-    programs: dict[str, dict[str, Any]] = {}
-    children: dict[str, Child] = {}
     job_file = work / "job.json"
     job_file.write_text(job.to_json(), encoding="utf-8")
-    environment = {"XDG_CACHE_HOME": str(work.resolve())}
-    try:
-        for name in options.programs:
-            print(f"starting {name} ...", file=sys.stderr, flush=True)
-            try:
-                children[name] = Child(name, job_file.resolve(), environment, "cpu", worker="peers.decoders.worker")
-                programs[name] = children[name].started | {"turns": []}
-            except ChildError as error:
-                programs[name] = {"failed": str(error)}
-                print(f"{name} failed: {error}", file=sys.stderr, flush=True)
-        for turn in range(options.turns):
-            print(f"turn {turn + 1} of {options.turns}", file=sys.stderr, flush=True)
-            for name, child in list(children.items()):
-                try:
-                    answers = {str(beam): child.ask(beam_size=beam) for beam in BEAMS}
-                except ChildError as error:
-                    programs[name] = {"failed": str(error)}
-                    children.pop(name).stop()
-                    print(f"{name} failed: {error}", file=sys.stderr, flush=True)
-                    continue
-                for answer in answers.values() if turn else ():
-                    del answer["translations"]
-                programs[name]["turns"].append(answers)
-    finally:
-        for child in children.values():
-            child.stop()
-    return programs
+    environment = {"XDG_CACHE_HOME": str(work)}
+
+    def ask(child: Child, turn: int) -> dict[str, Any]:
+        answers = {str(beam): child.ask(beam_size=beam) for beam in BEAMS}
+        for answer in answers.values() if turn else ():
+            del answer["translations"]
+        return answers
+
+    return in_turns(
+        options.programs,
+        lambda name: Child(name, job_file, environment, "cpu", worker="peers.decoders.worker"),
+        options.turns,
+        ask,
+    )
 
 
 if __name__ == "__main__":

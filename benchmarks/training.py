@@ -13,24 +13,29 @@ its first step and until it has seen every shape. Once with each program's own s
 caches that are empty, and once with the same allocator settings for all ("alike"), with the caches that the first has
 filled, if it has been run.
 
-The result is written after each part, and the same command goes on where it was stopped. `--device gpu` runs base and
+With `--output FILE.json` everything that was measured is written after each part, and the same command goes on where it
+was stopped. `--csv FILE` appends medians and quartiles, in the columns of `results.csv`. `--device gpu` runs base and
 big, where there is a GPU.
 """
 
 import argparse
+import contextlib
 import copy
 import datetime
 import json
 import platform
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers.children import Child, ChildError, command, probe
+from peers.children import Child, command, in_turns, probe
 from peers.job import SIZES, Arrays, Job
-from peers.report import TITLES, table
+from peers.report import TITLES, rows, table
+from results import append
 
 from transformer.config import DataConfig, TokenizerConfig
 from transformer.data.batches import TokenPairs, tokenize
@@ -38,9 +43,8 @@ from transformer.data.corpus import Pairs, Report, read_pairs
 from transformer.data.rows import of_one_width, pad
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-from transformer.files import write_whole
+from transformer.files import check_writable, write_whole
 
-HERE = Path(__file__).parent
 ALIKE = {  # glibc keeps what it has: no page faults for buffers that are allocated anew at each step
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
@@ -55,7 +59,6 @@ DEFAULT = {
         "plain_linen",
         "torch_transformer",
         "torch_transformer:dynamic",
-        "x_transformers_peer",
         "marian",
         "joeynmt_peer",
     ),
@@ -85,7 +88,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="allocator; default: both, on a GPU alone")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--steps", type=int, default=8, help="steps a turn")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/training-DEVICE-DTYPE.json")
+    parser.add_argument("--output", type=Path, help="write all that was measured as JSON, and go on with what is there")
+    parser.add_argument("--csv", type=Path, help="append medians and quartiles to this file")
     options = parser.parse_args()
     gpu = options.device == "gpu"
     options.size = options.size or (["base", "big"] if gpu else ["S", "B"])
@@ -94,12 +98,13 @@ def parse_options() -> argparse.Namespace:
     for name in ("turns", "steps"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
-    output = options.output or HERE / "results" / f"training-{options.device}-{options.dtype}.json"
-    options.output = output.resolve()  # the programs run in a folder of their own
     return options
 
 
 def run(options: argparse.Namespace) -> None:
+    for file in (options.output, options.csv):
+        if file is not None:
+            check_writable(file)
     machine = probe(options.device)  # in a child: jax must not hold the device here
     dtype = machine.pop("dtype") if options.dtype == "auto" else "float32"
     machine |= {"system": platform.platform(), "python": platform.python_version()}
@@ -118,7 +123,7 @@ def run(options: argparse.Namespace) -> None:
         **same,
         "parts": {},
     }
-    if options.output.exists():
+    if options.output is not None and options.output.exists():
         begun = json.loads(options.output.read_text(encoding="utf-8"))
         different = [name for name, value in same.items() if begun[name] != value]
         if different:
@@ -126,23 +131,37 @@ def run(options: argparse.Namespace) -> None:
                 f"{options.output} has a result with other {', '.join(different)}. Give another --output, or remove it."
             )
         result = begun
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    work = options.output.with_suffix(".work")  # batches and compilation caches; kept, so that the command can go on
-    work.mkdir(exist_ok=True)
-
     pairs, report = read_pairs(DataConfig(train=(options.source, options.target)), "train")
     print(f"{report}", flush=True)
-    for name in options.size:
-        job, data = make_job(name, pairs, report, options, dtype, work)
-        for setting in options.settings:
-            part = result["parts"].setdefault(f"{name} {setting}", {"data": data, "programs": {}})
-            if not {*options.programs} <= {*part["programs"]}:
-                # All of a part in the same turns, or a ratio would be between two afternoons: those of before, too.
-                programs = [*options.programs, *(name for name in part["programs"] if name not in options.programs)]
-                part |= measure(job, setting, programs, options, work) | {"command": command()}
-                write_whole(options.output, f"{json.dumps(result, indent=1)}\n".encode())
-            print(f"\n{table(name, setting, part, result)}", flush=True)
-    print(f"\nWritten to {options.output}.")
+    with work_folder(options.output) as work:
+        for name in options.size:
+            job, data = make_job(name, pairs, report, options, dtype, work)
+            for setting in options.settings:
+                part = result["parts"].setdefault(f"{name} {setting}", {"data": data, "programs": {}})
+                if not {*options.programs} <= {*part["programs"]}:
+                    # All in the same turns, those measured before as well, or ratios would span two afternoons.
+                    programs = [*options.programs, *(one for one in part["programs"] if one not in options.programs)]
+                    part |= measure(job, setting, programs, options, work) | {"command": command()}
+                    if options.output is not None:
+                        write_whole(options.output, f"{json.dumps(result, indent=1)}\n".encode())
+                    if options.csv is not None:
+                        append(rows(name, setting, part, result), options.csv)
+                print(f"\n{table(name, setting, part, result)}", flush=True)
+
+
+@contextlib.contextmanager
+def work_folder(output: Path | None) -> Iterator[Path]:
+    """A folder for batches and compilation caches: kept beside the output, so that the command can go on, or temporary.
+
+    Its path is absolute, because the programs run in a folder of their own.
+    """
+    if output is None:
+        with tempfile.TemporaryDirectory(prefix="training-") as folder:
+            yield Path(folder)
+    else:
+        folder = output.resolve().with_suffix(".work")
+        folder.mkdir(exist_ok=True)
+        yield folder
 
 
 def make_job(
@@ -218,32 +237,15 @@ def measure(job: Job, setting: str, chosen: list[str], options: argparse.Namespa
     cache = work / "cache"
     if setting == "alone":
         shutil.rmtree(cache, ignore_errors=True)
-    programs: dict[str, dict[str, Any]] = {}
-    children: dict[str, Child] = {}
     environment = SETTINGS[setting] | {"XDG_CACHE_HOME": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
     job_file = work / "job.json"
     job_file.write_text(job.to_json(), encoding="utf-8")
-    try:
-        for name in ("limit", *chosen):
-            print(f"starting {name} ...", file=sys.stderr, flush=True)
-            try:
-                children[name] = Child(name, job_file, environment, job.device)
-                programs[name] = children[name].started | {"turns": []}
-            except ChildError as error:
-                programs[name] = {"failed": str(error)}
-                print(f"{name} failed: {error}", file=sys.stderr, flush=True)
-        for turn in range(options.turns):
-            print(f"turn {turn + 1} of {options.turns}", file=sys.stderr, flush=True)
-            for name, child in list(children.items()):
-                try:
-                    programs[name]["turns"].append(child.ask(first=turn * options.steps, steps=options.steps))
-                except ChildError as error:
-                    programs[name] = {"failed": str(error)}
-                    children.pop(name).stop()
-                    print(f"{name} failed: {error}", file=sys.stderr, flush=True)
-    finally:
-        for child in children.values():
-            child.stop()
+    programs = in_turns(
+        ("limit", *chosen),
+        lambda name: Child(name, job_file, environment, job.device),
+        options.turns,
+        lambda child, turn: child.ask(first=turn * options.steps, steps=options.steps),
+    )
     limit = programs.pop("limit")
     return {"limit": limit, "programs": programs, "finished": datetime.datetime.now(datetime.UTC).isoformat()}
 

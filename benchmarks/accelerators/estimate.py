@@ -277,21 +277,19 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=20, help="kernels shown, the most expensive first")
     options = parser.parse_args()
     try:
-        program = parse(options.program.read_text(encoding="utf-8"))
+        launched = sorted(kernels(parse(options.program.read_text(encoding="utf-8"))), reverse=True)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    launched = sorted(kernels(program), reverse=True)
-    all_of_them = total(launched)
-    in_products = all_of_them.flops / PEAK
-    print(f"{1e3 * all_of_them.seconds:.2f} ms estimated; {all_of_them.launches:,} kernels", end="; ")
-    print(f"{all_of_them.bytes / 1e9:.1f} GB moved; {all_of_them.flops / 1e12:.2f} TFLOP in products", end=", ")
-    print(f"{1e3 * in_products:.2f} ms at the peak ({in_products / all_of_them.seconds:.0%})")
+    whole = total(launched)
+    at_peak = whole.flops / PEAK
+    print(f"{1e3 * whole.seconds:.2f} ms estimated; {whole.launches:,} kernels", end="; ")
+    print(f"{whole.bytes / 1e9:.1f} GB moved; {whole.flops / 1e12:.2f} TFLOP in products", end=", ")
+    print(f"{1e3 * at_peak:.2f} ms at the peak ({at_peak / whole.seconds:.0%})")
     groups: dict[str, list[Kernel]] = defaultdict(list)
     for kernel in launched:
         groups[kernel.opcode].append(kernel)
-    for group in sorted((total(group) for group in groups.values()), reverse=True):
-        costs = f"{1e3 * group.seconds:8.2f} ms {group.bytes / 1e9:8.1f} GB {group.launches:6} kernels"
-        print(f"  {group.opcode:20} {costs}")
+    for kind in sorted((total(group) for group in groups.values()), reverse=True):
+        print(f"  {kind.opcode:20} {1e3 * kind.seconds:8.2f} ms {kind.bytes / 1e9:8.1f} GB {kind.launches:6} kernels")
     for kernel in launched[: options.top]:
         costs = f"{1e6 * kernel.seconds:7.0f} us {kernel.bytes / 1e6:7.0f} MB x{kernel.launches:<3}"
         print(f"  {costs} {kernel.opcode} {kernel.name}  {kernel.origin[-72:]}")

@@ -1,4 +1,4 @@
-"""Child processes from the parent's side: start, ask, stop."""
+"""Child processes from the parent's side: start, ask, stop; and several of them in turns."""
 
 import contextlib
 import json
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,45 @@ class Child:
         for line in self._process.stderr:
             self._errors.append(line)
             del self._errors[:-200]
+
+
+def in_turns(
+    programs: Sequence[str], start: Callable[[str], Child], turns: int, ask: Callable[[Child, int], dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """For each program what it said at its start and in its `turns`, or why it `failed`.
+
+    All are started one after the other. Then they take turns, A B C A B C ..., so that none has a better afternoon.
+
+    Args:
+        programs: their names.
+        start: starts the program of a name, and waits until it is warm.
+        turns: how many each has.
+        ask: from a program and the number of the turn to what was measured.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    children: dict[str, Child] = {}
+
+    def fail(name: str, error: ChildError) -> None:
+        found[name] = {"failed": str(error)}
+        print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+
+    try:
+        for name in programs:
+            print(f"starting {name} ...", file=sys.stderr, flush=True)
+            try:
+                children[name] = start(name)
+                found[name] = children[name].started | {"turns": []}
+            except ChildError as error:
+                fail(name, error)
+        for turn in range(turns):
+            print(f"turn {turn + 1} of {turns}", file=sys.stderr, flush=True)
+            for name, child in list(children.items()):
+                try:
+                    found[name]["turns"].append(ask(child, turn))
+                except ChildError as error:
+                    fail(name, error)
+                    children.pop(name).stop()
+    finally:
+        for child in children.values():
+            child.stop()
+    return found

@@ -7,6 +7,7 @@ use_compilation_cache()
 compute_before_returning()
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,9 @@ from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state, train_step
 
 
-def model_of(size: Size, dtype: str, axis_name: str | None = None) -> Transformer:
+def model_of(
+    size: Size, dtype: str, axis_name: str | None = None, implementation: Literal["auto", "plain"] = "auto"
+) -> Transformer:
     config = ModelConfig(
         vocabulary_size=size.vocabulary,
         d_model=size.d_model,
@@ -30,6 +33,7 @@ def model_of(size: Size, dtype: str, axis_name: str | None = None) -> Transforme
         num_encoder_layers=size.num_layers,
         num_decoder_layers=size.num_layers,
         dropout=DROPOUT,
+        implementation=implementation,
     )
     return Transformer(config, dtype=jnp.dtype(dtype), axis_name=axis_name)
 
@@ -45,8 +49,8 @@ def random_batch(size: Size, length: int = 32) -> Batch:
 class Ours:
     packages = ("transformer-jax", "jax", "jaxlib", "flax", "optax")
 
-    def __init__(self, job: Job) -> None:
-        model = model_of(job.size, job.dtype, parallel.AXIS)
+    def __init__(self, job: Job, implementation: Literal["auto", "plain"] = "auto") -> None:
+        model = model_of(job.size, job.dtype, parallel.AXIS, implementation)
         optimizer = make_optimizer(OptimizerConfig(), job.size.d_model, steps=100_000)
         state = create_state(model, optimizer, seed=0)
         self.num_parameters = sum(x.size for x in jax.tree.leaves(state.params))

@@ -1,25 +1,21 @@
-"""The result of `benchmarks/training.py` as tables in Markdown."""
+"""The result of `benchmarks/training.py` as tables in Markdown, and as rows of `benchmarks/results.csv`."""
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
+
+from results import Measured, Row, quartiles, rows_of
 
 TITLES = {
     "ours": "transformer-jax",
+    "ours:plain": "transformer-jax, model.implementation=plain",
     "plain_linen": "plain linen + optax",
     "torch_transformer": "torch.nn.Transformer",
     "torch_transformer:dynamic": "torch.nn.Transformer, compiled",
     "torch_transformer:static": "torch.nn.Transformer, compiled for each shape",
-    "x_transformers_peer": "x-transformers",
-    "x_transformers_peer:dynamic": "x-transformers, compiled",
     "marian": "Hugging Face Marian",
     "marian:dynamic": "Hugging Face Marian, compiled",
     "joeynmt_peer": "Joey NMT",
-    "without:transposes": "transformer-jax, transposes left to XLA",
-    "without:products": "transformer-jax, products' gradients by automatic differentiation",
-    "without:norm": "transformer-jax, layer norm's gradient by automatic differentiation",
-    "without:hash": "transformer-jax, dropout by jax.random",
-    "without:chunks": "transformer-jax, all logits at once",
-    "without:everything": "transformer-jax, model.implementation=plain",
 }
 PAPER_STEPS = {"base": 100_000, "big": 300_000}  # section 5.2
 # Dense bfloat16 FLOPs a second without sparsity, from the makers' data sheets, by a part of the device's name.
@@ -34,16 +30,54 @@ PEAKS = {
     "L40S": 362e12,
 }
 
+SPEED, RATIO = ("speed", "tokens/s"), ("time relative to transformer-jax", "times")
+MATMUL_SHARE, PEAK_SHARE = ("share of the matmul limit", "%"), ("model FLOP utilization", "%")
+MEMORY, FIRST_STEP = ("peak memory", "GiB"), ("first step", "s")
+
+
+def measured(part: dict[str, Any], result: dict[str, Any]) -> dict[str, Measured]:
+    """What each program that did not fail has reached, turn by turn."""
+    steps, device, data = result["steps"], result["machine"]["device"], part["data"]
+    tokens, flops = (per_turn(data[key], steps) for key in ("tokens", "flops"))
+    limits = limit_of_turns(part["limit"], result["dtype"], device, len(tokens))
+    share = MATMUL_SHARE if peak_of(device, result["dtype"]) is None else PEAK_SHARE
+    runs = {program: run for program, run in part["programs"].items() if "failed" not in run}
+    seconds = {program: [turn["seconds"] for turn in run["turns"]] for program, run in runs.items()}
+    found: dict[str, Measured] = {}
+    for program, run in runs.items():
+        last = run["turns"][-1]
+        memory = last["peak_bytes"] if last["device_bytes"] is None else last["device_bytes"]
+        values: dict[tuple[str, str], Sequence[float]] = {SPEED: divide(tokens, seconds[program])}
+        if "ours" in seconds and program != "ours":
+            values[RATIO] = divide(seconds[program], seconds["ours"])
+        if limits is not None:
+            values[share] = [100 * x for x in divide(divide(flops, seconds[program]), limits)]
+        values |= {MEMORY: [memory / 2**30], FIRST_STEP: [run["first_step_seconds"]]}
+        found[program] = values
+    return found
+
+
+def rows(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) -> list[Row]:
+    """One part as rows: what each program has reached, and the matmul limit of the same turns."""
+    command, data = part.get("command", result["command"]), part["data"]
+    batches = f"{data['shapes']} shapes with {data['padding']:.1%} padding"
+    found = []
+    for program, values in measured(part, result).items():
+        chosen = f"{name}; allocators {setting}; {batches}; {part['programs'][program]['note']}"
+        found += rows_of(result, command, "training", chosen, TITLES[program], values)
+    limits = {
+        ("matmul limit", "GFLOP/s"): [turn["limits"][result["dtype"]] / 1e9 for turn in part["limit"].get("turns", [])]
+    }
+    if all(limits.values()):
+        chosen = f"{name}; allocators {setting}; {result['dtype']}"
+        found += rows_of(result, command, "training", chosen, "the faster of jax and PyTorch", limits)
+    return found
+
 
 def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) -> str:
     """One part, programs by speed, and what is to be known beside it."""
-    steps, dtype, data = result["steps"], result["dtype"], part["data"]
-    tokens, flops = (per_turn(data[key], steps) for key in ("tokens", "flops"))
-    runs = {program: run for program, run in part["programs"].items() if "failed" not in run}
-    seconds = {program: [turn["seconds"] for turn in run["turns"]] for program, run in runs.items()}
-    speeds = {program: divide(tokens, times) for program, times in seconds.items()}
-    limits = limit_of_turns(part["limit"], dtype, result["machine"]["device"], len(tokens))
-    peak = peak_of(result["machine"]["device"], dtype)
+    dtype, device, found = result["dtype"], result["machine"]["device"], measured(part, result)
+    peak = peak_of(device, dtype)
     of_what = "share of the limit" if peak is None else "model FLOP utilization"
     how = "each program as it starts by itself" if setting == "alone" else "the same allocator settings for all"
     lines = [
@@ -53,22 +87,16 @@ def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any])
         "| parameters | computes in |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    for program in sorted(speeds, key=lambda program: -statistics.median(speeds[program])):
-        run, last = runs[program], runs[program]["turns"][-1]
-        low, middle, high = quartiles(speeds[program])
-        faster = share = "-"
-        if "ours" in speeds:
-            faster = f"{statistics.median(divide(speeds['ours'], speeds[program])):.2f}"
-        if limits is not None:
-            share = f"{statistics.median(divide(divide(flops, seconds[program]), limits)):.0%}"
-        memory = last["peak_bytes"] if last["device_bytes"] is None else last["device_bytes"]
+    for program in sorted(found, key=lambda program: -statistics.median(found[program][SPEED])):
+        run, values = part["programs"][program], found[program]
+        low, middle, high = quartiles(values[SPEED])
         cells = (
             TITLES[program],
             f"{middle:,.0f} ({low:,.0f} to {high:,.0f})",
-            faster,
-            share,
-            f"{memory / 2**30:.2f} GiB",
-            f"{run['first_step_seconds']:.1f} s",
+            median_of(values, RATIO, "{:.2f}"),
+            median_of(values, MATMUL_SHARE if peak is None else PEAK_SHARE, "{:.0f}%"),
+            median_of(values, MEMORY, "{:.2f} GiB"),
+            median_of(values, FIRST_STEP, "{:.1f} s"),
             f"{run['warm_seconds']:.1f} s",
             f"{run['parameters']:,}",
             run["note"],
@@ -77,21 +105,26 @@ def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any])
     failed = {program: run["failed"] for program, run in part["programs"].items() if "failed" in run}
     lines += [f"| {TITLES[program]} | not measured: {why} |{' |' * 7}" for program, why in failed.items()]
     lines += ["", *remarks(part)]
-    if peak is not None and "ours" in seconds:
-        measured = limit_of_turns(part["limit"], dtype, "", len(tokens))
-        own = (
-            ""
-            if measured is None
-            else (
-                f" Of the measured matmul limit ours reaches "
-                f"{statistics.median(divide(divide(flops, seconds['ours']), measured)):.0%}."
+    if "ours" in found:
+        seconds = [turn["seconds"] for turn in part["programs"]["ours"]["turns"]]
+        if peak is not None:
+            limits = limit_of_turns(part["limit"], dtype, "", len(seconds))
+            rates = divide(per_turn(part["data"]["flops"], result["steps"]), seconds)
+            own = (
+                f"; of the measured matmul limit ours reaches {statistics.median(divide(rates, limits)):.0%}"
+                if (limits)
+                else ""
             )
-        )
-        lines.append(f"Model FLOP utilization is of {peak / 1e12:,.0f} TFLOP/s, padding included.{own}")
-    if result["device"] == "gpu" and "ours" in seconds and name in PAPER_STEPS:
-        hours = PAPER_STEPS[name] * statistics.median(seconds["ours"]) / steps / 3600
-        lines.append(f"The paper's {PAPER_STEPS[name]:,} steps would take ours {hours:,.1f} hours.")
+            lines.append(f"Model FLOP utilization is of {peak / 1e12:,.0f} TFLOP/s, padding included{own}.")
+        if result["device"] == "gpu" and name in PAPER_STEPS:
+            hours = PAPER_STEPS[name] * statistics.median(seconds) / result["steps"] / 3600
+            lines.append(f"The paper's {PAPER_STEPS[name]:,} steps would take ours {hours:,.1f} hours.")
     return "\n".join(lines)
+
+
+def median_of(values: Measured, quantity: tuple[str, str], form: str) -> str:
+    """The median of a quantity in a given form, or a dash where it was not measured."""
+    return form.format(statistics.median(values[quantity])) if quantity in values else "-"
 
 
 def remarks(part: dict[str, Any]) -> list[str]:
@@ -135,12 +168,5 @@ def per_turn(values: list[int], steps: int) -> list[float]:
     return [float(sum(values[first : first + steps])) for first in range(0, len(values), steps)]
 
 
-def divide(above: list[float], below: list[float]) -> list[float]:
+def divide(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(above, below, strict=True)]
-
-
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high

@@ -1,7 +1,7 @@
 """What only XLA's CPU backend needs, each entry with its reason; seen on jax 0.10.2 (2026-11).
 
-Nothing here changes a result. Where XLA has become able to do one of these things by itself, its entry can go:
-`benchmarks/training.py` and `benchmarks/decoding.py` show what each is worth.
+Nothing here changes a result. Where XLA has become able to do one of these things by itself, its entry can go: put the
+plain function in its place in `PRODUCTS`, and let `benchmarks/training.py` and `benchmarks/decoding.py` compare.
 """
 
 import math

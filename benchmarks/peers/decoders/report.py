@@ -1,12 +1,14 @@
-"""The result of `benchmarks/decoding.py` as a table in Markdown, and how translations differ."""
+"""The result of `benchmarks/decoding.py` as tables in Markdown and as rows, and how translations differ."""
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from results import Measured, Row, quartiles, rows_of
 
 from peers.decoders.job import BEAMS
-from peers.report import quartiles
+from peers.report import RATIO, divide, median_of
 from transformer.inference.translator import Translator
 
 TITLES = {
@@ -19,36 +21,59 @@ TITLES = {
 }
 REFERENCE = "ours:float32"
 NAMES = {1: "greedy", 4: "beam 4"}
+SPEED, EQUAL = ("speed", "sentences/s"), ("translations equal to those of transformer-jax in float32", "%")
+PROCESSOR, BLEU = ("processor time of 1,000 sentences", "s"), ("BLEU", "")
+
+
+def measured(result: dict[str, Any], beam: int) -> dict[str, Measured]:
+    """What each program that did not fail has reached with one beam size, turn by turn."""
+    sentences, key = result["sentences"], str(beam)
+    runs = {name: program for name, program in result["programs"].items() if "failed" not in program}
+    seconds = {name: [turn[key]["seconds"] for turn in run["turns"]] for name, run in runs.items()}
+    found: dict[str, Measured] = {}
+    for name, run in runs.items():
+        values: dict[tuple[str, str], Sequence[float]] = {SPEED: [sentences / second for second in seconds[name]]}
+        if REFERENCE in runs and name != REFERENCE:
+            values[RATIO] = divide(seconds[name], seconds[REFERENCE])
+            values[EQUAL] = [100 * run["same"][key]]
+        values[PROCESSOR] = [turn[key]["cpu_seconds"] / sentences * 1000 for turn in run["turns"]]
+        values[BLEU] = [run["bleu"][key]]
+        found[name] = values
+    return found
+
+
+def rows(result: dict[str, Any]) -> list[Row]:
+    """A result as rows; ratios are to this project in float32."""
+    found = []
+    for beam in BEAMS:
+        for name, values in measured(result, beam).items():
+            setting = f"{NAMES[beam]}; {result['programs'][name]['note']}"
+            found += rows_of(result, result["command"], "decoding", setting, TITLES[name], values)
+    return found
 
 
 def table(result: dict[str, Any]) -> str:
     """A table for each beam size, programs by speed."""
     programs, sentences, parts = result["programs"], result["sentences"], []
-    runs = {name: program for name, program in programs.items() if "failed" not in program}
-    for beam in map(str, BEAMS):
+    for beam in BEAMS:
         lines = [
-            f"**{NAMES[int(beam)]}**, {sentences:,} sentences, length penalty {result['length_penalty']:g}",
+            f"**{NAMES[beam]}**, {sentences:,} sentences, length penalty {result['length_penalty']:g}",
             "",
             "| program | sentences/s (quartiles) | ours float32 is faster by | processor seconds for 1,000 | BLEU "
             "| same as ours in float32 | first | warm | computes in |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
         ]
-        seconds = {name: [turn[beam]["seconds"] for turn in run["turns"]] for name, run in runs.items()}
-        for name in sorted(runs, key=lambda name: statistics.median(seconds[name])):
-            run = runs[name]
-            low, middle, high = quartiles([sentences / second for second in seconds[name]])
-            faster = same = "-"
-            if REFERENCE in runs:
-                ratios = [own / ours for own, ours in zip(seconds[name], seconds[REFERENCE], strict=True)]
-                faster, same = f"{statistics.median(ratios):.2f}", f"{run['same'][beam]:.1%}"
-            processor = statistics.median(turn[beam]["cpu_seconds"] for turn in run["turns"]) / sentences * 1000
+        found = measured(result, beam)
+        for name in sorted(found, key=lambda name: -statistics.median(found[name][SPEED])):
+            run, values = programs[name], found[name]
+            low, middle, high = quartiles(values[SPEED])
             cells = (
                 TITLES[name],
                 f"{middle:,.0f} ({low:,.0f} to {high:,.0f})",
-                faster,
-                f"{processor:.2f}",
-                f"{run['bleu'][beam]:.2f}",
-                same,
+                median_of(values, RATIO, "{:.2f}"),
+                median_of(values, PROCESSOR, "{:.2f}"),
+                median_of(values, BLEU, "{:.2f}"),
+                median_of(values, EQUAL, "{:.1f}%"),
                 f"{run['first_step_seconds']:.1f} s",
                 f"{run['warm_seconds']:.1f} s",
                 run["note"],

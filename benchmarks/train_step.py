@@ -1,0 +1,197 @@
+"""The train step: its most expensive operations, `jax.pmap` against `jax.jit`, the memory of its loss."""
+
+from peers.ours import model_of, random_batch  # isort: skip  it sets the allocator, before jax
+
+import re
+import statistics
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from peers.job import LABEL_SMOOTHING, SIZES, Size
+
+from transformer.config import OptimizerConfig
+from transformer.errors import InputError
+from transformer.ops.implementation import select
+from transformer.runtime import resolve_dtype
+from transformer.training import parallel
+from transformer.training.optimizer import make_optimizer
+from transformer.training.step import create_state, train_step
+
+STEPS = 4  # that are profiled
+CONTAINERS = ("while", "call", "conditional")  # their time is that of what they contain
+VOCABULARY, WIDTH, TOKENS = 37_000, 512, (4_096, 8_192, 16_384)  # of the loss whose memory is asked for
+
+
+def make_step(size: Size) -> tuple[Any, Any]:
+    """The train step of one device, and a function that makes its first state."""
+    model = model_of(size, resolve_dtype("auto")[0])
+    optimizer = make_optimizer(OptimizerConfig(), size.d_model, steps=100_000)
+    step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=LABEL_SMOOTHING, seed=0)
+    return step, partial(create_state, model, optimizer, seed=0)
+
+
+def operations(size: Literal["tiny", "S", "B"] = "B", number: int = 10) -> None:
+    """The most expensive operations of the compiled train step, and their shares of it.
+
+    One step is compiled for a full batch of random tokens and profiled. Operations of the same kind, in the same place
+    of every layer, are one row; "gradient" marks the backward pass. On a CPU, XLA runs independent operations at the
+    same time: such a time is divided among them, so that all rows together are the time in which anything ran. "Alone"
+    is the part of a row's operations in which nothing else ran. Where XLA has fused several operations, the last of
+    them gives its name to all.
+
+    Args:
+        size: a size of `training.py`.
+        number: rows that are shown.
+    """
+    step, first_state = make_step(SIZES[size])
+    state = first_state()
+    batch = jax.tree.map(lambda x: x[None], random_batch(SIZES[size]))  # one accumulation step
+    program = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    kinds = kinds_of_operations(program.as_text() or "")
+    for _ in range(2):
+        state, _ = program(state, batch)
+    jax.block_until_ready(state)
+    with tempfile.TemporaryDirectory(prefix="operations-") as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(STEPS):
+                state, _ = program(state, batch)
+            jax.block_until_ready(state)
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        profile = jax.profiler.ProfileData.from_file(str(file))
+    named = [
+        (str(dict(event.stats).get("hlo_op", event.name)), event)  # on a GPU an event has its kernel's name
+        for plane in profile.planes
+        for line in plane.lines
+        for event in line.events
+    ]
+    events = [
+        (event.start_ns, event.start_ns + event.duration_ns, kinds[name]) for name, event in named if name in kinds
+    ]
+    if not events:
+        raise InputError("The profile has no event of the compiled step: this device names them in another way.")
+    spent, alone = divide(events)
+    times = Counter(kind for *_, kind in events)
+    total = sum(spent.values())
+    print(f"{size}, {resolve_dtype('auto')[0]}: operations run for {total / STEPS * 1e-6:,.0f} ms a step")
+    print("\n| share | a step | alone | times | operation | result |\n| ---: | ---: | ---: | ---: | --- | --- |")
+    for kind, spent_on_kind in sorted(spent.items(), key=lambda item: -item[1])[:number]:
+        milliseconds, times_a_step = spent_on_kind / STEPS * 1e-6, times[kind] / STEPS
+        share, apart = spent_on_kind / total, alone[kind] / spent_on_kind
+        print(f"| {share:.1%} | {milliseconds:,.1f} ms | {apart:.0%} | {times_a_step:.0f} | {kind} |")
+
+
+def kinds_of_operations(hlo: str) -> dict[str, str]:
+    """What each instruction of a compiled module is: place in the model, operation, type of the result."""
+    kinds = {}
+    instruction = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\(")
+    around = re.compile(r"(jit|jvp|transpose)\(|Transformer\.|while$|body$|closed_call$")
+    for line in hlo.splitlines():
+        found, path = instruction.match(line), re.search(r'op_name="([^"]*)"', line)
+        if found is None or found[3] in CONTAINERS:
+            continue
+        parts = path[1].split("/") if path else [found[3]]
+        place = "/".join(re.sub(r"_\d+$", "", part) for part in parts if not around.match(part))
+        gradient = "gradient, " if path and "transpose(" in path[1] else ""
+        if path and "/while/" in path[1]:
+            place = f"loss/{place}"  # the one loop of a step: over the chunks of tokens
+        kinds[found[1]] = f"{gradient}{place} | {re.sub(r'{.*?}', '', found[2])}"
+    return kinds
+
+
+def divide(events: Sequence[tuple[float, float, str]]) -> tuple[defaultdict[str, float], defaultdict[str, float]]:
+    """The time of each kind of operation, and the part of it in which no other operation ran.
+
+    Args:
+        events: start, end and kind of each operation; it may end when it starts.
+    """
+    edges = [(start, False, n) for n, (start, _, _) in enumerate(events)]
+    edges += [(end, True, n) for n, (_, end, _) in enumerate(events)]
+    spent, alone = defaultdict[str, float](float), defaultdict[str, float](float)
+    running: set[int] = set()
+    since = 0.0
+    for now, ends, n in sorted(edges):
+        if now > since:
+            for other in running:
+                spent[events[other][2]] += (now - since) / len(running)
+            if len(running) == 1:
+                alone[events[min(running)][2]] += now - since
+        since = now
+        if ends:
+            running.remove(n)
+        else:
+            running.add(n)
+    return spent, alone
+
+
+def pmap(size: Literal["tiny", "S", "B"] = "S", pairs: int = 30) -> None:
+    """What `jax.pmap` costs on one device against plain `jax.jit`: the same train step, in turns.
+
+    Prints the median time of both and the median of the ratios, pair by pair. A step has 128 random pairs of 32 tokens.
+
+    Args:
+        size: a size of `training.py`.
+        pairs: steps of each program.
+    """
+    step, first_state = make_step(SIZES[size])
+    split = parallel.split(random_batch(SIZES[size]), 1)
+    programs = {
+        "jit": (jax.jit(step, donate_argnums=0), jax.tree.map(lambda x: x[0], split)),
+        "pmap": (parallel.map_train_step(partial(step, axis_name=parallel.AXIS)), split),
+    }
+    states = {name: first_state() for name in programs}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for run in range(pairs + 2):
+        for name, (program, batch) in programs.items():
+            start = time.perf_counter()
+            states[name], metrics = program(states[name], batch)
+            jax.block_until_ready((states[name], metrics))
+            if run >= 2:  # the first compiles, the second settles the memory
+                seconds[name].append(time.perf_counter() - start)
+    for name, times in seconds.items():
+        print(f"{name:5} {statistics.median(times) * 1e3:7.1f} ms   ({min(times) * 1e3:.1f} to {max(times) * 1e3:.1f})")
+    ratios = [b / a for a, b in zip(seconds["jit"], seconds["pmap"], strict=True)]
+    device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    print(f"pmap / jit {statistics.median(ratios):.3f} on one device ({device})")
+
+
+def loss_memory() -> None:
+    """Memory of the output layer and the loss at vocabulary 37,000, against the number of tokens in the batch.
+
+    The loss holds the logits of one chunk of tokens only, so what grows with the batch should be the decoder's output
+    and its gradient (2 KiB a token here, in bfloat16) and not the logits (148 KB a token, in float32). Beside it stands
+    the plain way, all logits at once with one-hot targets. Each figure is the temporary memory that XLA plans for loss
+    and gradient, beside arguments and results.
+    """
+    print(f"| tokens | {' | '.join(f'{tokens:,}' for tokens in TOKENS)} |\n| --- | {'---: | ' * len(TOKENS)}")
+    for name, loss in (("chunks", _in_chunks), ("at once", _at_once)):
+        cells = []
+        for tokens in TOKENS:
+            shapes = (
+                jax.ShapeDtypeStruct((tokens, WIDTH), jnp.bfloat16),
+                jax.ShapeDtypeStruct((VOCABULARY, WIDTH), jnp.float32),
+                jax.ShapeDtypeStruct((tokens,), jnp.int32),
+            )
+            plan = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes).compile().memory_analysis()
+            assert plan is not None, "every backend of XLA's own has a plan"
+            cells.append(f"{plan.temp_size_in_bytes / 2**20:,.0f} MiB")
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def _in_chunks(hidden: jax.Array, embedding: jax.Array, targets: jax.Array) -> jax.Array:
+    zeros, mask = jnp.zeros(VOCABULARY), jnp.ones(targets.shape, bool)
+    cross_entropy = select("auto", jax.default_backend()).cross_entropy
+    return cross_entropy(hidden, embedding, zeros, targets, mask, label_smoothing=0.1)[0]
+
+
+def _at_once(hidden: jax.Array, embedding: jax.Array, targets: jax.Array) -> jax.Array:
+    logits = jnp.asarray(hidden @ embedding.T.astype(hidden.dtype), jnp.float32)
+    wanted = optax.smooth_labels(jax.nn.one_hot(targets, VOCABULARY), 0.1)
+    return optax.softmax_cross_entropy(logits, wanted).sum()

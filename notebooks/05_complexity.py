@@ -24,7 +24,7 @@ from functools import partial
 from IPython.display import Image
 
 from transformer.analysis.complexity.formulas import TABLE, Size
-from transformer.analysis.complexity.layers import ATTENTION, CONVOLUTION, GRU, LAYERS, RESTRICTED, make_layers
+from transformer.analysis.complexity.layers import ATTENTION, CONVOLUTION, GRU, LAYERS, RESTRICTED, ROW_OF, make_layers
 from transformer.analysis.complexity.measure import device, measure
 from transformer.analysis.complexity.paths import dependencies, path_lengths, step_dependencies
 from transformer.analysis.complexity.report import Report
@@ -72,26 +72,25 @@ for layer, length in path_lengths(n, kernel, neighbourhood).items():
 #
 # Now the real layers: our attention, with and without its projections and in blocks for a neighbourhood, and flax's
 # GRU, LSTM and convolution. Each is compiled at several `n` and `d`, and XLA says how many operations the program has.
-# (It counts the body of a loop once, so a recurrent layer's step is counted by itself and multiplied by `n`.) The
-# exponents are those of Table 1; attention with its projections is a sum of `n^2 d` and `n d^2` and lies between.
+# (It counts the body of a loop once, so a recurrent layer's step is counted alone and multiplied by `n`.)
+# Divided by the formula of Table 1, the counts leave about the same factor at every size: that is what the O hides.
 
 # %%
 settings = Settings(lengths=(16, 64, 256), widths=(32, 64), neighbourhood=17)
 report = Report(settings, device(), [*measure(settings, ["forward"])], {})
-for layer, fitted in report.fits("flops", "forward").items():
-    print(f"{layer:<26} n^{fitted.n:.2f} d^{fitted.d:.2f}")
+formulas = {row.layer: row.operations for row in TABLE}
+sizes = [(one.n, one.d) for one in report.select(GRU, "forward")]
+print(f"{'layer':<22}{'formula':<10}" + "".join(f"{f'n={n} d={d}':>12}" for n, d in sizes))
+for layer, row in ROW_OF.items():
+    order = formulas[row]
+    counts = [report.at(layer, "forward", n, d).flops / order.count(Size(n, d, 3, 17)) for n, d in sizes]
+    print(f"{layer:<22}{order.formula:<10}" + "".join(f"{count:>12.1f}" for count in counts))
 
 # %% [markdown]
-# Where do `n^2 d` and `n d^2` meet? At `n = d`, product for product: attention multiplies twice (Q with K, weights with
-# V), and so do two of its four projections. A GRU has six products and an LSTM eight, so attention stays cheaper for
-# longer than the formulas, which leave out such factors, say.
-
-# %%
-for layer, crossings in report.crossovers("flops", "forward").items():
-    for d, found in crossings.items():
-        print(f"attention costs more than {layer:<22} at d = {d} from n {found.relation} {found.n:.0f}")
-
-# %% [markdown]
+# Where do `n^2 d` and `n d^2` meet? At `n = d`, by the formulas. But attention multiplies twice (Q with K, weights with
+# V), 4 operations for each `n^2 d`; a GRU has six products, 12 operations for each `n d^2`, and an LSTM eight. So
+# attention has fewer operations than a GRU up to `n = 3 d`, and than an LSTM up to `n = 4 d`.
+#
 # ## The time
 #
 # Operations are not time. A GRU cannot begin a position before the one in front of it is done, so each of its products
@@ -100,9 +99,10 @@ for layer, crossings in report.crossovers("flops", "forward").items():
 # differ with the machine and with what else it is doing: hence the range.)
 
 # %%
-print(f"{device()}, n = {report.largest.n}, d = {report.largest.d}")
+n, d = report.largest.n, report.largest.d
+print(f"{device()}, n = {n}, d = {d}")
 for layer in LAYERS:
-    one = report.at(layer, "forward", report.largest)
+    one = report.at(layer, "forward", n, d)
     times = f"{one.seconds * 1e3:7.2f} ms ({one.fastest * 1e3:.2f} to {one.slowest * 1e3:.2f})"
     print(f"{layer:<26} {one.flops / 1e6:6.1f} MFLOP {times:<30} {one.flops / one.seconds / 1e9:5.1f} GFLOP/s")
 

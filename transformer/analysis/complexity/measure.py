@@ -1,4 +1,4 @@
-"""What a layer costs here: XLA's own counts of its operations and bytes, and the time that this device takes."""
+"""What a layer costs here: its operations as XLA counts them, and the time that this device takes."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,17 +23,7 @@ LEAST_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What a compiled program does, as XLA counts it."""
-
-    flops: float
-    """Floating point operations; a product and a sum are two."""
-    bytes: float
-    """What its operations read and write, from a cache or not."""
-
-
-@dataclass(frozen=True)
-class Measurement(Counts):
+class Measurement:
     """One layer at one size in one direction."""
 
     layer: str
@@ -42,6 +32,8 @@ class Measurement(Counts):
     """Positions."""
     d: int
     """Features of a position."""
+    flops: float
+    """Floating point operations as XLA counts them; a product and a sum are two."""
     seconds: float
     """Median of the runs."""
     fastest: float
@@ -65,30 +57,21 @@ def measure(settings: Settings, directions: Sequence[Direction] = DIRECTIONS) ->
     Raises:
         InputError: XLA counts nothing on this device.
     """
-    steps: dict[tuple[str, Direction, int], Counts] = {}  # of recurrent layers: the same at every n
+    steps: dict[tuple[str, Direction, int], float] = {}  # of recurrent layers: the same at every n
     for n, d in product(sorted({*settings.lengths}), sorted({*settings.widths})):
         size = Size(n, d, settings.kernel, settings.neighbourhood)
         for name, layer in make_layers(size, settings.batch, settings.dtype).items():
             for direction in directions:
                 program = compile_layer(layer, direction)
                 if layer.step is None:
-                    counts = program.counts()
+                    flops = program.flops()
                 else:
                     kind = (name, direction, d)
                     if kind not in steps:
-                        steps[kind] = compile_step(layer, layer.step, direction).counts()
-                    counts = Counts(n * steps[kind].flops, n * steps[kind].bytes)
+                        steps[kind] = compile_step(layer, layer.step, direction).flops()
+                    flops = n * steps[kind]
                 times = run_times(program, settings.repeats)
-                yield Measurement(
-                    **vars(counts),
-                    layer=name,
-                    direction=direction,
-                    n=n,
-                    d=d,
-                    seconds=median(times),
-                    fastest=min(times),
-                    slowest=max(times),
-                )
+                yield Measurement(name, direction, n, d, flops, median(times), min(times), max(times))
 
 
 @dataclass(frozen=True)
@@ -98,8 +81,8 @@ class Program:
     compiled: Any
     arguments: tuple[Any, ...]
 
-    def counts(self) -> Counts:
-        """XLA's counts. They have the body of a loop once, however often it runs.
+    def flops(self) -> float:
+        """The operations that XLA counts: the body of a loop once, however often it runs.
 
         Raises:
             InputError: XLA counts nothing on this device.
@@ -107,7 +90,7 @@ class Program:
         found = self.compiled.cost_analysis()
         if not found or "flops" not in found:
             raise InputError(f"XLA counts no operations on this device ({jax.devices()[0].device_kind}); try a CPU.")
-        return Counts(found["flops"], found["bytes accessed"])
+        return found["flops"]
 
 
 def compile_layer(layer: Layer, direction: Direction) -> Program:
@@ -118,12 +101,12 @@ def compile_layer(layer: Layer, direction: Direction) -> Program:
 
 
 def compile_step(layer: Layer, step: Step, direction: Direction) -> Program:
-    """What the loop of a recurrent layer does at one position, by itself: n times its counts are the layer's.
+    """What the loop of a recurrent layer does at one position, alone: n times its operations are the layer's.
 
     Args:
         layer: the recurrent layer.
         step: its step.
-        direction: backward also adds the gradients of the parameters to those of the positions behind.
+        direction: backward also adds the gradients of the parameters to those of later positions.
     """
     arguments = (layer.params, step.state, layer.x[:, 0])
     if direction == "forward":
@@ -156,7 +139,7 @@ def _ones(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def run_times(program: Program, repeats: int) -> list[float]:
-    """Seconds of each of some runs, behind one that is not timed.
+    """Seconds of each of some runs, after one that is not timed.
 
     Args:
         program: what is run.

@@ -11,9 +11,9 @@ class Settings:
     """Over which sizes layers are measured, and how."""
 
     lengths: tuple[int, ...] = (128, 256, 512, 1024)
-    """Sequence lengths n, in positions; at least two."""
+    """Sequence lengths n, in positions."""
     widths: tuple[int, ...] = (128, 256, 512)
-    """Widths d, in features of a position; at least two."""
+    """Widths d, in features of a position."""
     kernel: int = 3
     """Kernel width k of the convolution, in positions."""
     neighbourhood: int = 33
@@ -27,12 +27,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("lengths", "widths"):
-            given = sorted({*getattr(self, name)})
-            require(
-                len(given) >= 2,
-                f"An exponent needs two or more different {name}, but {name} is {given[0] if given else 'empty'}.",
-            )
-            require(given[0] >= 1, f"{name} must be at least 1, but one of them is {given[0]}.")
+            given = getattr(self, name)
+            require(len(given) > 0, f"{name} must not be empty.")
+            require(min(given) >= 1, f"{name} must be at least 1, but one of them is {min(given)}.")
         require(self.kernel >= 2, f"kernel must be at least 2, or positions do not meet, but is {self.kernel}.")
         require(
             self.neighbourhood >= 3 and self.neighbourhood % 2 == 1,

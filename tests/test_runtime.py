@@ -1,3 +1,4 @@
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -89,13 +90,13 @@ def no_plugins(monkeypatch):
     monkeypatch.undo()
 
 
-def mallopt_calls(monkeypatch) -> dict[int, int]:
-    """The parameters that `keep_freed_memory` sets."""
-    calls: list[tuple[int, int]] = []
+def mallopt_calls(monkeypatch) -> list:
+    """What `keep_freed_memory` asks of the allocator."""
+    calls: list = []
     libc = SimpleNamespace(mallopt=lambda *call: calls.append(call))
     monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _: libc)
     keep_freed_memory()
-    return dict(calls)
+    return calls
 
 
 def test_freed_memory_is_kept_only_where_glibc_is(no_plugins, monkeypatch):
@@ -105,7 +106,21 @@ def test_freed_memory_is_kept_only_where_glibc_is(no_plugins, monkeypatch):
     monkeypatch.setattr(runtime.sys, "platform", "linux")
     monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _: object())  # musl has no mallopt
     keep_freed_memory()
-    assert mallopt_calls(monkeypatch) == {-8: 1, -4: 0, -1: -1, -2: 2**28}
+    assert mallopt_calls(monkeypatch)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc has such an allocator")
+@pytest.mark.parametrize(("prepare", "kept"), [("pass", False), ("runtime.keep_freed_memory()", True)])
+def test_memory_that_was_freed_is_used_again_without_page_faults(monkeypatch, prepare: str, kept: bool):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    program = (
+        "import resource\nimport numpy as np\nfrom transformer import runtime\n"
+        f"{prepare}\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "np.ones(2**23)\nbefore = faults()\nnp.ones(2**23)\nprint(faults() - before < 100)"  # 64 MiB are 16,384 pages
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{kept}\n"
 
 
 @pytest.mark.parametrize(

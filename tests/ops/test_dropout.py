@@ -74,21 +74,16 @@ def test_share_of_zeros(rate):
     assert abs(scatter - ROWS) < SIGMAS * math.sqrt(2 * ROWS)
 
 
-@pytest.mark.parametrize("layer", [None, 1])
-def test_words_are_uniform_alone_and_beside_their_neighbours(layer):
-    words = sixteenths(layer=layer)
+def test_words_are_uniform_alone_and_beside_their_neighbours():
+    words = sixteenths()
     assert_uniform(words, 16)
     assert_uniform(16 * words[:, :, 1:] + words[:, :, :-1], 256)
     assert_uniform(16 * words[1:] + words[:-1], 256)
 
 
-@pytest.mark.parametrize("other", OTHERS[:4], ids=str)
+@pytest.mark.parametrize("other", [{"step": 1}, {"layer": 1}], ids=str)
 def test_words_of_two_streams_are_independent(other):
     assert_uniform(16 * sixteenths() + sixteenths(**other), 256)
-
-
-def test_words_of_two_layers_are_independent():
-    assert_uniform(16 * sixteenths(layer=0) + sixteenths(layer=1), 256)
 
 
 def test_rectangles_of_rows_and_features_are_uncorrelated():
@@ -165,16 +160,6 @@ def test_value_and_gradient_are_those_of_the_mask(ops, dtype):
         assert result.dtype == dtype
         rounding = 2.0**-8 if dtype == "bfloat16" else 2.0**-22
         np.testing.assert_allclose(np.asarray(result, np.float64), exact, rtol=rounding)
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_mean_and_scale_are_kept(rate, dtype):
-    x = jnp.full((ROWS, POSITIONS, FEATURES), 3.0, dtype)
-    y = np.asarray(jax.jit(lambda x: dropout(x, rate, dropout_key(0, 0, jnp.arange(ROWS)), 0))(x), np.float64)
-    assert len(np.unique(y)) == 2
-    assert y.max() == pytest.approx(3 / (1 - rate), rel=1e-6 if dtype == "float32" else 2**-9)
-    sigma = 3 * math.sqrt(rate / (1 - rate) / COUNT)
-    assert abs(y.mean() - 3) < SIGMAS * sigma + (0.006 if dtype == "bfloat16" else 1e-5)
 
 
 def test_rate_zero_returns_the_very_input(ops):

@@ -27,7 +27,7 @@ class View(Attention):
         )
 
     def save(self, file: str | Path, **options: Any) -> None:
-        """Writes the page (.html), or a picture for papers (.png, .svg): the same bytes whenever it is called.
+        """Writes the page (.html), or a picture for papers (.png, .svg).
 
         In a picture boxes stand for what `figures.missing_glyphs` finds, such as Chinese letters; the page has them.
 

@@ -1,4 +1,4 @@
-"""What all pictures share: matplotlib, colours that the colour-blind tell apart, and the same bytes each time."""
+"""What all pictures share: matplotlib, its settings, and colours that the colour-blind tell apart."""
 
 import io
 import warnings
@@ -24,7 +24,10 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "transformer",  # else the names inside an SVG are random
     "savefig.dpi": 200,
 }
-METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software": None}}
+METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None},
+    "png": {"Software": None},
+}  # no dates, so that version control sees what changed
 
 
 def line_style(number: int) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def missing_glyphs(text: str) -> str:
 
 
 def to_bytes(draw: Callable[[], Figure], suffix: str) -> bytes:
-    """A figure as PNG or SVG, in the style of all: the same input gives the same bytes on the same versions.
+    """A figure as PNG or SVG, in the style of all.
 
     Args:
         draw: makes the figure.

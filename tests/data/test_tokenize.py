@@ -1,0 +1,75 @@
+"""Pairs of text as token ids: which are kept, dropped and counted, or an error."""
+
+from typing import Any
+
+import pytest
+
+from transformer.config import DataConfig, TokenizerConfig
+from transformer.data.batches import Batches, tokenize
+from transformer.data.corpus import Pairs, Report
+from transformer.data.tokenizer import Tokenizer
+from transformer.errors import InputError
+
+END = 2
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(["abc"], 259, TokenizerConfig())  # one token a byte, and one for the space in front
+
+
+def test_it_keeps_all_and_in_order(tokenizer):
+    pairs = Pairs(["abc", "a b"], ["d", " é"])
+    report = Report(files=("x",), read=2)
+    tokens = tokenize(pairs, tokenizer, DataConfig(), report, filter=True)
+    assert tokens.num_pairs == 2
+    assert tokens.source_lengths.tolist() == [5, 5]
+    assert tokens.target_lengths.tolist() == [3, 5]
+    rows = [tokens.target_ids[:2], tokens.target_ids[2:]]
+    assert tokenizer.decode_batch(rows) == pairs.targets
+    assert report.dropped == {}
+
+
+def test_it_drops_and_counts_training_pairs(tokenizer):
+    pairs = Pairs(["a" * 8, "b" * 9, "c" * 8, "d" * 2, "e"], ["A" * 8, "B", "C" * 9, "D" * 8, "E"])
+    report = Report(files=("x",), read=5)
+    config = DataConfig(max_length=10, max_length_ratio=2.4)
+    tokens = tokenize(pairs, tokenizer, config, report, filter=True)
+    assert report.dropped == {"too long": 2, "length ratio": 1}
+    assert report.kept == tokens.num_pairs == 2
+    ids = tokens.source_ids, tokens.target_ids
+    assert [tokenizer.decode_batch([side])[0] for side in ids] == ["a" * 8 + " e", "A" * 8 + " E"]
+    assert tokens.source_lengths.tolist() == tokens.target_lengths.tolist() == [10, 3]
+
+
+@pytest.mark.parametrize(("max_length", "pack_length", "longest"), [(10, 7, 7), (10, 40, 10), (10, None, 10)])
+def test_training_pairs_that_fit_no_row_are_dropped_and_counted(tokenizer, max_length, pack_length, longest):
+    sides = [(source, target) for source in range(3, 15) for target in range(3, 15)]  # tokens, with space and end
+    pairs = Pairs(*map(list, zip(*(("a" * (s - 2), "b" * (t - 2)) for s, t in sides), strict=True)))
+    report = Report(files=("x",), read=len(sides))
+    config = DataConfig(max_length=max_length)
+    tokens = tokenize(pairs, tokenizer, config, report, filter=True, max_length=pack_length)
+    kept = [(source, target) for source, target in sides if max(source, target) <= longest]
+    assert list(zip(tokens.source_lengths.tolist(), tokens.target_lengths.tolist(), strict=True)) == kept
+    assert report.dropped == {"too long": len(sides) - len(kept)}
+    options: Any = {"row_multiple": 1, "seed": 7, "pad_id": 0, "start_id": 1, "end_id": END}
+    batches = Batches(tokens, tokens=2048, pack_length=pack_length, shuffle=False, **options)
+    ends = sum((batches[n].source == END).sum() for n in range(batches.per_epoch))
+    assert ends == len(kept)
+
+
+def test_it_without_any_pair_left(tokenizer):
+    report = Report(files=("x",), read=1)
+    with pytest.raises(InputError, match=r"No pair is left .* 1 too long"):
+        tokenize(Pairs(["abc"], ["abc"]), tokenizer, DataConfig(max_length=3), report, filter=True)
+
+
+def test_it_refuses_what_the_model_has_no_positions_for(tokenizer):
+    pairs = Pairs(["a", "b"], ["A", "B" * 20])
+    report = Report(files=("x.en", "x.de"), read=2)
+    config = DataConfig(max_length=3)
+    assert tokenize(pairs, tokenizer, config, report, filter=False, max_length=22).num_pairs == 2
+    assert tokenize(pairs, tokenizer, config, report, filter=False).num_pairs == 2
+    with pytest.raises(InputError, match=r"Pair 2 of x\.en, x\.de has 22 tokens, but .* positions for 21"):
+        tokenize(pairs, tokenizer, config, report, filter=False, max_length=21)
+    assert report.dropped == {}

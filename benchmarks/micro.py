@@ -66,9 +66,9 @@ def main() -> int:
 def padding(source: str | None = None, target: str | None = None, pieces: int = 8_000) -> None:
     """Padding and host time of packed batches, on given files and on lengths like those of WMT.
 
-    The synthetic lengths stand in for WMT's, and are an assumption: log-normal, a source of median 23 tokens and mean
-    28 (sigma 0.65), and a target of 1.05 times as many on average with a spread of 20 % of its own; at most 256 tokens
-    a side, as in training.
+    The synthetic lengths stand in for WMT's, and are an assumption: log-normal (sigma 0.65), a source of median 23 and
+    mean 28 tokens, and a target of 1.05 times as many on average with a spread of 20 % of its own; at most 256 tokens a
+    side, as in training.
 
     Args:
         source: source sentences, one a line (.gz, .xz and .zst too); without files only the synthetic lengths.

@@ -31,29 +31,31 @@ PEAKS = {
 }
 
 SPEED, RATIO = ("speed", "tokens/s"), ("time relative to transformer-jax", "times")
-MATMUL_SHARE, PEAK_SHARE = ("share of the matmul limit", "%"), ("model FLOP utilization", "%")
+LIMIT_SHARE, PEAK_SHARE = ("share of the matmul limit", "%"), ("model FLOP utilization", "%")
 MEMORY, FIRST_STEP = ("peak memory", "GiB"), ("first step", "s")
 
 
 def measured(part: dict[str, Any], result: dict[str, Any]) -> dict[str, Measured]:
     """What each program that did not fail has reached, turn by turn."""
-    steps, device, data = result["steps"], result["machine"]["device"], part["data"]
+    steps, dtype, data = result["steps"], result["dtype"], part["data"]
     tokens, flops = (per_turn(data[key], steps) for key in ("tokens", "flops"))
-    limits = limit_of_turns(part["limit"], result["dtype"], device, len(tokens))
-    share = MATMUL_SHARE if peak_of(device, result["dtype"]) is None else PEAK_SHARE
+    peak = peak_of(result["machine"]["device"], dtype)
+    kinds = {"float32", dtype}  # bfloat16 need not be the faster one
+    limits = [max(turn["limits"][kind] for kind in kinds) for turn in part["limit"].get("turns", [])]
     runs = {program: run for program, run in part["programs"].items() if "failed" not in run}
     seconds = {program: [turn["seconds"] for turn in run["turns"]] for program, run in runs.items()}
     found: dict[str, Measured] = {}
     for program, run in runs.items():
-        last = run["turns"][-1]
+        last, rates = run["turns"][-1], divide(flops, seconds[program])
         memory = last["peak_bytes"] if last["device_bytes"] is None else last["device_bytes"]
         values: dict[tuple[str, str], Sequence[float]] = {SPEED: divide(tokens, seconds[program])}
         if "ours" in seconds and program != "ours":
             values[RATIO] = divide(seconds[program], seconds["ours"])
-        if limits is not None:
-            values[share] = [100 * x for x in divide(divide(flops, seconds[program]), limits)]
-        values |= {MEMORY: [memory / 2**30], FIRST_STEP: [run["first_step_seconds"]]}
-        found[program] = values
+        if limits:
+            values[LIMIT_SHARE] = [100 * x for x in divide(rates, limits)]
+        if peak is not None:
+            values[PEAK_SHARE] = [100 * rate / peak for rate in rates]
+        found[program] = values | {MEMORY: [memory / 2**30], FIRST_STEP: [run["first_step_seconds"]]}
     return found
 
 
@@ -65,12 +67,10 @@ def rows(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) 
     for program, values in measured(part, result).items():
         chosen = f"{name}; allocators {setting}; {batches}; {part['programs'][program]['note']}"
         found += rows_of(result, command, "training", chosen, TITLES[program], values)
-    limits = {
-        ("matmul limit", "GFLOP/s"): [turn["limits"][result["dtype"]] / 1e9 for turn in part["limit"].get("turns", [])]
-    }
-    if all(limits.values()):
+    if limits := [turn["limits"][result["dtype"]] / 1e9 for turn in part["limit"].get("turns", [])]:
         chosen = f"{name}; allocators {setting}; {result['dtype']}"
-        found += rows_of(result, command, "training", chosen, "the faster of jax and PyTorch", limits)
+        values: Measured = {("matmul limit", "GFLOP/s"): limits}
+        found += rows_of(result, command, "training", chosen, "the faster of jax and PyTorch", values)
     return found
 
 
@@ -94,7 +94,7 @@ def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any])
             TITLES[program],
             f"{middle:,.0f} ({low:,.0f} to {high:,.0f})",
             median_of(values, RATIO, "{:.2f}"),
-            median_of(values, MATMUL_SHARE if peak is None else PEAK_SHARE, "{:.0f}%"),
+            median_of(values, LIMIT_SHARE if peak is None else PEAK_SHARE, "{:.0f}%"),
             median_of(values, MEMORY, "{:.2f} GiB"),
             median_of(values, FIRST_STEP, "{:.1f} s"),
             f"{run['warm_seconds']:.1f} s",
@@ -105,20 +105,14 @@ def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any])
     failed = {program: run["failed"] for program, run in part["programs"].items() if "failed" in run}
     lines += [f"| {TITLES[program]} | not measured: {why} |{' |' * 7}" for program, why in failed.items()]
     lines += ["", *remarks(part)]
-    if "ours" in found:
-        seconds = [turn["seconds"] for turn in part["programs"]["ours"]["turns"]]
-        if peak is not None:
-            limits = limit_of_turns(part["limit"], dtype, "", len(seconds))
-            rates = divide(per_turn(part["data"]["flops"], result["steps"]), seconds)
-            own = (
-                f"; of the measured matmul limit ours reaches {statistics.median(divide(rates, limits)):.0%}"
-                if (limits)
-                else ""
-            )
-            lines.append(f"Model FLOP utilization is of {peak / 1e12:,.0f} TFLOP/s, padding included{own}.")
-        if result["device"] == "gpu" and name in PAPER_STEPS:
-            hours = PAPER_STEPS[name] * statistics.median(seconds) / result["steps"] / 3600
-            lines.append(f"The paper's {PAPER_STEPS[name]:,} steps would take ours {hours:,.1f} hours.")
+    if peak is not None and "ours" in found:
+        share = median_of(found["ours"], LIMIT_SHARE, "{:.0f}%")
+        lines.append(f"Model FLOP utilization is of {peak / 1e12:,.0f} TFLOP/s, padding included.")
+        lines.append(f"The share of the measured matmul limit that ours reaches is {share}.")
+    if result["device"] == "gpu" and "ours" in found and name in PAPER_STEPS:
+        seconds = statistics.median(turn["seconds"] for turn in part["programs"]["ours"]["turns"])
+        hours = PAPER_STEPS[name] * seconds / result["steps"] / 3600
+        lines.append(f"The paper's {PAPER_STEPS[name]:,} steps would take ours {hours:,.1f} hours.")
     return "\n".join(lines)
 
 
@@ -144,17 +138,6 @@ def remarks(part: dict[str, Any]) -> list[str]:
             f"A waiting program used {max(idle) * 1e3:.0f} ms of processor time at the most between two turns."
         )
     return lines
-
-
-def limit_of_turns(limit: dict[str, Any], dtype: str, device: str, turns: int) -> list[float] | None:
-    """FLOPs a second that a turn's are a share of: a GPU's peak where it is known, else the matmul limit measured."""
-    peak = peak_of(device, dtype)
-    if peak is not None:
-        return [peak] * turns
-    if "failed" in limit:
-        return None
-    kinds = {"float32", dtype}  # bfloat16 need not be the faster one
-    return [max(turn["limits"][kind] for kind in kinds) for turn in limit["turns"]]
 
 
 def peak_of(device: str, dtype: str) -> float | None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from train_step import divide
-
 
 def test_the_most_expensive_operations_are_named(benchmark: Callable) -> None:
     done = benchmark("micro", "operations", "--size", "tiny", "--number", "40")
@@ -18,6 +16,8 @@ def test_the_most_expensive_operations_are_named(benchmark: Callable) -> None:
 
 
 def test_operations_that_run_beside_each_other_share_their_time() -> None:
+    from train_step import divide  # here, since it sets the allocator of the process
+
     spent, alone = divide([(0, 4, "a"), (2, 6, "b"), (3, 3, "no time"), (6, 7, "b"), (9, 10, "c"), (9, 10, "c")])
     assert spent == {"a": 3, "b": 4, "c": 1}  # 8 units in which anything ran: 0 to 7 and 9 to 10
     assert alone == {"a": 2, "b": 3}

@@ -68,6 +68,12 @@ def test_tables_of_training_are_quotations(file: str, words: str) -> None:
         assert_quoted(" ".join(cells), [row for row in rows if row.program == program.removesuffix(", bfloat16")])
 
 
+def test_what_each_optimization_is_worth_is_quoted() -> None:
+    rows = [row for row in ROWS if "without:" in row.command]
+    for _, _, cell in table_after("docs/performance.md", "## What makes it fast")[:5]:
+        assert_quoted(cell, rows)
+
+
 @pytest.mark.parametrize("words", ["medians of five turns", "half of the above; three turns"])
 def test_tables_of_decoding_are_quotations(words: str) -> None:
     for first, *cells in table_after("docs/experiments.md", words):

@@ -94,7 +94,16 @@ def test_gradients_are_written_out_in_one_file() -> None:
 
 def test_equations_know_no_backend() -> None:
     """What one backend needs is in `ops/cpu.py`, and `ops/implementation.py` chooses."""
-    backends = {"cpu", "gpu", "cuda", "tpu", "platform_dependent", "optimization_barrier", "default_backend"}
+    backends = {
+        "cpu",
+        "gpu",
+        "cuda",
+        "tpu",
+        "platform",
+        "platform_dependent",
+        "optimization_barrier",
+        "default_backend",
+    }
     knowing = {file.name for file in (PACKAGE / "ops").glob("*.py") if names(file) & backends}
     assert knowing == {"cpu.py", "implementation.py"}
 
@@ -117,6 +126,27 @@ def test_only_parallel_counts_devices() -> None:
 
 
 def test_no_room_is_a_lumber_room() -> None:
-    for file in FILES:
-        assert file.stem not in {"utils", "helpers", "common", "misc"}
-        assert len(file.read_text(encoding="utf-8").splitlines()) <= 500, f"{file} asks to be two rooms"
+    assert not {file.stem for file in FILES} & {"utils", "helpers", "common", "misc"}
+
+
+# To be split. Once it is, its line goes.
+TOO_LARGE = {
+    "tests/inference/test_search.py",
+    "tests/inference/test_translator.py",
+    "tests/test_checkpoint.py",
+    "tests/test_cli.py",
+    "tests/test_model.py",
+    "tests/test_paper.py",
+    "transformer/checkpoint.py",
+    "transformer/config.py",
+    "transformer/inference/search.py",
+    "transformer/inference/translator.py",
+    "transformer/ops/backward.py",
+}
+
+
+def test_no_file_asks_to_be_two() -> None:
+    files = [file for folder in ("transformer", "benchmarks", "tests") for file in (ROOT / folder).rglob("*.py")]
+    files = [file for file in files if "peers" not in file.parts]  # each shows how another program is used best
+    large = {str(file.relative_to(ROOT)) for file in files if len(file.read_text("utf-8").splitlines()) > 300}
+    assert large <= TOO_LARGE

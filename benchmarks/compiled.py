@@ -1,12 +1,12 @@
 """Compile the training step for hardware that is not there, and measure the compiler and its program.
 
     pip install -e '.[cuda12]'    # for an H100; '.[tpu]' for a TPU
-    python benchmarks/compiled.py --target h100 --batch 390x64
-    python benchmarks/compiled.py --target v5e:2x2 --config configs/multi30k.py --layers 12 --json
+    python benchmarks/compiled.py --target h100 --config base --batch 390x64
+    python benchmarks/compiled.py --target v5e:2x2 --config multi30k --layers 12 --json
 
-The config is that of `python train.py` with the same options, except that it is the paper's base model without
-`--config`. The program is the step of one device as training maps it. For an H100, its time is estimated as well
-(`accelerators/estimate.py`). Autotuning and Triton products stay off there, because they need the card.
+The config is that of `transformer train` with the same options. The program is the step of one device as training maps
+it. For an H100, its time is estimated as well (`accelerators/estimate.py`). Autotuning and Triton products stay off
+there, because they need the card.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from accelerators.estimate import collectives, kernels, parse, total
 from peers.children import command, cpu_name
 
 from transformer.cli.train import parse_config
-from transformer.config import Config, require
-from transformer.errors import InputError
+from transformer.config import Config
+from transformer.errors import InputError, require
 
 GPU_FLAGS = ("--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false")
 PLUGINS = {"gpu": ("jax-cuda12-plugin", "jax-cuda13-plugin"), "tpu": ("libtpu",)}  # distributions, one is enough
@@ -55,7 +55,9 @@ def main() -> int:
 def parse_options() -> tuple[argparse.Namespace, Config]:
     """The options of this script, and the config that all others make."""
     parser = argparse.ArgumentParser(
-        description=str(__doc__).splitlines()[0], epilog="further options: those of train.py", allow_abbrev=False
+        description=str(__doc__).splitlines()[0],
+        epilog="further options: those of transformer train",
+        allow_abbrev=False,
     )
     parser.add_argument("--target", required=True, help="h100, h100xN (N cards in one machine), or a TPU like v5e:2x2")
     parser.add_argument("--batch", metavar="ROWSxLENGTH", help="batch of one device (default: from the config)")

@@ -11,3 +11,9 @@ class InputError(ValueError):
 
 class DivergenceError(InputError):
     """Training has come to a loss or gradient that is not finite: the run ends."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises InputError with the message unless the condition holds."""
+    if not condition:
+        raise InputError(message)

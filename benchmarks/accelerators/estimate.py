@@ -1,6 +1,6 @@
 """What a compiled program consists of, and how long it would run on an H100, from its optimized HLO.
 
-    python benchmarks/compiled.py --target h100 --save PROGRAM.hlo
+    python benchmarks/compiled.py --target h100 --config base --save PROGRAM.hlo
     python benchmarks/accelerators/estimate.py PROGRAM.hlo --top 20
 
 Each kernel costs max(bytes / bandwidth, FLOPs / peak) plus a launch, and a loop's body counts as often as it runs. A

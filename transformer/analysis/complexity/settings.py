@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from transformer.config import require
+from transformer.errors import require
 
 
 @dataclass(frozen=True)

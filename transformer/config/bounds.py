@@ -1,0 +1,95 @@
+"""What the fields of a config may hold: types, choices and bounds, as annotations and checked by one function."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+
+from transformer.errors import InputError
+
+
+class Bound(NamedTuple):
+    """What a value must satisfy besides its type."""
+
+    words: str
+    """The end of a sentence that begins with the field's name."""
+    holds: Callable[[Any], bool]
+
+
+def at_least(minimum: int) -> Bound:
+    """The bound value >= minimum."""
+    return Bound(f"must be at least {minimum}", lambda value: value >= minimum)
+
+
+NOT_NEGATIVE = Bound("must not be negative", lambda value: value >= 0)
+
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, NOT_NEGATIVE]
+NotNegative = Annotated[float, NOT_NEGATIVE]
+Positive = Annotated[float, Bound("must be positive", lambda value: value > 0)]
+Share = Annotated[float, Bound("must be in [0, 1)", lambda value: 0 <= value < 1)]
+
+
+def check(config: Any, name: str = "") -> None:
+    """Checks each field of a dataclass against its annotation; called by its `__post_init__`.
+
+    Args:
+        config: an instance of the dataclass.
+        name: the name of this part of the config, such as `model`; empty for the whole.
+
+    Raises:
+        InputError: a field has another type, is none of its choices, or is out of bounds.
+    """
+    for field in dataclasses.fields(config):
+        where, value = f"{name}.{field.name}".removeprefix("."), getattr(config, field.name)
+        fitting = [hint for hint in _alternatives(field.type) if fits(value, hint)]
+        if not fitting:
+            raise InputError(f"{where} must be {_expected(field.type)}, but is {value!r}.{_closest(value, field.type)}")
+        for bound in getattr(fitting[0], "__metadata__", ()):
+            if not bound.holds(value):
+                raise InputError(f"{where} {bound.words}, but is {value}.")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of an annotation. An int is also a float, but True and False are no numbers."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return fits(value, parts[0])
+    if origin is Literal:
+        return value in parts
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        items = (parts[0],) * len(value) if parts[-1] is Ellipsis else parts
+        return len(value) == len(items) and all(map(fits, value, items))
+    if parts:
+        return any(fits(value, part) for part in _alternatives(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of any other annotation, itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _expected(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    return f"of type {' or '.join(map(_type_name, _alternatives(hint)))}"
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    return "None" if hint is types.NoneType else hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _closest(value: Any, hint: Any) -> str:
+    """The choice that a mistyped one resembles, as a question; empty if there is none."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    return f" Did you mean {close[0]}?" if close else ""

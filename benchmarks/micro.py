@@ -188,7 +188,17 @@ def _seconds_to_first_step(files: list[str], directory: Path) -> float:
     run_dir = directory / "run"
     shutil.rmtree(run_dir, ignore_errors=True)
     options = "--model.vocabulary-size 8000 --training.batch-tokens 4096 --training.steps 1 --training.log-every 1"
-    command = [*PROGRAM, "train", "--data.train", *files, "--run-dir", str(run_dir), *options.split()]
+    command = [
+        *PROGRAM,
+        "train",
+        "--config",
+        "base",
+        "--data.train",
+        *files,
+        "--run-dir",
+        str(run_dir),
+        *options.split(),
+    ]
     environment = os.environ | {"XDG_CACHE_HOME": str(directory / "cache")}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     begun = time.perf_counter()

@@ -1,7 +1,7 @@
 """Multi30k, English to German: a small model on 29,000 image captions, on a CPU.
 
 Source: Elliott et al. 2016, "Multi30K: Multilingual English-German Image Descriptions"; text only.
-Command: python train.py --config configs/multi30k.py --data.train train.en.gz train.de.gz
+Command: python train.py --config multi30k --data.train train.en.gz train.de.gz
     --data.validation val.en.gz val.de.gz --data.test test_2016_flickr.en.gz test_2016_flickr.de.gz
 Score: 39.61 cased BLEU on test_2016_flickr (2026-11-23, nrefs:1|bs:1000|seed:12345|case:mixed|eff:no|tok:13a|
     smooth:exp|version:2.6.0, with averaging over 5 checkpoints and alpha 1.0).

@@ -2,8 +2,8 @@
 
 Source: Vaswani et al. 2017, arXiv 1706.03762: Table 3 (base), sections 5 and 6.1.
 Data: the hub's wmt/wmt14, de-en: 4,508,785 pairs for training, newstest2013 for validation, newstest2014 as the test.
-Command: python train.py --config configs/wmt14_base.py
-    or on local files: python train.py --config configs/wmt14_base.py --data.corpus files --data.corpus-config None
+Command: python train.py --config wmt14_base
+    or on local files: python train.py --config wmt14_base --data.corpus files --data.corpus-config None
     --data.train train.en train.de --data.validation newstest2013.en newstest2013.de
     --data.test newstest2014.en newstest2014.de
 Score: not run here. The paper reports 27.3 BLEU, which sacreBLEU would not give the same translations: the authors'

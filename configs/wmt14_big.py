@@ -2,7 +2,7 @@
 
 Source: Vaswani et al. 2017, arXiv 1706.03762: Table 3 (big), sections 5 and 6.1.
 Data: as in wmt14_base.py.
-Command: python train.py --config configs/wmt14_big.py
+Command: python train.py --config wmt14_big
     or on local files, with the same options as in wmt14_base.py.
 Score: not run here. The paper reports 28.4 BLEU; see wmt14_base.py for what this compares with.
 Time: not run here. The paper's model took 3.5 days on 8 NVIDIA P100 GPUs, 1.0 second a step.

@@ -27,7 +27,7 @@ import transformer
 from transformer.config_files import load_config
 from transformer.data.corpus import read_pairs
 
-config = load_config(str(Path(transformer.__file__).parents[1] / "configs" / "quickstart.py"))
+config = load_config("quickstart")
 
 # %% [markdown]
 # Training is one call, and takes minutes on two cores. Interrupt it, and the same call goes on. Where `python train.py`

@@ -38,7 +38,7 @@ for name, split, number in (("train", "train", 10_000), ("val", "validation", 20
 def folder(tmp_path_factory) -> Path:
     """A checkout with a home of its own and some files to train on."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("train.py", "configs", "notebooks"):
+    for name in ("train.py", "notebooks"):
         (folder / name).symlink_to(ROOT / name)
     run(folder, sys.executable, "-c", WRITE_FILES)
     return folder
@@ -70,7 +70,7 @@ def test_quickstart_learns_its_corpus(folder, quickstart):
     for command in (
         "transformer translate runs/quickstart",
         "transformer attention runs/quickstart",
-        "python train.py",
+        "transformer train",
     ):
         assert f"    {command}" in quickstart or f"| {command}" in quickstart
     assert quickstart.count("translation  ") == 5

@@ -127,7 +127,7 @@ def next_commands(config: Config) -> str:
             "See where it looks, piece by piece:",
             f'    transformer attention {config.run_dir} --source "The old dog sleeps."',
             "Train on your own files, one sentence a line:",
-            f"    python train.py {own}",
+            f"    transformer train {own}",
         ]
     )
 

@@ -95,10 +95,10 @@ def test_a_checkpoint_that_is_deleted_meanwhile_is_skipped(trained, run, random_
     publish(trained, run, 10)
     publish(trained, run, 30)
 
-    def load_too_late(run_dir: Path, step: int, average: int) -> Any:
+    def load_too_late(run_dir: Path, step: int, average: int, dtype: None) -> Any:
         if step == 10:
             shutil.rmtree(run / "checkpoints" / "10")
-        return load(run_dir, step, average)
+        return load(run_dir, step, average, dtype)
 
     monkeypatch.setattr(watching, "load", load_too_late)
     watch(run, PAIRS, random_translator.config.search, average=2, report=lines.append)
@@ -118,10 +118,10 @@ def test_what_is_averaged_with_a_checkpoint_may_be_deleted_meanwhile(trained, ru
     publish(trained, run, 20)
     publish(trained, run, 30)
 
-    def load_too_late(run_dir: Path, step: int, average: int) -> Any:
+    def load_too_late(run_dir: Path, step: int, average: int, dtype: None) -> Any:
         if step == 30 and average == 2:
             shutil.rmtree(run / "checkpoints" / "20", ignore_errors=True)
-        return load(run_dir, step, average)
+        return load(run_dir, step, average, dtype)
 
     monkeypatch.setattr(watching, "load", load_too_late)
     watch(run, PAIRS, random_translator.config.search, average=2, interval=0.01, report=lines.append)

@@ -3,9 +3,11 @@ or two sentences, and the exit status is 2."""
 
 import io
 import os
+import re
 import signal
 import sys
 from importlib import import_module
+from itertools import takewhile
 
 from transformer.errors import InputError
 from transformer.runtime import keep_freed_memory
@@ -36,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given[0] not in COMMANDS:
             raise InputError(f"There is no command {given[0]}; the commands are {', '.join(COMMANDS)}.")
+        refuse_repeated_options(given[1:])
         keep_freed_memory()
         import_module(f"transformer.cli.{given[0]}").main(given[1:])
         sys.stdout.flush()
@@ -50,3 +53,25 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Interrupted.{goes_on}", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def refuse_repeated_options(arguments: list[str]) -> None:
+    """Refuses an option that is given twice: tyro would drop the first value, of a list with all that it names.
+
+    An option may be spelt with hyphens or underscores, with its value after a space or `=`, and a flag with or without
+    `no-`. A separate value never begins with two hyphens and a letter, and after `--` there are no options.
+
+    Raises: InputError if an option is given twice.
+    """
+    found: dict[str, str] = {}
+    for argument in takewhile(lambda argument: argument != "--", arguments):
+        given, _, _ = argument.partition("=")
+        if re.match("--[a-zA-Z]", given) is None:
+            continue
+        option = re.sub(r"(^--|\.)no-", r"\1", given.replace("_", "-"))
+        if option in found:
+            twice = (
+                f"{given} is given twice" if given == found[option] else f"{found[option]} and {given} are one option"
+            )
+            raise InputError(f"{twice}. Give it once, followed by all of its values.")
+        found[option] = given

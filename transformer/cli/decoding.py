@@ -1,9 +1,11 @@
-"""What every command that uses a trained run asks for: which checkpoint of it, and how it searches."""
+"""What every command that uses a trained run asks for: which checkpoint of it, how it computes and how it searches."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import tyro
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from transformer.inference.translator import Translator
 
 Checkpoint = Literal["last", "best"] | int
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "bfloat16", "float32"]
 Options = TypeVar("Options", bound="DecodingOptions")
 
 
@@ -32,6 +34,17 @@ class RunOptions:
     """The last checkpoint, the one of lowest validation loss, or the one of a step."""
     average: int | None = None
     """Take the mean of this many checkpoints, this one and those before it."""
+    dtype: Dtype | None = None
+    """Compute type; `auto` is bfloat16 where the hardware has it. Unless given, the run's."""
+
+
+@dataclass(frozen=True)
+class SearchOptions(SearchConfig):
+    """Each option of the search that is not given has the value in the run's config. The defaults shown are those of a
+    new run."""
+
+    def __post_init__(self) -> None:
+        """Nothing is checked before the run's own values are known."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +54,23 @@ class DecodingOptions(RunOptions):
     ensemble: tuple[str, ...] = ()
     """Further runs with the same tokenizer: the mean of all models' probabilities is searched. RUN@STEP, RUN@best or
     RUN@last is another checkpoint than --checkpoint names, perhaps of the same run."""
-    search: OmitArgPrefixes[SearchConfig] = field(default_factory=SearchConfig)
+    search: OmitArgPrefixes[SearchConfig] = field(default_factory=SearchOptions)
 
 
 def parse(options: type[Options], arguments: list[str], command: str) -> Options:
-    """A command's options; those of the search are the run's unless given."""
-    runs = [argument for argument in arguments if os.path.isfile(os.path.join(argument, "config.json"))]
-    # Behind --ensemble stand further runs, and the run itself may stand before or behind them.
-    further = arguments.index("--ensemble") if "--ensemble" in arguments else len(arguments)
-    first = next((run for run in runs if arguments.index(run) < further), runs[-1] if runs else None)
-    search = SearchConfig()
-    if first is not None:
-        from transformer.checkpoint import read_config
+    """A command's options; those of the search are the run's unless given.
 
-        search = read_config(first).search
-    fields = [("search", OmitArgPrefixes[SearchConfig], field(default=search))]
-    configured = make_dataclass(options.__name__, fields, bases=(options,), frozen=True)
-    return tyro.cli(configured, args=arguments, prog=f"transformer {command}", description=options.__doc__)
+    The arguments are parsed twice: for the name of the run, and again with the run's search as defaults.
+
+    Raises: InputError if there is no such run, or a setting of the search fails its check.
+    """
+    parse_with = partial(tyro.cli, args=arguments, prog=f"transformer {command}")
+    run = parse_with(options).run
+    from transformer.checkpoint import read_config
+
+    own = SearchOptions(**vars(read_config(run).search))
+    parsed = parse_with(partial(options, search=own))
+    return dataclasses.replace(parsed, search=SearchConfig(**vars(parsed.search)))
 
 
 class Member(NamedTuple):
@@ -80,15 +93,13 @@ def members_of(options: RunOptions) -> list[Member]:
     return [Member(run, checkpoint_steps(run, checkpoint, options.average)) for run, checkpoint in named]
 
 
-def load_translator(
-    options: RunOptions, dtype: Dtype | None = None, members: Sequence[Member] | None = None
-) -> "Translator":
+def load_translator(options: RunOptions, members: Sequence[Member] | None = None) -> "Translator":
     """The run's translator, or that of the ensemble; in the run's compute type unless another is given."""
     from transformer.inference.translator import ensemble, load
 
-    prepare(options.run, dtype)
+    prepare(options)
     members = members_of(options) if members is None else members
-    return ensemble([load(run, steps[-1], len(steps), dtype) for run, steps in members])
+    return ensemble([load(run, steps[-1], len(steps), options.dtype) for run, steps in members])
 
 
 def _named(name: str, options: RunOptions) -> tuple[str, Checkpoint]:
@@ -103,12 +114,12 @@ def _named(name: str, options: RunOptions) -> tuple[str, Checkpoint]:
     return run, int(checkpoint)
 
 
-def prepare(run: str, dtype: Dtype | None = None) -> Config:
-    """A run's config. Says on standard error what computes, and from then on what takes long to compile."""
+def prepare(options: RunOptions) -> Config:
+    """The run's config. Says on standard error what computes, and from then on what takes long to compile."""
     from transformer.checkpoint import read_config
 
-    config = read_config(run)
-    resolved, reason = resolve_dtype(config.model.dtype if dtype is None else dtype)
+    config = read_config(options.run)
+    resolved, reason = resolve_dtype(options.dtype or config.model.dtype)
     print(f"compute dtype: {resolved} ({reason})", file=sys.stderr)
     if (advice := unused_accelerator()) is not None:
         print(advice, file=sys.stderr)

@@ -99,13 +99,18 @@ def _watch(options: EvaluationOptions) -> None:
             raise InputError(f"{name} is for one evaluation: leave it out with --watch, which scores each checkpoint.")
     if options.interval <= 0:
         raise InputError(f"--interval must be positive, in seconds, but is {options.interval}.")
-    config = prepare(options.run)
+    config = prepare(options)
     from transformer.inference.watch import watch
 
-    average = 1 if options.average is None else options.average
-    report = partial(print, flush=True)
-    pairs = _read_pairs(options, config.data)
-    watch(options.run, pairs, options.search, average=average, interval=options.interval, report=report)
+    watch(
+        options.run,
+        _read_pairs(options, config.data),
+        options.search,
+        average=1 if options.average is None else options.average,
+        dtype=options.dtype,
+        interval=options.interval,
+        report=partial(print, flush=True),
+    )
 
 
 def _read_pairs(options: EvaluationOptions, data: DataConfig) -> "Pairs":

@@ -3,11 +3,10 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
-from transformer.cli.decoding import DecodingOptions, load_translator, parse
+from transformer.cli.decoding import DecodingOptions, Dtype, load_translator, parse
 from transformer.files import check_writable, write_whole
 
 
@@ -23,8 +22,9 @@ class ExportOptions(DecodingOptions):
     longest: int | None = None
     """Longest source, and longest translation where --max-length is not less, in tokens with the end token; memory goes
     with it. The number of the model's positions unless given."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type of the artefact, wherever it runs; bfloat16 is faster where the hardware has it."""
+    dtype: Dtype = "float32"
+    """Compute type of the artefact, wherever it runs: bfloat16 is faster where the hardware has it; `auto` asks the
+    hardware of this machine."""
 
 
 def main(arguments: list[str]) -> None:
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     options = parse(ExportOptions, arguments, "export")
     file = Path(options.file)
     check_writable(file)
-    translator = load_translator(options, options.dtype)
+    translator = load_translator(options)
     from transformer.inference.export import export_search
 
     artefact = export_search(translator, options.search, options.longest)

@@ -1,8 +1,7 @@
 """`transformer train`: train, then score the test set."""
 
-import argparse
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
@@ -11,12 +10,19 @@ from transformer.config_files import load_config
 
 
 @dataclass(frozen=True)
-class TrainingOptions(Config):
+class ExperimentOption:
+    """Where the defaults of all other options come from."""
+
+    config: str = "quickstart"
+    """The experiment to start from: quickstart, multi30k, base (the paper's base model), wmt14_base, wmt14_big, or the
+    path of a Python file like theirs. Every other option changes one field of it."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions(ExperimentOption):
     """Train a Transformer and score it. The same command resumes a run."""
 
-    config: str | None = None
-    """Start from this file, such as configs/multi30k.py, instead of the defaults (the paper's base model); every other
-    option changes one field of it."""
+    fields: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
 def main(arguments: list[str]) -> None:
@@ -28,12 +34,11 @@ def main(arguments: list[str]) -> None:
 
 
 def parse_config(arguments: list[str]) -> Config:
-    """The config that `transformer train` was asked for: a config file's or the defaults, with options on top."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--config", nargs="?")  # a missing value is tyro's to complain of
-    file = first.parse_known_args(arguments)[0].config
-    base = Config() if file is None else load_config(file)
-    names = [field.name for field in dataclasses.fields(Config)]
-    default = TrainingOptions(**{name: getattr(base, name) for name in names}, config=file)
-    options = tyro.cli(TrainingOptions, default=default, args=arguments, prog="transformer train")
-    return Config(**{name: getattr(options, name) for name in names})
+    """The config that `transformer train` was asked for: an experiment's, with options on top.
+
+    Raises: InputError if the experiment cannot be loaded, or an option fails its check.
+    """
+    program = "transformer train"
+    experiment, _ = tyro.cli(ExperimentOption, args=arguments, prog=program, add_help=False, return_unknown_args=True)
+    default = TrainingOptions(experiment.config, load_config(experiment.config))
+    return tyro.cli(TrainingOptions, default=default, args=arguments, prog=program).fields

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformer.checkpoint import is_finished, read_config, saved_steps
 from transformer.config import SearchConfig
@@ -26,6 +26,7 @@ def watch(
     search: SearchConfig,
     *,
     average: int = 1,
+    dtype: Literal["auto", "bfloat16", "float32"] | None = None,
     interval: float = 30.0,
     report: Callable[[str], None] = print,
 ) -> None:
@@ -40,6 +41,7 @@ def watch(
         pairs: what is translated and scored.
         search: how is searched.
         average: each checkpoint is scored as the mean of so many, itself and those before it, or as many as there are.
+        dtype: compute type instead of the run's.
         interval: seconds between two looks, when nothing is left to score.
         report: takes a line for each checkpoint.
 
@@ -48,7 +50,7 @@ def watch(
     """
     folder = Path(run_dir) / FOLDER
     folder.mkdir(exist_ok=True)
-    about = _about(pairs, search, average, resolve_dtype(read_config(run_dir).model.dtype)[0])
+    about = _about(pairs, search, average, resolve_dtype(dtype or read_config(run_dir).model.dtype)[0])
     known, done, failed = set[int](), set[int](), set[int]()
     while True:
         finished = is_finished(run_dir)  # asked first: of a finished run, no checkpoint comes after the list
@@ -70,7 +72,7 @@ def watch(
         start = time.monotonic()
         averaged = min(average, steps.index(step) + 1)
         try:
-            translator = load(run_dir, step, averaged)
+            translator = load(run_dir, step, averaged, dtype)
         except (InputError, OSError):
             # It, or an earlier one that it is averaged with, may just be being deleted, which the next look says.
             if step in failed:

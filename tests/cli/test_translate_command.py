@@ -1,0 +1,137 @@
+import fcntl
+import json
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from command_line import assert_refused, call
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_translate_writes_a_line_for_each_line(corpus, trained):
+    found = call("translate", f"{corpus}/run", stdin="old dog runs\n\nred house")
+    assert found.status == 0
+    assert re.fullmatch(r"compute dtype: (bfloat16|float32) \(.+\)\n", found.err)
+    lines = found.out.split("\n")
+    assert len(lines) == 4
+    assert (lines[1], lines[3]) == ("", "")
+
+
+def test_translate_counts_lines_by_their_ends_alone(corpus, trained):
+    lines = [
+        "old dog",
+        "",
+        "a\rb",
+        "nul \0 nul",
+        "u\u2028v\x0bw\x85x",
+        "😀 👩‍👩‍👧",
+        "שלום מרחבא",
+        "\ufeffman",
+        "dog " * 500,
+    ]
+    result = call("translate", f"{corpus}/run", "--long-input", "split", "--beam-size", "1", stdin="\n".join(lines))
+    assert result.status == 0
+    assert result.out.count("\n") == len(lines)
+    assert "\r" not in result.out
+    refused = call("translate", f"{corpus}/run", stdin="\n".join(lines))
+    assert_refused(refused, r"Line 9 has \d+ tokens, but the model has positions for 64")
+
+
+def test_a_line_of_100_000_characters_is_translated_in_pieces(corpus, trained):
+    options = ("--long-input", "split", "--beam-size", "1", "--jsonl", "--alignments")
+    result = call("translate", f"{corpus}/run", *options, stdin="old dog runs. " * 7_200 + "\nred house\n")
+    assert result.status == 0
+    long, short = (json.loads(line) for line in result.out.splitlines())
+    assert len(long["source"]) > 100_000
+    assert long["translations"][0]["alignment"] is None
+    assert long["translations"][0]["tokens"] > 500
+    assert len(short["translations"][0]["alignment"]) == len(short["translations"][0]["target_pieces"])
+
+
+def test_translate_refuses_what_it_cannot_write(corpus, trained):
+    assert_refused(call("translate", f"{corpus}/run", "--num-best", "2"), "--num-best 2 needs --jsonl")
+    assert_refused(call("translate", f"{corpus}/run", "--alignments"), "--alignments needs --jsonl")
+    pieces = ("--prefix", "der", "--long-input", "split")
+    assert_refused(call("translate", f"{corpus}/run", *pieces), "search.prefix would begin each piece of a line")
+    for name, message in (
+        ("run@first", "named RUN@STEP, RUN@best or RUN@last"),
+        ("run@15", "no checkpoint of step 15"),
+    ):
+        assert_refused(call("translate", f"{corpus}/run", "--ensemble", f"{corpus}/{name}"), message)
+
+
+def test_translate_to_json(corpus, trained):
+    options = ("--jsonl", "--num-best", "2", "--alignments", "--ensemble", f"{corpus}/run@last")
+    found = call("translate", f"{corpus}/run", *options, stdin="old dog runs\n\nred house\n")
+    assert found.status == 0
+    records = [json.loads(line) for line in found.out.splitlines()]
+    assert [record["source"] for record in records] == ["old dog runs", "", "red house"]
+    plain = call("translate", f"{corpus}/run", stdin="old dog runs\n\nred house\n").out.splitlines()
+    assert [record["translations"][0]["text"] for record in records] == plain
+    for record in records:
+        scores = [translation["score"] for translation in record["translations"]]
+        assert scores == sorted(scores, reverse=True)
+        for translation in record["translations"]:
+            assert len(translation["alignment"]) == len(translation["target_pieces"])
+            assert max(translation["alignment"]) < len(translation["source_pieces"])
+            assert translation["source_pieces"][-1] == "</s>"
+
+
+def test_ctrl_c_leaves_whole_lines(corpus, trained):
+    start = "import sys; from transformer.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "translate", f"{corpus}/run", "--jsonl"]
+    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdin.write((b" " * 20_000 + b"\n") * 10)
+        program.stdin.close()
+        ready, before = 0, -1
+        while ready == 0 or ready != before:  # until nothing more fits into the pipe: the program waits within a line
+            time.sleep(0.5)
+            filled = fcntl.ioctl(program.stdout, termios.FIONREAD, bytes(4))
+            ready, before = int.from_bytes(filled, sys.byteorder), ready
+        program.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        written, said = program.stdout.read().decode(), program.stderr.read().decode()
+    assert program.returncode == 130
+    assert said.endswith("Interrupted.\n")
+    assert written.endswith("\n")
+    sources = [json.loads(line)["source"] for line in written.splitlines()]
+    assert 0 < len(sources) < 10
+    assert set(sources) == {" " * 20_000}
+
+
+def test_score_gives_each_pair_its_probability(corpus, trained):
+    files = ("--source", f"{corpus}/test.en", "--target", f"{corpus}/test.de")
+    totals = [float(line) for line in call("score", f"{corpus}/run", *files).out.splitlines()]
+    records = [json.loads(line) for line in call("score", f"{corpus}/run", *files, "--tokens").out.splitlines()]
+    assert len(totals) == len(records) == 10
+    for total, record in zip(totals, records, strict=True):
+        assert record["pieces"][-1] == "</s>"
+        assert len(record["pieces"]) == len(record["log_probabilities"])
+        assert total == pytest.approx(sum(record["log_probabilities"]), abs=1e-3)
+    assert_refused(call("score", f"{corpus}/run", *files[:2]), "Scoring needs --source and --target")
+    other = ("--source", f"{corpus}/val.en", "--target", f"{corpus}/test.de")
+    assert_refused(call("score", f"{corpus}/run", *other), "val.en has 12 lines, but .*test.de has 10")
+
+
+def test_export_writes_the_search_and_what_a_caller_must_know(corpus, trained, tmp_path):
+    run, file = str(corpus / "run"), tmp_path / "search"
+    result = call("export", run, str(file), "--longest", "20", "--num-best", "2")
+    assert (result.status, result.err) == (0, "compute dtype: float32 (as configured)\n")
+    assert f"{file}: " in result.out
+    about = json.loads((tmp_path / "search.json").read_text())
+    assert (about["max_length"], about["search"]["beam_size"], about["search"]["num_best"]) == (20, 2, 2)
+    assert (tmp_path / "search.tokenizer.json").read_bytes() == (corpus / "run" / "tokenizer.json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["search", "search.json", "search.tokenizer.json"]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert_refused(call("export", run, str(file), "--sample"), r"search\.sample draws translations at random")
+    assert_refused(call("export", run, str(tmp_path / "nowhere" / "search")), "a directory that there is")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -75,6 +75,13 @@ def test_compilation_cache_without_xdg(cache_dir, monkeypatch, tmp_path: Path, x
     assert cache_dir() == str(tmp_path / ".cache" / "transformer-jax")
 
 
+def test_no_compilation_cache_without_a_home(cache_dir, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/proc/none")  # which nobody can make
+    use_compilation_cache()
+    assert cache_dir() is None
+
+
 def test_compilation_cache_that_jax_was_given_stays(cache_dir, tmp_path: Path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))  # as JAX_COMPILATION_CACHE_DIR does
     use_compilation_cache()

@@ -22,13 +22,17 @@ def use_compilation_cache() -> None:
     """Keep compiled programs in the user's cache directory, unless JAX was given another directory.
 
     The directory is `transformer-jax` in `$XDG_CACHE_HOME`, or else in `~/.cache`; `JAX_COMPILATION_CACHE_DIR` names
-    another.
+    another. Nothing is kept if the directory cannot be made, as for a user without a home.
     """
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        home = os.environ["XDG_CACHE_HOME"] if os.environ.get("XDG_CACHE_HOME") else Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "transformer-jax"))
+        try:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transformer-jax"
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError):  # RuntimeError: the user has no entry in the password database
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_FROM)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -29,7 +29,7 @@ from typing import IO
 import numpy as np
 import tyro
 
-from transformer.checkpoint import read_config
+from transformer.run_dir import read_config
 from transformer.config import DataConfig, TokenizerConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
 from transformer.data.corpus import read_pairs

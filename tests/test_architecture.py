@@ -22,6 +22,7 @@ ROOMS = [
     "stack",
     "model",
     "parameters",
+    "run_dir",
     "checkpoint",
     "training",
     "inference",

@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import pytest
 
-from transformer.checkpoint import hold_run, is_finished
 from transformer.cli import COMMANDS, main
 from transformer.config import Config
 from transformer.config_files import from_json
+from transformer.run_dir import hold_run, is_finished
 from transformer.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

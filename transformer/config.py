@@ -270,9 +270,15 @@ class TrainingConfig:
     """Tokens per side of a row, into which several sentence pairs are packed. Attention never crosses a pair. Longer
     pairs are dropped and counted. None is `data.max_length`."""
     log_every: int = 100
-    """Steps between two lines of `metrics.jsonl`; there is one at each checkpoint, too."""
+    """Steps between two lines of `metrics.jsonl`; there is one at each validation, too."""
     validate_every: int = 1000
-    """Steps between two validations (and checkpoints)."""
+    """Steps between two validations. The last step is always validated."""
+    save_every: int | None = None
+    """Steps between two checkpoints; None saves at each validation. The last step is always saved. The best checkpoint
+    is the one of lowest validation loss among those saved at a step that was validated."""
+    save_minutes: float | None = None
+    """Also save whenever this many minutes have passed since the last save, only to resume from: such a checkpoint is
+    not evaluated, averaged or counted by `keep_last`, and the next one replaces it."""
     validation_bleu: bool = False
     """Translate the validation set greedily at each validation and log BLEU."""
     patience: int | None = None
@@ -287,9 +293,15 @@ class TrainingConfig:
             "accumulation_steps",
             "log_every",
             "validate_every",
+            "save_every",
             "keep_last",
         ):
-            require(getattr(self, name) >= 1, f"training.{name} must be at least 1, but is {getattr(self, name)}.")
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"training.{name} must be at least 1, but is {value}.")
+        require(
+            self.save_minutes is None or self.save_minutes > 0,
+            f"training.save_minutes must be positive, but is {self.save_minutes}.",
+        )
         require(
             0 <= self.label_smoothing < 1, f"training.label_smoothing must be in [0, 1), but is {self.label_smoothing}."
         )

@@ -18,7 +18,8 @@ from peers.job import LABEL_SMOOTHING, Size
 from results import read
 
 from transformer import parameters
-from transformer.checkpoint import Checkpoints, open_run
+from transformer.checkpoint import Checkpoints
+from transformer.run_dir import open_run
 from transformer.config import Config, ModelConfig, SearchConfig
 from transformer.data.tokenizer import Tokenizer
 from transformer.model import Transformer

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 
-from transformer.checkpoint import DIVERGED, Checkpoints, is_finished, open_run
+from transformer.checkpoint import Checkpoints
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.inference import watch as watching
 from transformer.inference.translator import load
 from transformer.inference.watch import watch
+from transformer.run_dir import DIVERGED, is_finished, open_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

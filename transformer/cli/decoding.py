@@ -52,7 +52,7 @@ def parse(options: type[Options], arguments: list[str], command: str) -> Options
     first = next((run for run in runs if arguments.index(run) < further), runs[-1] if runs else None)
     search = SearchConfig()
     if first is not None:
-        from transformer.checkpoint import read_config
+        from transformer.run_dir import read_config
 
         search = read_config(first).search
     fields = [("search", OmitArgPrefixes[SearchConfig], field(default=search))]
@@ -72,7 +72,7 @@ def members_of(options: RunOptions) -> list[Member]:
 
     Raises: InputError if one is none, or has not the checkpoints asked for.
     """
-    from transformer.checkpoint import checkpoint_steps
+    from transformer.run_dir import checkpoint_steps
 
     others = options.ensemble if isinstance(options, DecodingOptions) else ()
     named: list[tuple[str, Checkpoint]] = [(options.run, options.checkpoint)]
@@ -105,7 +105,7 @@ def _named(name: str, options: RunOptions) -> tuple[str, Checkpoint]:
 
 def prepare(run: str, dtype: Dtype | None = None) -> Config:
     """A run's config. Says on standard error what computes, and from then on what takes long to compile."""
-    from transformer.checkpoint import read_config
+    from transformer.run_dir import read_config
 
     config = read_config(run)
     resolved, reason = resolve_dtype(config.model.dtype if dtype is None else dtype)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformer.checkpoint import is_finished, read_config, saved_steps
 from transformer.config import SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import Scores
 from transformer.inference.translator import load
+from transformer.run_dir import is_finished, read_config, saved_steps
 from transformer.runtime import resolve_dtype
 
 FOLDER = "evaluation"  # in the run directory

@@ -1,7 +1,6 @@
 """Scoring each checkpoint of a run as it appears, beside the training and perhaps on another machine."""
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -87,8 +86,7 @@ def watch(
 
 
 def _about(pairs: Pairs, search: SearchConfig, average: int, dtype: str) -> dict[str, Any]:
-    data = hashlib.sha256(json.dumps([pairs.sources, pairs.targets]).encode()).hexdigest()
-    settings = {"search": dataclasses.asdict(search), "average": average, "data": data, "dtype": dtype}
+    settings = {"search": dataclasses.asdict(search), "average": average, "data": pairs.fingerprint, "dtype": dtype}
     return json.loads(json.dumps(settings))  # as it is read again: tuples are lists there
 
 

@@ -221,6 +221,15 @@ def test_a_run_is_finished_at_its_last_step_or_when_its_patience_is_over(run: Pa
     assert is_finished(run)
 
 
+def test_a_run_of_an_earlier_version_is_finished_as_it_was(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """It kept no counters, but a checkpoint of each validation."""
+    monkeypatch.setattr(Counters, "_asdict", lambda _: None)
+    save(run, {10: 3.0, 20: 2.0, 30: 2.5, 40: 2.4})
+    assert not is_finished(run)
+    save(run, {50: 2.1})
+    assert is_finished(run)
+
+
 def test_counters_know_the_last_of_the_lowest_losses():
     counters = Counters()
     since_best = []

@@ -146,8 +146,8 @@ class Checkpoints:
                 raise
             reason = str(error).splitlines()[0].rsplit('": ', 1)[-1]  # after the names of files within files
             raise InputError(
-                f"A checkpoint could not be written to {self._manager.directory} ({reason}). Fix the cause and run the same "
-                "command again; it goes on from the last complete checkpoint."
+                f"A checkpoint could not be written to {self._manager.directory} ({reason}). Fix the cause and run the "
+                "same command again; it goes on from the last complete checkpoint."
             ) from error
 
     def __enter__(self) -> "Checkpoints":

@@ -194,13 +194,18 @@ def records(run_dir: str | Path) -> list[Record]:
     options = ocp.CheckpointManagerOptions(
         read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
     )
-    found = []
+    found: list[Record] = []
     with ocp.CheckpointManager(Path(run_dir).resolve() / CHECKPOINTS, options=options) as manager:
         for step in manager.all_steps():
             with suppress(FileNotFoundError):  # deleted meanwhile by the process that trains
                 about = dict(manager.metadata(step).custom_metadata or {})
-                counters = Counters(**about.pop("counters", {}))
-                found.append(Record(step, validation_loss(manager.metrics(step)), **about, counters=counters))
+                loss, counted = validation_loss(manager.metrics(step)), about.pop("counters", None)
+                if counted is None:  # an earlier version, which saved exactly where it validated
+                    counters = found[-1].counters if found else Counters()
+                    counters = counters.after_validation(loss) if math.isfinite(loss) else counters
+                else:
+                    counters = Counters(**counted)
+                found.append(Record(step, loss, **about, counters=counters))
     return found
 
 

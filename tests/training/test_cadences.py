@@ -23,6 +23,10 @@ from transformer.training.step import TrainState
 STEPS = 12
 
 
+def create_state(*_: Any) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(2)}, {}, jnp.zeros(()))
+
+
 def train_step(state: TrainState, batch: Any, **_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
     tokens = jax.lax.psum(batch.target_mask.sum(dtype=jnp.float32), parallel.AXIS)
     ids = jax.lax.psum(batch.source.sum(dtype=jnp.float32), parallel.AXIS)
@@ -39,9 +43,8 @@ def eval_step(params: Any, batch_stats: Any, batch: Any, **_: Any) -> dict[str, 
 @pytest.fixture(autouse=True)
 def two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model, and a clock that each look at it moves by twenty seconds."""
-    zero = TrainState(np.zeros((), np.int32), {"w": np.zeros(2, np.float32)}, {}, np.zeros((), np.float32))
     clock = itertools.count(step=20)
-    monkeypatch.setattr(loop, "create_state", lambda *_: zero)
+    monkeypatch.setattr(loop, "create_state", create_state)
     monkeypatch.setattr(loop, "train_step", train_step)
     monkeypatch.setattr(loop, "eval_step", eval_step)
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -132,7 +135,7 @@ def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(train, tm
         train(config)
         assert lines(run_dir) == lines(whole)
         assert saved_steps(run_dir) == saved_steps(whole)
-        np.testing.assert_array_equal(*(last_params(folder).view(np.uint32) for folder in (run_dir, whole)))
+        assert last_params(run_dir).tobytes() == last_params(whole).tobytes()
     assert len(resumed_from) >= 2
     assert any(resume_only for _, resume_only in resumed_from) == ("save_minutes" in cadences)
 

@@ -19,10 +19,10 @@ from results import read
 
 from transformer import parameters
 from transformer.checkpoint import Checkpoints
-from transformer.run_dir import open_run
 from transformer.config import Config, ModelConfig, SearchConfig
 from transformer.data.tokenizer import Tokenizer
 from transformer.model import Transformer
+from transformer.run_dir import open_run
 from transformer.shapes import Batch
 from transformer.training.step import create_state
 

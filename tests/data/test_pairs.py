@@ -1,4 +1,4 @@
-from transformer.data.corpus import Pairs
+from transformer.data.pairs import Pairs
 
 
 def test_the_fingerprint_is_of_the_sentences_and_their_pairing():

@@ -98,10 +98,8 @@ def train(
             if pending is not None:
                 counters = account(counters, *pending)  # one step late, so that the device never waits for the host
             pending = step, metrics
-            validates, saves = (
-                due(step, training.validate_every),
-                due(step, training.save_every or training.validate_every),
-            )
+            validates = due(step, training.validate_every)
+            saves = due(step, training.save_every or training.validate_every)
             overdue = training.save_minutes is not None and time.monotonic() - saved >= 60 * training.save_minutes
             if not (validates or saves or overdue):
                 continue

@@ -29,13 +29,13 @@ from typing import IO
 import numpy as np
 import tyro
 
-from transformer.checkpoint import read_config
 from transformer.config import DataConfig, TokenizerConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
 from transformer.data.corpus import read_pairs
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.inference.translator import load
+from transformer.run_dir import read_config
 
 PROGRAM = [sys.executable, "-c", "import sys; from transformer.cli import main; sys.exit(main())"]
 PACK_LENGTHS = (32, 48, 64, 100, 256)

@@ -81,10 +81,12 @@ CHECKS: list[tuple[Any, dict[str, Any], str]] = [
             "accumulation_steps",
             "log_every",
             "validate_every",
+            "save_every",
             "patience",
             "keep_last",
         )
     ],
+    (TrainingConfig, {"save_minutes": 0.0}, r"training\.save_minutes must be positive, but is 0\.0"),
     (TrainingConfig, {"pack_length": 1}, r"training\.pack_length must be at least 2, but is 1"),
     (TrainingConfig, {"label_smoothing": 1.0}, r"training\.label_smoothing must be in \[0, 1\), but is 1\.0"),
     (SearchConfig, {"beam_size": 0}, r"search\.beam_size must be at least 1, but is 0"),

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformer.checkpoint import check_run, load_params, read_config
+from transformer.checkpoint import load_params
 from transformer.cli import main
 from transformer.errors import InputError
 from transformer.experiment import read_test_set
 from transformer.inference.translator import load
+from transformer.run_dir import check_run, checkpoint_steps, read_config
 
 FIXTURE = Path(__file__).parent / "fixtures" / "run-0.1.tar.xz"
 
@@ -35,7 +36,7 @@ def test_it_translates_and_scores_as_it_did(run_dir):
 
 
 def test_its_layers_are_stacked_in_their_order(run_dir):
-    variables = load_params(run_dir)
+    variables = load_params(run_dir, checkpoint_steps(run_dir))
     for name, stack in (("encoder", {"self_attention"}), ("decoder", {"self_attention", "cross_attention"})):
         layers = variables["params"][name]["layers"]
         assert set(layers) == {*stack, "feed_forward", *(f"{part}_norm" for part in (*stack, "feed_forward"))}

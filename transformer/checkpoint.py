@@ -1,218 +1,110 @@
-"""The run directory: everything that is needed to resume, evaluate or look into a run, on any machine.
+"""The arrays of checkpoints: to disk and back into any layout, and the mean of several.
 
-    RUN/config.json         the resolved config
-    RUN/tokenizer.json      the tokenizer
-    RUN/data.json           what was read, and what was dropped
-    RUN/test.jsonl          the test set
-    RUN/metrics.jsonl       losses and scores along the way
-    RUN/checkpoints/STEP/   arrays: `params` is all that evaluation needs, `rest` what resuming needs besides
-    RUN/diverged.txt        why training has ended before its time, if it has diverged
-    RUN/scores.json         the final scores
-    RUN/.lock               held by the process that trains
-    RUN/hypotheses.txt      the translations of the test set
-    RUN/evaluation/         scores and translations of each checkpoint, where `evaluate --watch` has been at work
-    RUN/tuning/             the candidates that `tune` has ranked
+    RUN/checkpoints/STEP/params   what evaluation needs
+    RUN/checkpoints/STEP/rest     what resuming needs besides
+    RUN/checkpoints/STEP/...      what a `Record` says, in orbax's files of metrics and metadata
 
-Arrays are saved from the host's memory and restored into it, as NumPy arrays: no device or sharding is recorded, so a
-checkpoint restores on any number of devices. The caller puts them where they are to live.
+No device or sharding is recorded: a checkpoint restores into the host's memory or into any sharding.
 """
 
-import dataclasses
-import logging
-import math
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from filelock import FileLock, Timeout
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint import type_handlers
 
-from transformer.config import Config, TrainingConfig
-from transformer.config_files import from_json, to_json
-from transformer.data.text import locate
 from transformer.errors import InputError
-from transformer.files import PART, write_whole
 from transformer.parameters import from_version_0_1
+from transformer.run_dir import CHECKPOINTS, LAYOUT, Counters, Record, best, records, validation_loss
 from transformer.shapes import Params
 
-# Orbax reports its routine on absl's logger, and absl sends it to stderr. What goes wrong it raises as well.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-
-DIVERGED = "diverged.txt"
-LAYOUT = 2  # of the parameters; version 0.1 had no number, and each layer was a module of its own
-_READ_ONLY = {"read_only": True, "create": False, "save_interval_steps": 0}
-
-
-def check_run(run_dir: str | Path, config: Config) -> None:
-    """Checks that a directory can be that of a run with this config; makes and changes nothing.
-
-    Args:
-        run_dir: The directory, which need not exist.
-        config: The resolved config. Its own `run_dir` does not count in the comparison with the one that is there, nor
-            does whether the path of a file is absolute or relative.
-
-    Raises: InputError if the directory belongs to another config, has files in it but no `config.json`, or is a file.
-    """
-    run_dir = Path(run_dir).resolve()
-    nearest = next(path for path in (run_dir, *run_dir.parents) if path.exists())
-    if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"The run directory {run_dir} cannot be written to. Give another --run-dir.")
-    if (run_dir / "config.json").exists():
-        with _manager(run_dir, **_READ_ONLY) as manager:
-            last = manager.latest_step()
-            resumable = last is None or _about(manager, last).get("layout") == LAYOUT
-        if not resumable:
-            raise InputError(
-                f"The run in {run_dir} was made by version 0.1, whose parameters were arranged otherwise. It can be "
-                "translated with and evaluated, but not resumed: give another --run-dir."
-            )
-        there, here = _fields(read_config(run_dir)), _fields(config)
-        for name, value in here.items():
-            if there[name] != value:
-                raise InputError(
-                    f"The run directory {run_dir} is of another config: {name} is {there[name]!r} there and {value!r} "
-                    "here. Give the same config to resume that run, or another --run-dir."
-                )
-    elif run_dir.exists() and not run_dir.is_dir():
-        raise InputError(f"The run directory {run_dir} is a file. Give another --run-dir.")
-    elif run_dir.exists() and any(path.suffix != PART for path in run_dir.iterdir()):
-        raise InputError(
-            f"The run directory {run_dir} is neither empty nor that of a run (it has no config.json). Give another "
-            "--run-dir."
-        )
-
-
-def open_run(run_dir: str | Path, config: Config) -> Path:
-    """Makes the run directory and writes its `config.json`, or finds one that was made for this config.
-
-    Args:
-        run_dir: The directory.
-        config: The resolved config.
-
-    Returns: The directory, as an absolute path.
-
-    Raises: InputError if `check_run` does, or the directory cannot be made or written to.
-    """
-    run_dir = Path(run_dir).resolve()
-    check_run(run_dir, config)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The run directory {run_dir} cannot be made: {error.strerror}.") from error
-    if not (run_dir / "config.json").exists():
-        write_whole(run_dir / "config.json", to_json(config).encode())
-    return run_dir
-
-
-@contextmanager
-def hold_run(run_dir: Path) -> Iterator[None]:
-    """Keeps every other process from training in a run directory; the hold ends with the process at the latest.
-
-    Raises: InputError if another process holds it.
-    """
-    try:
-        with FileLock(run_dir / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise InputError(
-            f"Another process is training in the run directory {run_dir}. Wait for it, or give another --run-dir."
-        ) from error
-
-
-def _fields(config: Config) -> dict[str, Any]:
-    """The config as one flat dict, files by their absolute paths, without what may differ within a run."""
-    fields = {}
-    for name, value in dataclasses.asdict(config).items():
-        fields |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
-    del fields["run_dir"]
-    if config.data.corpus == "files":
-        for name in ("data.train", "data.validation", "data.test"):
-            fields[name] = tuple(str(locate(file).resolve()) for file in fields[name])
-    elif config.data.is_one_file:
-        fields["data.corpus"] = str(locate(config.data.corpus).resolve())
-    if fields["tokenizer.file"] is not None:
-        fields["tokenizer.file"] = str(Path(fields["tokenizer.file"]).resolve())
-    return fields
-
-
-def read_config(run_dir: str | Path) -> Config:
-    """The config that a run was made with.
-
-    Raises: InputError if the directory is not that of a run, or its `config.json` cannot be understood.
-    """
-    file = Path(run_dir) / "config.json"
-    if not file.is_file():
-        raise InputError(f"{run_dir} is not the directory of a run: it has no config.json.")
-    try:
-        return from_json(file.read_text(encoding="utf-8"))
-    except (InputError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be used. {error}") from error
+_RESUMING = ("step", "optimizer_state")  # the fields of a state that only resuming needs
 
 
 class Checkpoints:
     """The checkpoints of a run while it trains: saved in the background, the last ones and the best one kept."""
 
     def __init__(self, run_dir: str | Path, keep_last: int, fingerprint: str) -> None:
-        """Opens them, and clears away what a crash left unfinished.
+        """Opens them, and deletes what a crash left unfinished.
 
         Args:
             run_dir: The run directory.
-            keep_last: How many of the last ones to keep; the one of lowest `validation_loss` is kept besides.
+            keep_last: Number of regular checkpoints to keep. The best one is kept besides.
             fingerprint: The tokenizer's, kept with each checkpoint and checked when it is restored.
         """
         self._fingerprint = fingerprint
-        keep = AnyPreservationPolicy([LatestN(keep_last), BestN(get_metric_fn=_loss, reverse=True, n=1)])
-        self._manager = _manager(run_dir, preservation_policy=keep, cleanup_tmp_directories=True)
+        self._records = {record.step: record for record in records(run_dir)}
+        self._manager = _manager(
+            run_dir, preservation_policy=_Preservation(self._records, keep_last), cleanup_tmp_directories=True
+        )
 
-    def save(self, step: int, state: Any, metrics: Mapping[str, float]) -> None:
-        """Starts to save a checkpoint; waits for the one before. The arrays may be changed or donated afterwards.
+    def save(
+        self,
+        step: int,
+        state: Any,
+        metrics: Mapping[str, float],
+        counters: Counters | None = None,
+        *,
+        resume_only: bool = False,
+    ) -> None:
+        """Starts to save a checkpoint, once the one before is complete. The state may be donated afterwards.
+
+        One copy of the state is in memory until it is written. On a CPU, where orbax refers to the buffers themselves,
+        the next step makes it: XLA copies a donated buffer that somebody else refers to, instead of overwriting it.
 
         Args:
             step: Updates made.
-            state: A named tuple of pytrees of unreplicated arrays, with `params` and `batch_stats` among its fields.
-            metrics: Kept with it; the one of the lowest `validation_loss` is the best.
+            state: A named tuple of pytrees of arrays, with `params` among its fields.
+            metrics: Kept with it. The checkpoint of the lowest `validation_loss` is the best.
+            counters: Kept with it, for resuming.
+            resume_only: As in `Record`.
 
-        Raises: InputError if there is no room for it, or the save before this one failed. RuntimeError if there is a
+        Raises: InputError if the disk lacks room for it, or the save before this one failed. RuntimeError if there is a
             checkpoint of this step or a later one.
         """
-        items = _items(jax.tree.map(np.array, jax.device_get(state)))
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+        latest = self.latest()
+        if latest is not None and latest >= step:
+            raise RuntimeError(f"Step {step} cannot be saved: there is a checkpoint of step {latest}.")
+        items = _items(state)
+        leaves = jax.tree.leaves(jax.eval_shape(lambda: items))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
         free = shutil.disk_usage(self._manager.directory).free
         if free < size:
             raise InputError(
                 f"There is no room for the checkpoint of step {step}: it has {size / 1e6:,.1f} MB, and "
-                f"{free / 1e6:,.1f} MB are free in {self._manager.directory}. Make room; the same command goes on from "
-                "the last checkpoint."
+                f"{free / 1e6:,.1f} MB are free in {self._manager.directory}. Make room and run the same command "
+                "again; it resumes from the last checkpoint."
             )
+        counters = counters or Counters()
+        about: dict[str, Any] = {"fingerprint": self._fingerprint, "layout": LAYOUT, "resume_only": resume_only}
+        self._records[step] = Record(step, validation_loss(metrics), **about, counters=counters)
+        about["counters"] = counters._asdict()
         arguments = ocp.args.Composite(**{name: ocp.args.PyTreeSave(item) for name, item in items.items()})
-        about = {"fingerprint": self._fingerprint, "layout": LAYOUT}
         with self._writing():
-            saved = self._manager.save(step, args=arguments, metrics=dict(metrics), custom_metadata=about)
-        if not saved:
-            raise RuntimeError(f"Step {step} cannot be saved: there is a checkpoint of step {self.latest()}.")
+            self._manager.save(step, args=arguments, metrics=dict(metrics), custom_metadata=about)
 
     def restore(self, step: int, state: Any) -> Any:
-        """The state that was saved at that step, as NumPy arrays.
+        """The state that was saved at a step, in the host's memory or on devices.
 
         Args:
-            step: One of `steps()`.
-            state: A state of the same structure, of which only the shapes and types are looked at.
+            step: The step of a checkpoint.
+            state: A state of the same structure, of which only shapes and types count. A leaf that is a
+                `jax.ShapeDtypeStruct` with a sharding is restored as a `jax.Array` with this sharding; any other leaf
+                as a NumPy array.
 
         Returns: A state of the type of the argument.
 
         Raises: InputError if it was saved with another tokenizer, or a shape or type differs from what is expected.
         """
         self.wait()
-        _check_fingerprint(self._manager, step, self._fingerprint)
+        _check_fingerprint(self._manager, self._records[step], self._fingerprint)
         items = _items(state)
-        arguments = ocp.args.Composite(**{name: _restore_as(item) for name, item in items.items()})
-        restored = dict(_read(self._manager, step, arguments).items())
+        restored = _read(self._manager, step, items)
         for (path, here), there in zip(
             jax.tree_util.tree_leaves_with_path(items), jax.tree.leaves(restored), strict=True
         ):
@@ -223,17 +115,17 @@ class Checkpoints:
                 )
         return type(state)(**restored["params"], **restored["rest"])
 
+    def counters(self, step: int) -> Counters:
+        """The counters that were saved at a step."""
+        return self._records[step].counters
+
     def steps(self) -> list[int]:
-        """The steps of the checkpoints, ascending, the one that is being saved included."""
-        return list(self._manager.all_steps())
+        """The steps of the regular checkpoints, ascending, including the one that is being saved."""
+        return [step for step in self._manager.all_steps() if not self._records[step].resume_only]
 
     def latest(self) -> int | None:
-        """The last of `steps()`, if there is one."""
+        """The step of the last checkpoint, regular or not, if there is one: a run resumes from it."""
         return self._manager.latest_step()
-
-    def best(self) -> int | None:
-        """The step of the lowest validation loss, the last of equals, or simply the last if none was measured."""
-        return self._manager.best_step()
 
     def wait(self) -> None:
         """Waits until the last checkpoint is complete. Raises: InputError if it could not be written."""
@@ -252,10 +144,10 @@ class Checkpoints:
         except (ValueError, OSError) as error:  # tensorstore raises ValueError when the disk is full
             if isinstance(error, ValueError) and "Error writing" not in str(error):
                 raise
-            reason = str(error).splitlines()[0].rsplit('": ', 1)[-1]  # behind the names of files within files
+            reason = str(error).splitlines()[0].rsplit('": ', 1)[-1]  # after the names of files within files
             raise InputError(
-                f"A checkpoint could not be written to {self._manager.directory} ({reason}). When this is mended, the "
-                "same command goes on from the last whole one."
+                f"A checkpoint could not be written to {self._manager.directory} ({reason}). Fix the cause and run the "
+                "same command again; it goes on from the last complete checkpoint."
             ) from error
 
     def __enter__(self) -> "Checkpoints":
@@ -265,133 +157,96 @@ class Checkpoints:
         self.close()
 
 
-def saved_steps(run_dir: str | Path) -> list[int]:
-    """The steps whose checkpoints a run has, ascending."""
-    with _manager(run_dir, **_READ_ONLY) as manager:
-        return list(manager.all_steps())
-
-
-def is_finished(run_dir: str | Path) -> bool:
-    """Whether a run has come to its end: it has the checkpoint of its last step, its patience is over, or it has
-    diverged."""
-    if (Path(run_dir) / DIVERGED).exists():
-        return True
-    training = read_config(run_dir).training
-    with _manager(run_dir, **_READ_ONLY) as manager:
-        steps = list(manager.all_steps())
-        return bool(steps) and (
-            steps[-1] == training.steps or out_of_patience(manager.best_step(), steps[-1], training)
-        )
-
-
-def out_of_patience(best: int | None, step: int, training: TrainingConfig) -> bool:
-    """Whether a run stops at a step because the lowest validation loss is `training.patience` validations ago."""
-    return (
-        best is not None
-        and training.patience is not None
-        and step - best >= training.patience * training.validate_every
-    )
-
-
-def checkpoint_steps(
-    run_dir: str | Path, checkpoint: Literal["best", "last"] | int = "last", average: int | None = None
-) -> list[int]:
-    """The steps of so many checkpoints, ascending: the one of lowest validation loss, the last or that of a step, and
-    those before it. Without a number, of the last one as many as the run's config says, or as there are; of another,
-    only itself.
-
-    Raises: InputError if the directory is not that of a run, or it has no checkpoint, not this one, or not as many.
-    """
-    config = read_config(run_dir)
-    with _manager(run_dir, **_READ_ONLY) as manager:
-        if average is None:
-            average = min(config.average, max(len(manager.all_steps()), 1)) if checkpoint == "last" else 1
-        return _chosen_steps(manager, run_dir, checkpoint, average)
-
-
-def _chosen_steps(
-    manager: ocp.CheckpointManager, run_dir: str | Path, checkpoint: Literal["best", "last"] | int, average: int
-) -> list[int]:
-    steps = list(manager.all_steps())
-    if not steps:
-        raise InputError(f"There is no checkpoint in {Path(run_dir) / 'checkpoints'}.")
-    names = {"best": manager.best_step(), "last": manager.latest_step()}
-    step = names[checkpoint] if isinstance(checkpoint, str) else checkpoint
-    there = f"{run_dir} has those of the steps {', '.join(map(str, steps))}."
-    if step not in steps:
-        raise InputError(f"There is no checkpoint of step {step}: {there}")
-    end = steps.index(step) + 1
-    if not 1 <= average <= end:
-        raise InputError(f"Of step {step} and before, {average} checkpoints cannot be averaged: {there}")
-    return steps[end - average : end]
-
-
-def load_params(
-    run_dir: str | Path,
-    checkpoint: Literal["best", "last"] | int = "last",
-    average: int = 1,
-    fingerprint: str | None = None,
-) -> Params:
+def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | None = None) -> Params:
     """The parameters of a checkpoint, or the mean of several (section 6.1).
 
-    params = sum of the last `average` checkpoints' params / average
+    params = sum of the checkpoints' params / their number
 
     Args:
         run_dir: The run directory.
-        checkpoint: The one of lowest validation loss, the last one, or the one of a step.
-        average: The mean of this many checkpoints, this one and those before it, is taken.
-        fingerprint: If given, the tokenizer's, which must be the one it was trained with.
+        steps: The steps of the checkpoints, as `run_dir.checkpoint_steps` chooses them.
+        fingerprint: If given, the tokenizer's, which must be the one they were trained with.
 
     Returns: The variables that `Transformer.apply` takes, `params` and batch statistics, as NumPy arrays.
 
-    Raises: InputError if the run has no checkpoint, not this one, not as many, or one of another tokenizer.
+    Raises: InputError if there is no checkpoint of a step, or it is damaged or of another tokenizer.
     """
-    with _manager(run_dir, **_READ_ONLY) as manager:
-        *before, step = _chosen_steps(manager, run_dir, checkpoint, average)
+    known = {record.step: record for record in records(run_dir)}
+    with _manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
 
-        def read(step: int) -> Params:
+        def read(step: int) -> dict[str, Params]:
+            if step not in known:
+                raise InputError(f"There is no checkpoint of step {step} in {manager.directory}.")
             if fingerprint is not None:
-                _check_fingerprint(manager, step, fingerprint)
-            return _read(manager, step, ocp.args.Composite(params=_restore_as(None)))["params"]
+                _check_fingerprint(manager, known[step], fingerprint)
+            return _read(manager, step)["params"]
 
-        params = read(step)
-        layout = _about(manager, step).get("layout")
-        total = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
-        for earlier in before:
-            total = jax.tree.map(np.add, total, read(earlier))
-        mean = jax.tree.map(lambda leaf, like: np.asarray(leaf / average, like.dtype), total, params)
-        variables = {"params": mean["params"], **mean["batch_stats"]}
-        return variables if layout == LAYOUT else {name: from_version_0_1(tree) for name, tree in variables.items()}
+        fields = read(steps[-1])
+        if len(steps) > 1:
+            total = jax.tree.map(lambda leaf: leaf.astype(np.float64), fields)
+            for earlier in steps[:-1]:
+                total = jax.tree.map(np.add, total, read(earlier))
+            fields = jax.tree.map(lambda leaf, like: np.asarray(leaf / len(steps), like.dtype), total, fields)
+    variables = {"params": fields.pop("params")}
+    for collections in fields.values():
+        variables |= collections
+    if known[steps[-1]].layout == LAYOUT:
+        return variables
+    return {name: from_version_0_1(tree) for name, tree in variables.items()}
+
+
+class _Preservation:
+    """Keeps the last regular checkpoints, the best of them, and whichever checkpoint is the last of all."""
+
+    def __init__(self, known: Mapping[int, Record], keep_last: int) -> None:
+        self._known, self._keep_last = known, keep_last
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        every = [self._known[info.step] for info in checkpoints]
+        regular = [record for record in every if not record.resume_only]
+        kept = {best(regular), every[-1].step, *(record.step for record in regular[-self._keep_last :])}
+        return [record.step in kept for record in every]
+
+
+def _manager(run_dir: str | Path, **options: Any) -> ocp.CheckpointManager:
+    # Without best_fn, orbax does not write the metrics.
+    return ocp.CheckpointManager(
+        Path(run_dir).resolve() / CHECKPOINTS,
+        options=ocp.CheckpointManagerOptions(best_fn=validation_loss, best_mode="min", **options),
+        item_handlers={"params": _handler(), "rest": _handler()},
+    )
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    # By default, orbax records shardings, and slices what is replicated by a program for each shape and device.
+    arrays = type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
+    registry = type_handlers.create_type_handler_registry(
+        (int, type_handlers.ScalarHandler()), (np.ndarray, type_handlers.NumpyHandler()), (jax.Array, arrays)
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 def _items(state: Any) -> dict[str, dict[str, Any]]:
     """What evaluation needs, and what resuming needs besides: apart, so that the one loads without the other."""
-    rest = state._asdict()
-    return {"params": {name: rest.pop(name) for name in ("params", "batch_stats")}, "rest": rest}
+    params = state._asdict()
+    return {"rest": {name: params.pop(name) for name in _RESUMING if name in params}, "params": params}
 
 
-def _manager(run_dir: str | Path, **options: Any) -> ocp.CheckpointManager:
-    # With best_fn the metrics are written, and best_step() is the best: without it, neither happens, silently.
-    return ocp.CheckpointManager(
-        Path(run_dir).resolve() / "checkpoints",
-        options=ocp.CheckpointManagerOptions(best_fn=_loss, best_mode="min", **options),
-    )
+def _read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The items of a checkpoint as `restore` describes; without any, `params` as NumPy arrays."""
 
+    def arguments(leaf: Any) -> ocp.RestoreArgs:
+        sharding = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None
+        return ocp.RestoreArgs(restore_type=np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
 
-def _loss(metrics: Mapping[str, float]) -> float:
-    if "validation_loss" in metrics and math.isfinite(metrics["validation_loss"]):
-        return metrics["validation_loss"]
-    return math.inf  # a run without validation data: none is better than another
-
-
-def _restore_as(item: Any) -> ocp.args.PyTreeRestore:
-    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-    return ocp.args.PyTreeRestore(item, restore_args=jax.tree.map(lambda _: as_numpy, item))
-
-
-def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) -> Any:
     try:
-        return manager.restore(step, args=items)
+        if items is None:
+            items = {"params": manager.item_metadata(step)["params"].tree}
+        restore = {
+            name: ocp.args.PyTreeRestore(item, restore_args=jax.tree.map(arguments, item))
+            for name, item in items.items()
+        }
+        return dict(manager.restore(step, args=ocp.args.Composite(**restore)).items())
     except (ValueError, KeyError, OSError) as error:
         others = ", ".join(str(other) for other in manager.all_steps() if other != step) or "none"
         raise InputError(
@@ -400,14 +255,9 @@ def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) 
         ) from error
 
 
-def _check_fingerprint(manager: ocp.CheckpointManager, step: int, fingerprint: str) -> None:
-    if _about(manager, step).get("fingerprint") != fingerprint:
+def _check_fingerprint(manager: ocp.CheckpointManager, record: Record, fingerprint: str) -> None:
+    if record.fingerprint != fingerprint:
         raise InputError(
-            f"The checkpoint of step {step} in {manager.directory} was trained with another tokenizer than the "
+            f"The checkpoint of step {record.step} in {manager.directory} was trained with another tokenizer than the "
             "tokenizer.json of its run directory. Restore the file that the run wrote."
         )
-
-
-def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """What was saved beside the arrays: the tokenizer's fingerprint and the layout of the parameters."""
-    return dict(manager.metadata(step).custom_metadata or {})

@@ -1,7 +1,6 @@
 """One experiment from config to scores: the straight way through the house, and what `train.py` runs."""
 
 import dataclasses
-import hashlib
 import json
 from functools import partial
 from itertools import chain
@@ -9,10 +8,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from transformer.checkpoint import DIVERGED, Checkpoints, check_run, hold_run, open_run
+from transformer.checkpoint import Checkpoints
 from transformer.compilation import Compilations
 from transformer.config import Config, DataConfig
-from transformer.data.batches import Batches, TokenPairs, tokenize
+from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, read_files, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import DivergenceError, InputError
@@ -20,6 +19,7 @@ from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.translator import load, translate
 from transformer.model import Transformer
+from transformer.run_dir import DIVERGED, check_run, hold_run, open_run, training_data
 from transformer.runtime import compute_before_returning, resolve_dtype, unused_accelerator, use_compilation_cache
 from transformer.shapes import Params
 from transformer.training import loop, parallel
@@ -88,7 +88,7 @@ def run(config: Config) -> None:
         tokenizer.save(run_dir / "tokenizer.json")
         keep_report(
             run_dir,
-            {split: report.to_dict() | {"sha256": fingerprint(tokens[split])} for split, report in reports.items()},
+            {split: report.to_dict() | {"fingerprint": pairs[split].fingerprint} for split, report in reports.items()},
         )
         if "test" in pairs:
             keep_test_set(run_dir, pairs["test"], config.data)
@@ -132,26 +132,18 @@ def next_commands(config: Config) -> str:
     )
 
 
-def fingerprint(tokens: TokenPairs) -> str:
-    """SHA-256 of a split's token ids, in hex."""
-    digest = hashlib.sha256()
-    for array in tokens:
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 def keep_report(run_dir: Path, report: dict[str, dict]) -> None:
     """Writes `data.json`.
 
     Raises: InputError if the run was begun on other training pairs: it could not go on with the same batches.
     """
-    file = run_dir / "data.json"
-    if file.exists() and json.loads(file.read_text(encoding="utf-8"))["train"]["sha256"] != report["train"]["sha256"]:
+    kept = training_data(run_dir)
+    if kept is not None and kept != report["train"]["fingerprint"]:
         raise InputError(
             f"The training pairs are not those that the run in {run_dir} was begun with. Restore the files, or give "
             "another --run-dir."
         )
-    write_whole(file, f"{json.dumps(report, indent=2, ensure_ascii=False)}\n".encode())
+    write_whole(run_dir / "data.json", f"{json.dumps(report, indent=2, ensure_ascii=False)}\n".encode())
 
 
 def keep_test_set(run_dir: Path, pairs: Pairs, config: DataConfig) -> None:

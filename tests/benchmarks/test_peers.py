@@ -18,10 +18,11 @@ from peers.job import LABEL_SMOOTHING, Size
 from results import read
 
 from transformer import parameters
-from transformer.checkpoint import Checkpoints, open_run
+from transformer.checkpoint import Checkpoints
 from transformer.config import Config, ModelConfig, SearchConfig
 from transformer.data.tokenizer import Tokenizer
 from transformer.model import Transformer
+from transformer.run_dir import open_run
 from transformer.shapes import Batch
 from transformer.training.step import create_state
 

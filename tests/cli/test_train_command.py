@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, Result, assert_refused, call, contents, write_corpus
 
-from transformer.checkpoint import hold_run, is_finished
 from transformer.config_files import from_json
+from transformer.run_dir import hold_run, is_finished
 from transformer.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import transformer
-from transformer.checkpoint import Checkpoints, open_run
+from transformer.checkpoint import Checkpoints
+from transformer.run_dir import open_run
 
 
 class State(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from transformer import parameters
-from transformer.checkpoint import Checkpoints, open_run
+from transformer.checkpoint import Checkpoints
 from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfig, TrainingConfig
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
@@ -26,6 +26,7 @@ from transformer.inference.translator import (
     translate,
 )
 from transformer.model import Transformer
+from transformer.run_dir import open_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

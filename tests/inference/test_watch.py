@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 
-from transformer.checkpoint import DIVERGED, Checkpoints, is_finished, open_run
+from transformer.checkpoint import Checkpoints
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.inference import watch as watching
 from transformer.inference.translator import load
 from transformer.inference.watch import watch
+from transformer.run_dir import open_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -127,21 +128,3 @@ def test_what_is_averaged_with_a_checkpoint_may_be_deleted_meanwhile(trained, ru
     watch(run, PAIRS, random_translator.config.search, average=2, interval=0.01, report=lines.append)
     assert [line.split(": ")[0] for line in lines] == ["step 20", "step 30"]
     assert json.loads((run / "evaluation" / "30.json").read_text())["averaged"] == 1
-
-
-def test_a_run_is_finished_at_its_last_step_or_when_its_patience_is_over(trained, run):
-    assert not is_finished(run)
-    publish(trained, run, 10)
-    publish(trained, run, 20)
-    assert not is_finished(run)
-    publish(trained, run, 30)
-    assert is_finished(run)
-    config = json.loads((run / "config.json").read_text())
-    config["training"]["steps"] = 100  # the lowest loss is two validations ago
-    (run / "config.json").write_text(json.dumps(config))
-    assert is_finished(run)
-    config["training"]["patience"] = 3
-    (run / "config.json").write_text(json.dumps(config))
-    assert not is_finished(run)
-    (run / DIVERGED).write_text("Training has diverged.")
-    assert is_finished(run)

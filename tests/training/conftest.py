@@ -49,23 +49,30 @@ def make_batch() -> Callable[..., Batch]:
     return make
 
 
+class InterruptedBatches(Batches):
+    interrupted_at: int | None
+
+    def __getitem__(self, n: int) -> Any:
+        if n == self.interrupted_at:
+            raise InterruptedError
+        return super().__getitem__(n)
+
+
 @pytest.fixture(scope="session")
 def tiny_batches() -> Callable[..., Batches]:
-    """Batches of random pairs, 4 an epoch; source and target have each one token, repeated."""
+    """Batches of random pairs, 4 an epoch; source and target have each one token, repeated.
+
+    With `interrupted_at`, the process that takes them ends before the step after this one.
+    """
 
     def make(
-        kind: type[Batches] = Batches,
-        *,
-        pairs: int = 40,
-        row_multiple: int = 1,
-        shuffle: bool = True,
-        **attributes: Any,
+        *, pairs: int = 40, row_multiple: int = 1, shuffle: bool = True, interrupted_at: int | None = None
     ) -> Batches:
         generator = np.random.default_rng(pairs)
         lengths = generator.integers(2, 8, pairs)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         ids = np.repeat(generator.integers(3, 20, pairs), lengths).astype(np.int32)
-        batches = kind(
+        batches = InterruptedBatches(
             TokenPairs(ids, offsets, ids + 1, offsets),
             tokens=64,
             row_multiple=row_multiple,
@@ -75,7 +82,7 @@ def tiny_batches() -> Callable[..., Batches]:
             end_id=2,
             shuffle=shuffle,
         )
-        vars(batches).update(attributes)
+        batches.interrupted_at = interrupted_at
         return batches
 
     return make

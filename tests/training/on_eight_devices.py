@@ -13,10 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from transformer.checkpoint import Checkpoints, load_params
 from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from transformer.model import Transformer
+from transformer.run_dir import saved_steps
 from transformer.shapes import Batch
 from transformer.training import loop, parallel
 from transformer.training.optimizer import make_optimizer
@@ -120,4 +122,46 @@ def test_a_run_goes_on_with_another_number_of_devices(tiny_model, tiny_batches, 
     assert set(traced) == {1}
     train(tmp_path / "both", 8)
     assert traced.count(8) == 1
-    assert_close(load_params(tmp_path / "both"), load_params(tmp_path / "one"))
+    both, one = (load_params(tmp_path / name, saved_steps(tmp_path / name)[-1:]) for name in ("both", "one"))
+    assert_close(both, one)
+
+
+@pytest.mark.parametrize("saved", ["one device", "replicated", "sharded"])
+def test_a_state_restores_into_any_layout(tiny_model, tmp_path, capfd, saved):
+    """Saved from one device, all devices or shards of them; restored to the host, replicated and in shards."""
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+    def sharded(leaf: Any) -> NamedSharding:
+        """The first axis that divides over four devices; the other two groups have copies."""
+        axis = next((axis for axis, size in enumerate(leaf.shape) if size % 4 == 0), None)
+        return NamedSharding(mesh, PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "model"))
+
+    layouts = {
+        "one device": lambda leaf: jax.sharding.SingleDeviceSharding(jax.devices()[3]),
+        "replicated": lambda leaf: NamedSharding(mesh, PartitionSpec()),
+        "sharded": sharded,
+    }
+    state = create_state(Transformer(tiny_model), make_optimizer(OptimizerConfig(), tiny_model.d_model, STEPS), seed=3)
+    assert not all(sharded(leaf).is_fully_replicated for leaf in jax.tree.leaves(state))
+    expected = jax.tree.map(np.array, state)
+    donating = jax.jit(partial(jax.tree.map, lambda x: x + 1), donate_argnums=0)
+    with Checkpoints(tmp_path, 1, "print") as checkpoints:
+        placed = jax.device_put(state, jax.tree.map(layouts[saved], state))
+        checkpoints.save(1, placed, {})
+        jax.block_until_ready(donating(placed))
+    with Checkpoints(tmp_path, 1, "print") as checkpoints:
+        for layout in layouts.values():
+            shapes = jax.tree.map(
+                lambda x, layout=layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout(x)), state
+            )
+            restored = checkpoints.restore(1, shapes)
+            for leaf, shape in zip(jax.tree.leaves(restored), jax.tree.leaves(shapes), strict=True):
+                assert isinstance(leaf, jax.Array)
+                assert leaf.sharding == shape.sharding
+            jax.tree.map(np.testing.assert_array_equal, restored, expected)
+        restored = checkpoints.restore(1, state)
+        assert {type(leaf) for leaf in jax.tree.leaves(restored)} == {np.ndarray}
+        jax.tree.map(np.testing.assert_array_equal, restored, expected)
+    jax.tree.map(np.testing.assert_array_equal, load_params(tmp_path, [1])["params"], expected.params)
+    assert not [*tmp_path.rglob("_sharding")]  # where orbax records devices
+    assert not any(capfd.readouterr())

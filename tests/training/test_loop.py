@@ -1,4 +1,3 @@
-import collections
 import dataclasses
 import itertools
 import json
@@ -13,29 +12,19 @@ import jax
 import numpy as np
 import pytest
 
-from transformer.checkpoint import Checkpoints, load_params, open_run
+from transformer.checkpoint import Checkpoints, load_params
 from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, SearchConfig, TrainingConfig
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.inference.translator import load
-from transformer.training import loop, metrics
+from transformer.run_dir import open_run, records, saved_steps
+from transformer.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 STEPS, EVERY = 12, 4
-
-
-class InterruptedBatches(Batches):
-    """Batches of a process that ends before the step after `last`."""
-
-    last: int
-
-    def __getitem__(self, n: int) -> Any:
-        if n == self.last:
-            raise InterruptedError
-        return super().__getitem__(n)
 
 
 def train(config: Config, batches: Batches, **arguments: Any) -> None:
@@ -51,6 +40,10 @@ def read_metrics(config: Config) -> list[dict[str, Any]]:
 
 def checkpoint_steps(config: Config) -> list[int]:
     return sorted(int(path.name) for path in (Path(config.run_dir) / "checkpoints").iterdir())
+
+
+def last_params(run_dir: str | Path) -> Any:
+    return load_params(run_dir, saved_steps(run_dir)[-1:])
 
 
 def in_run_dir(config: Config, run_dir: Path, **training: Any) -> Config:
@@ -116,7 +109,7 @@ def test_metrics_of_every_window_and_validation(config, finished):
 
 def test_evaluate_is_given_what_the_checkpoint_has(config, finished):
     for step, variables in zip((4, 8, 12), finished["variables"], strict=True):
-        jax.tree.map(np.testing.assert_array_equal, load_params(config.run_dir, step), variables)
+        jax.tree.map(np.testing.assert_array_equal, load_params(config.run_dir, [step]), variables)
 
 
 def test_a_finished_run_does_nothing(config, finished, tiny_batches):
@@ -129,23 +122,32 @@ def test_a_finished_run_does_nothing(config, finished, tiny_batches):
     assert read_metrics(config) == lines
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(config, finished, tiny_batches, tmp_path):
-    broken = in_run_dir(config, tmp_path)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(config, finished, tiny_batches, tmp_path, monkeypatch):
+    """From step 5, between two lines of the log, saved because a minute had passed: at each look a minute has."""
+    broken = in_run_dir(config, tmp_path, save_minutes=1.0)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=itertools.count(step=60).__next__))
+    bleu = itertools.count(1.0)
+
+    def go_on(**arguments: Any) -> None:
+        validation = tiny_batches(pairs=9, shuffle=False)
+        evaluate = lambda _: {"validation_bleu": next(bleu)}  # noqa: E731
+        train(broken, tiny_batches(**arguments), validation_batches=validation, evaluate=evaluate)
+
     with pytest.raises(InterruptedError):
-        train(broken, tiny_batches(InterruptedBatches, last=6))
-    assert checkpoint_steps(broken) == [4]
-    assert [line["step"] for line in read_metrics(broken)] == [3, 4]
-    train(broken, tiny_batches())
+        go_on(interrupted_at=5)
+    assert [(record.step, record.resume_only) for record in records(tmp_path)] == [(4, False), (5, True)]
+    go_on()
+    assert checkpoint_steps(broken) == [4, 8, 12]
+    assert without_speeds(broken) == without_speeds(config)
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32)),
-        load_params(broken.run_dir),
-        load_params(config.run_dir),
+        last_params(broken.run_dir),
+        last_params(config.run_dir),
     )
 
-    def losses(config: Config) -> list[tuple[int, float]]:
-        return [(line["step"], line["loss"]) for line in read_metrics(config) if "loss" in line]
 
-    assert losses(broken) == losses(config)
+def without_speeds(config: Config) -> list[dict[str, Any]]:
+    return [{name: line[name] for name in line if name != "tokens_per_second"} for line in read_metrics(config)]
 
 
 def test_accumulation_steps_change_nothing_but_rounding(config, tiny_batches, tmp_path):
@@ -154,30 +156,8 @@ def test_accumulation_steps_change_nothing_but_rounding(config, tiny_batches, tm
         batches = tiny_batches(pairs=33, row_multiple=steps)
         assert batches.shape[2] == rows
         train(in_run_dir(config, tmp_path / str(steps), accumulation_steps=steps), batches)
-    one, four = (load_params(tmp_path / name) for name in ("1", "4"))
+    one, four = (last_params(tmp_path / name) for name in ("1", "4"))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), four, one)
-
-
-def test_stops_when_patience_is_at_an_end_and_stays_stopped(config, finished, tiny_batches, tmp_path, monkeypatch):
-    patient = in_run_dir(config, tmp_path, steps=40, validate_every=2, patience=2, keep_last=1)
-    losses, clock = iter([3.0, 2.0, 2.5, 2.4]), itertools.count()
-
-    def validate(*_: Any) -> float:
-        collections.deque(itertools.islice(clock, 1_000_000), maxlen=0)  # takes very long
-        return next(losses)
-
-    monkeypatch.setattr(loop, "validate", validate)
-    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    train(patient, tiny_batches(), validation_batches=tiny_batches(pairs=9))
-    assert checkpoint_steps(patient) == [4, 8]  # the best and the last
-    train(patient, tiny_batches(), validation_batches=tiny_batches(pairs=9))
-    assert checkpoint_steps(patient) == [4, 8]
-    lines = read_metrics(patient)
-    assert [line["step"] for line in lines if "validation_loss" in line] == [2, 4, 6, 8]
-    # The window before the end is logged, and no window's speed has the time of validation in it.
-    speeds = {line["step"]: line["tokens_per_second"] for line in lines if "loss" in line}
-    assert list(speeds) == [2, 3, 4, 6, 8]
-    assert min(speeds.values()) > 10
 
 
 def test_what_is_not_finite_ends_the_run_and_is_not_kept(config, finished, tiny_batches, tmp_path):

@@ -71,10 +71,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_progress_prints_plain_lines(clock: Clock, capsys: pytest.CaptureFixture):
     with Progress(8000, 1000) as progress:
         clock.now += 10
-        assert progress.update(1200, loss=3.4119, learning_rate=1.5e-3, tokens=123_450) == 12_345
+        progress.count(123_450)
+        assert progress.update(1200, loss=3.4119, learning_rate=1.5e-3) == 12_345
         progress.print("validation [loss] 2.5")
         clock.now += 50
-        progress.update(1300, loss=3.4, learning_rate=1.4e-3, tokens=1000)
+        progress.count(1000)
+        progress.update(1300, loss=3.4, learning_rate=1.4e-3)
     assert capsys.readouterr().out.splitlines() == [
         "step 1,200/8,000  loss 3.412  lr 1.5e-03  12,345 tokens/s  5:40 left",
         "validation [loss] 2.5",
@@ -85,23 +87,28 @@ def test_progress_prints_plain_lines(clock: Clock, capsys: pytest.CaptureFixture
 def test_speed_does_not_count_what_is_not_training(clock: Clock, capsys: pytest.CaptureFixture):
     with Progress(8000, 0) as progress:
         clock.now += 10
-        assert progress.update(100, loss=3.0, learning_rate=1e-3, tokens=500) == 50
-        clock.now += 90  # validation
-        progress.restart_clock()
+        progress.count(500)
+        assert progress.update(100, loss=3.0, learning_rate=1e-3) == 50
+        with progress.pause():
+            clock.now += 90  # validation
         clock.now += 5
-        assert progress.update(200, loss=3.0, learning_rate=1e-3, tokens=500) == 100
+        progress.count(500)
+        assert progress.update(200, loss=3.0, learning_rate=1e-3) == 100
         clock.now += 5
-        assert progress.update(300, loss=3.0, learning_rate=1e-3, tokens=500) == 100
+        progress.count(500)
+        assert progress.update(300, loss=3.0, learning_rate=1e-3) == 100
     assert capsys.readouterr().out.splitlines()[1].endswith("1:08:15 left")  # 105 s for 200 steps
 
 
 def test_time_left_follows_the_recent_speed(clock: Clock, capsys: pytest.CaptureFixture):
     with Progress(100_000, 0) as progress:
         clock.now += 1000  # compiling
-        progress.update(1, loss=9.0, learning_rate=1e-7, tokens=10)
+        progress.count(10)
+        progress.update(1, loss=9.0, learning_rate=1e-7)
         for step in range(1, 20):
             clock.now += 1
-            progress.update(step * 100, loss=9.0, learning_rate=1e-7, tokens=10)
+            progress.count(10)
+            progress.update(step * 100, loss=9.0, learning_rate=1e-7)
     assert capsys.readouterr().out.splitlines()[-1].endswith("16:21 left")  # 98,100 steps at 100 a second
 
 
@@ -116,9 +123,11 @@ def test_duration(seconds: float, expected: str):
 ON_A_TERMINAL = """
 from transformer.training.metrics import Progress
 with Progress(8000, 0) as progress:
-    progress.update(1200, loss=3.4119, learning_rate=1.5e-3, tokens=10)
+    progress.count(10)
+    progress.update(1200, loss=3.4119, learning_rate=1.5e-3)
     progress.print("validation loss [2.5]")
-    progress.update(8000, loss=1.25, learning_rate=1.5e-3, tokens=10)
+    progress.count(10)
+    progress.update(8000, loss=1.25, learning_rate=1.5e-3)
 """
 
 

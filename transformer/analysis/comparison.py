@@ -90,12 +90,6 @@ def settings(
     return decided | {"ensemble": [[run, [*own]] for run, own in ensemble]}
 
 
-def training_data(run_dir: str | Path) -> str | None:
-    """The fingerprint of the pairs that a run was trained on; None if it does not say."""
-    file = Path(run_dir) / "data.json"
-    return json.loads(file.read_text(encoding="utf-8"))["train"]["sha256"] if file.exists() else None
-
-
 def write_result(folder: Path, result: Result, scores: str) -> None:
     """Writes test.jsonl, hypotheses.txt, scores.json and evaluation.json, which `read_result` reads: all, or nothing of
     this name.

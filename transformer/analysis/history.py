@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from transformer.checkpoint import read_config
 from transformer.config import Config
 from transformer.errors import InputError
+from transformer.run_dir import read_config
 
 
 class Curve(NamedTuple):

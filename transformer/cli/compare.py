@@ -37,13 +37,13 @@ def main(arguments: list[str]) -> None:
 
 def _read(run_dir: str) -> "Result":
     """What a run has kept of its test set, or an evaluation of its own: nothing is translated anew."""
-    from transformer.analysis.comparison import EVALUATION, Result, read_result, settings, training_data
+    from transformer.analysis.comparison import EVALUATION, Result, read_result, settings
 
     if (Path(run_dir) / EVALUATION).exists():
         return read_result(run_dir)
-    from transformer.checkpoint import checkpoint_steps, read_config
     from transformer.data.tokenizer import Tokenizer
     from transformer.experiment import read_test_set
+    from transformer.run_dir import checkpoint_steps, read_config, training_data
 
     config, run = read_config(run_dir), Path(run_dir)
     for name in ("hypotheses.txt", "scores.json"):

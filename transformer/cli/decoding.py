@@ -66,7 +66,7 @@ def parse(options: type[Options], arguments: list[str], command: str) -> Options
     """
     parse_with = partial(tyro.cli, args=arguments, prog=f"transformer {command}")
     run = parse_with(options).run
-    from transformer.checkpoint import read_config
+    from transformer.run_dir import read_config
 
     own = SearchOptions(**vars(read_config(run).search))
     parsed = parse_with(partial(options, search=own))
@@ -85,7 +85,7 @@ def members_of(options: RunOptions) -> list[Member]:
 
     Raises: InputError if one is none, or has not the checkpoints asked for.
     """
-    from transformer.checkpoint import checkpoint_steps
+    from transformer.run_dir import checkpoint_steps
 
     others = options.ensemble if isinstance(options, DecodingOptions) else ()
     named: list[tuple[str, Checkpoint]] = [(options.run, options.checkpoint)]
@@ -116,7 +116,7 @@ def _named(name: str, options: RunOptions) -> tuple[str, Checkpoint]:
 
 def prepare(options: RunOptions) -> Config:
     """The run's config. Says on standard error what computes, and from then on what takes long to compile."""
-    from transformer.checkpoint import read_config
+    from transformer.run_dir import read_config
 
     config = read_config(options.run)
     resolved, reason = resolve_dtype(options.dtype or config.model.dtype)

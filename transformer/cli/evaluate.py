@@ -72,7 +72,8 @@ def _keep(
     hypotheses: list[str],
 ) -> None:
     """Writes what `--output` promises."""
-    from transformer.analysis.comparison import Result, settings, training_data, write_result
+    from transformer.analysis.comparison import Result, settings, write_result
+    from transformer.run_dir import training_data
 
     model = dataclasses.replace(translator.config.model, dtype=str(translator.model.dtype))
     config = dataclasses.replace(translator.config, search=options.search, model=model)

@@ -69,9 +69,15 @@ class TrainingConfig:
     """Tokens per side of a row, into which several sentence pairs are packed. Attention never crosses a pair. Longer
     pairs are dropped and counted. None is `data.max_length`."""
     log_every: Count = 100
-    """Steps between two lines of `metrics.jsonl`; there is one at each checkpoint, too."""
+    """Steps between two lines of `metrics.jsonl`; there is one at each validation, too."""
     validate_every: Count = 1000
-    """Steps between two validations (and checkpoints)."""
+    """Steps between two validations. The last step is always validated."""
+    save_every: Count | None = None
+    """Steps between two checkpoints; None saves at each validation. The last step is always saved. The best checkpoint
+    is the one of lowest validation loss among those saved at a step that was validated."""
+    save_minutes: Positive | None = None
+    """Also save whenever this many minutes have passed since the last save, only to resume from: such a checkpoint is
+    not evaluated, averaged or counted by `keep_last`, and the next one replaces it."""
     validation_bleu: bool = False
     """Translate the validation set greedily at each validation and log BLEU."""
     patience: Count | None = None

@@ -1,5 +1,7 @@
 """Sentence pairs in memory, what they are annotated with, and the report of where they came from."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -54,6 +56,14 @@ class Pairs(NamedTuple):
             if self.antecedents is not None and self.antecedents[index]:
                 row[ANTECEDENTS] = [antecedent._asdict() for antecedent in self.antecedents[index]]
             yield row
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the sentences, in hex: which data this is, whatever files it came from."""
+        digest = hashlib.sha256()
+        for pair in zip(self.sources, self.targets, strict=True):
+            digest.update(json.dumps(pair).encode())
+        return digest.hexdigest()
 
 
 @dataclass

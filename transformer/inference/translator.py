@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int
 
-from transformer.checkpoint import checkpoint_steps, load_params, read_config
+from transformer.checkpoint import load_params
 from transformer.config import Config, SearchConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
 from transformer.data.corpus import Pairs, Report
@@ -32,6 +32,7 @@ from transformer.inference.evaluate import (
     token_log_probabilities,
 )
 from transformer.model import Transformer
+from transformer.run_dir import checkpoint_steps, read_config
 from transformer.runtime import resolve_dtype, use_compilation_cache
 from transformer.shapes import Batch, Params
 
@@ -266,7 +267,7 @@ def load(
     compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
     tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
     steps = checkpoint_steps(run_dir, checkpoint, average)
-    params = load_params(run_dir, steps[-1], len(steps), tokenizer.fingerprint)
+    params = load_params(run_dir, steps, tokenizer.fingerprint)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))
     return Translator(config, model, jax.device_put(params), tokenizer)
 

@@ -146,7 +146,7 @@ def _about(translator: Translator, pairs: Pairs, search: SearchConfig) -> dict[s
     settings = {
         "parameters": digest.hexdigest(),
         "dtype": str(np.dtype(translator.model.dtype)),
-        "data": hashlib.sha256(json.dumps(pairs.sources).encode()).hexdigest(),
+        "data": pairs.fingerprint,
         "search": dataclasses.asdict(dataclasses.replace(search, length_penalty=0.0, length_penalty_form="wu")),
     }
     return json.loads(json.dumps(settings))  # as it is read again: tuples are lists there

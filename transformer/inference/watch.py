@@ -1,20 +1,19 @@
 """Scoring each checkpoint of a run as it appears, beside the training and perhaps on another machine."""
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from transformer.checkpoint import is_finished, read_config, saved_steps
 from transformer.config import SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import Scores
 from transformer.inference.translator import load
+from transformer.run_dir import is_finished, read_config, saved_steps
 from transformer.runtime import resolve_dtype
 
 FOLDER = "evaluation"  # in the run directory
@@ -89,8 +88,7 @@ def watch(
 
 
 def _about(pairs: Pairs, search: SearchConfig, average: int, dtype: str) -> dict[str, Any]:
-    data = hashlib.sha256(json.dumps([pairs.sources, pairs.targets]).encode()).hexdigest()
-    settings = {"search": dataclasses.asdict(search), "average": average, "data": data, "dtype": dtype}
+    settings = {"search": dataclasses.asdict(search), "average": average, "data": pairs.fingerprint, "dtype": dtype}
     return json.loads(json.dumps(settings))  # as it is read again: tuples are lists there
 
 

@@ -1,6 +1,7 @@
 """The whole training run."""
 
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.checkpoint import Checkpoints, out_of_patience
+from transformer.checkpoint import Checkpoints
 from transformer.config import Config
 from transformer.data.batches import Batches, iterate
 from transformer.errors import DivergenceError
 from transformer.model import Transformer
+from transformer.run_dir import Counters
 from transformer.shapes import Params
 from transformer.training import parallel
 from transformer.training.metrics import MetricsLog, Progress
@@ -30,7 +32,9 @@ def train(
     dtype: str,
     evaluate: Callable[[Params], dict[str, float]] | None = None,
 ) -> None:
-    """Trains to `config.training.steps`, from the last checkpoint if there is one, and leaves checkpoints behind.
+    """Trains to `config.training.steps`, from the last checkpoint if there is one.
+
+    Steps are logged, validated and saved at intervals of their own; the last step is all three.
 
     Args:
         config: the experiment.
@@ -59,81 +63,78 @@ def train(
     )
     eval_fn = parallel.map_eval_step(partial(eval_step, model=model, axis_name=parallel.AXIS))
 
-    state = create_state(model, optimizer, config.seed)
+    state, counters = parallel.replicate(create_state(model, optimizer, config.seed)), Counters()
     first = checkpoints.latest() or 0
     if first:
-        state = checkpoints.restore(first, state)
-    state = parallel.replicate(state)
+        layout = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        state, counters = checkpoints.restore(first, layout), checkpoints.counters(first)
 
-    window = {"loss_sum": 0.0, "target_tokens": 0.0, "source_tokens": 0.0}
+    def due(step: int, every: int) -> bool:
+        return step % every == 0 or step == training.steps
+
     with (
         MetricsLog(Path(config.run_dir) / "metrics.jsonl", first) as log,
         Progress(training.steps, first) as progress,
     ):
 
-        def has_checkpoint(step: int) -> bool:
-            return step % training.validate_every == 0 or step == training.steps
-
-        def require_finite(step: int, **values: float) -> None:
-            if not all(map(math.isfinite, values.values())):
-                checkpoints.wait()
-                shown = " and ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-                raise DivergenceError(
-                    f"Training has diverged: {shown} at step {step}. The last good checkpoint is "
-                    f"{checkpoints.latest() or 'none'}. Lower the learning rate, raise optimizer.warmup_steps or set "
-                    "optimizer.clip_norm, in a new run directory."
-                )
-
-        def account(step: int, metrics: dict) -> None:
-            """Fetch one step's metrics, stop if they are not finite, and log the window where it is due.
-
-            A window never spans a checkpoint, so that a resumed run logs what an uninterrupted one does.
-            """
+        def account(counters: Counters, step: int, metrics: dict) -> Counters:
+            """Fetches one step's metrics, stops if they are not finite, and logs the mean loss where that is due."""
             values = {name: float(value) for name, value in metrics.items()}
-            loss = values["loss_sum"] / max(values["target_tokens"], 1.0)
-            require_finite(step, loss=loss, gradient_norm=values["gradient_norm"])
-            for name in window:
-                window[name] += values[name]
-            if step % training.log_every == 0 or has_checkpoint(step):
-                loss = window["loss_sum"] / window["target_tokens"]
-                now = float(jnp.asarray(rate(step - 1)))
-                tokens = window["target_tokens"] + window["source_tokens"]
-                speed = progress.update(step, loss=loss, learning_rate=now, tokens=int(tokens))
-                log.write(
-                    step,
-                    loss=loss,
-                    learning_rate=now,
-                    gradient_norm=values["gradient_norm"],
-                    tokens_per_second=speed,
-                )
-                window.update(dict.fromkeys(window, 0.0))
+            loss_sum, target_tokens, norm = (values[name] for name in ("loss_sum", "target_tokens", "gradient_norm"))
+            require_finite(checkpoints, step, loss=loss_sum / max(target_tokens, 1.0), gradient_norm=norm)
+            progress.count(int(target_tokens + values["source_tokens"]))
+            loss_sum, target_tokens = counters.loss_sum + loss_sum, counters.target_tokens + target_tokens
+            if not (due(step, training.log_every) or due(step, training.validate_every)):
+                return counters._replace(loss_sum=loss_sum, target_tokens=target_tokens)
+            loss, now = loss_sum / target_tokens, float(jnp.asarray(rate(step - 1)))
+            speed = progress.update(step, loss=loss, learning_rate=now)
+            log.write(step, loss=loss, learning_rate=now, gradient_norm=norm, tokens_per_second=speed)
+            return counters._replace(loss_sum=0.0, target_tokens=0.0)
 
-        pending = None
-        last = first if out_of_patience(checkpoints.best(), first, training) else training.steps
+        pending, saved = None, time.monotonic()
+        last = first if counters.out_of_patience(training.patience) else training.steps
         for step, batch in enumerate(iterate(train_batches, first, last), start=first + 1):
             state, metrics = step_fn(state, parallel.split(batch, training.accumulation_steps))
             if pending is not None:
-                account(*pending)  # one step late, so that the device never waits for the host
+                counters = account(counters, *pending)  # one step late, so that the device never waits for the host
             pending = step, metrics
-            if not has_checkpoint(step):
+            validates = due(step, training.validate_every)
+            saves = due(step, training.save_every or training.validate_every)
+            overdue = training.save_minutes is not None and time.monotonic() - saved >= 60 * training.save_minutes
+            if not (validates or saves or overdue):
                 continue
 
-            account(*pending)
-            pending, scores = None, {}
-            if validation_batches is not None:
-                scores["validation_loss"] = validate(eval_fn, state, validation_batches)
-                require_finite(step, **scores)
-                if evaluate is not None:
-                    scores |= evaluate({"params": state.params, **state.batch_stats})
-                log.write(step, **scores)
-                shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
-                progress.print(f"step {step:,}: {shown}")
-            checkpoints.save(step, state, scores)
-            if out_of_patience(checkpoints.best(), step, training):
+            counters, pending, scores = account(counters, *pending), None, {}
+            with progress.pause():
+                if validates and validation_batches is not None:
+                    scores["validation_loss"] = validate(eval_fn, state, validation_batches)
+                    require_finite(checkpoints, step, **scores)
+                    counters = counters.after_validation(scores["validation_loss"])
+                    if evaluate is not None:
+                        scores |= evaluate({"params": state.params, **state.batch_stats})
+                    log.write(step, **scores)
+                    shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
+                    progress.print(f"step {step:,}: {shown}")
+                stops = counters.out_of_patience(training.patience)
+                if saves or stops or overdue:
+                    checkpoints.save(step, state, scores, counters, resume_only=not (saves or stops))
+                    saved = time.monotonic()
+            if stops:
                 progress.print(f"Stopped: the last {training.patience} validations found no lower loss.")
                 break
-            progress.restart_clock()  # validating and saving are not training
     checkpoints.wait()
+
+
+def require_finite(checkpoints: Checkpoints, step: int, **values: float) -> None:
+    """Raises: DivergenceError if a value is not finite, once the last checkpoint is complete."""
+    if not all(map(math.isfinite, values.values())):
+        checkpoints.wait()
+        shown = " and ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+        raise DivergenceError(
+            f"Training has diverged: {shown} at step {step}. The last good checkpoint is "
+            f"{max(checkpoints.steps(), default='none')}. Lower the learning rate, raise optimizer.warmup_steps or set "
+            "optimizer.clip_norm, in a new run directory."
+        )
 
 
 def validate(eval_fn: Callable, state: TrainState, batches: Batches) -> float:

@@ -4,6 +4,8 @@ import collections
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import rich.progress
@@ -74,7 +76,7 @@ class Progress:
             resumed_step: Updates made before this start.
         """
         self._steps = steps
-        self._window_start = time.perf_counter()
+        self._window_start, self._tokens = time.perf_counter(), 0
         # (step, seconds) of the latest updates: the time left follows from the speed between the first and the last,
         # validation and all.
         self._recent = collections.deque([(resumed_step, self._window_start)], maxlen=10)
@@ -89,21 +91,24 @@ class Progress:
             )
             self._task = self._bar.add_task("starting", total=steps, completed=resumed_step)
 
-    def update(self, step: int, *, loss: float, learning_rate: float, tokens: int) -> float:
-        """Shows where the run is.
+    def count(self, tokens: int) -> None:
+        """Counts the tokens of a step, source and target, without padding."""
+        self._tokens += tokens
+
+    def update(self, step: int, *, loss: float, learning_rate: float) -> float:
+        """Shows how far the run is.
 
         Args:
             step: Updates made so far.
             loss: Training loss since the last call, in nats per target token.
             learning_rate: The rate of this update.
-            tokens: Source and target tokens since the last call, without padding.
 
-        Returns: Tokens per second since the last call of this or `restart_clock` (at the first: since the start,
-            compilation included).
+        Returns: Tokens per second since the last call, without pauses (at the first call: since the start, compilation
+            included).
         """
         now = time.perf_counter()
-        tokens_per_second = tokens / (now - self._window_start)
-        self._window_start = now
+        tokens_per_second = self._tokens / (now - self._window_start)
+        self._window_start, self._tokens = now, 0
         self._recent.append((step, now))
         (first_step, first_time), steps_left = self._recent[0], self._steps - step
         seconds_left = steps_left * (now - first_time) / (step - first_step)
@@ -117,9 +122,12 @@ class Progress:
             self._bar.update(self._task, completed=step, description=line)
         return tokens_per_second
 
-    def restart_clock(self) -> None:
-        """Lets the time since the last update not count in the next one's speed: it was spent on something else."""
-        self._window_start = time.perf_counter()
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leaves the time spent in this context, on something other than training, out of the speed."""
+        start = time.perf_counter()
+        yield
+        self._window_start += time.perf_counter() - start
 
     def print(self, text: str) -> None:
         """Prints a line of its own, above the bar where there is one."""

@@ -1,0 +1,249 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from transformer.checkpoint import Checkpoints
+from transformer.config import Config, DataConfig, ModelConfig, TokenizerConfig, TrainingConfig
+from transformer.errors import InputError
+from transformer.run_dir import (
+    DIVERGED,
+    Counters,
+    checkpoint_steps,
+    hold_run,
+    is_finished,
+    open_run,
+    read_config,
+    records,
+    saved_steps,
+    training_data,
+)
+
+HOLD = """
+import sys
+from pathlib import Path
+from transformer.run_dir import hold_run
+with hold_run(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+class State(NamedTuple):
+    step: Any
+    params: Any
+
+
+def small_config(**fields: Any) -> Config:
+    return Config(model=ModelConfig(d_model=64, num_heads=2), **fields)
+
+
+def save(run_dir: Path, losses: dict[int, float | None], **arguments: Any) -> None:
+    """Checkpoints of these validation losses; None where a step was not validated."""
+    with Checkpoints(run_dir, 5, "print") as checkpoints:
+        for step, loss in losses.items():
+            metrics = {} if loss is None else {"validation_loss": loss}
+            checkpoints.save(step, State(np.array(step), np.zeros(1)), metrics, **arguments)
+
+
+def test_open_run_makes_the_directory_once(tmp_path: Path):
+    config = small_config(run_dir="here")
+    run_dir = open_run(tmp_path / "a" / "run", config)
+    assert run_dir == tmp_path / "a" / "run"
+    assert [path.name for path in run_dir.iterdir()] == ["config.json"]
+    assert read_config(run_dir) == config
+    open_run(run_dir, dataclasses.replace(config, run_dir="moved"))
+    assert read_config(run_dir) == config
+
+
+def test_open_run_compares_files_by_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    relative = small_config(data=DataConfig(train=("a.en", "a.de")), tokenizer=TokenizerConfig(file="t.json"))
+    absolute = small_config(
+        data=DataConfig(train=(str(tmp_path / "a.en"), str(tmp_path / "a.de"))),
+        tokenizer=TokenizerConfig(file=str(tmp_path / "t.json")),
+    )
+    open_run("run", relative)
+    open_run("run", absolute)
+    with pytest.raises(InputError, match=r"data\.train is .*a\.de.* there and .*b\.de.* here"):
+        open_run("run", dataclasses.replace(relative, data=DataConfig(train=("a.en", "b.de"))))
+
+
+def test_a_file_with_all_splits_is_compared_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    open_run("run", small_config(data=DataConfig(corpus="all.jsonl")))
+    open_run("run", small_config(data=DataConfig(corpus=str(tmp_path / "all.jsonl"))))
+    with pytest.raises(InputError, match=r"data\.corpus is .*all\.jsonl.* there and .*other\.jsonl.* here"):
+        open_run("run", small_config(data=DataConfig(corpus="other.jsonl")))
+
+
+def test_a_dataset_of_the_hub_or_the_package_is_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = small_config(data=DataConfig(corpus="some/dataset", train=("train[:9]",)))
+    packaged = small_config(data=DataConfig(corpus="package:quickstart.jsonl.xz"))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        open_run(tmp_path / "run", config)
+        open_run(tmp_path / "packaged", packaged)
+    with pytest.raises(InputError, match=r"data\.train is \('train\[:9\]',\) there"):
+        open_run(tmp_path / "run", dataclasses.replace(config, data=DataConfig(corpus="some/dataset", train=("test",))))
+
+
+def test_a_run_is_held_by_one_process(tmp_path: Path):
+    holder = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with (
+            pytest.raises(InputError, match=r"Another process is training in the run directory .* --run-dir"),
+            hold_run(tmp_path),
+        ):
+            pass
+        process.kill()  # nothing is left to be cleared away by hand
+    with hold_run(tmp_path):
+        pass
+
+
+def test_open_run_refuses_another_config(tmp_path: Path):
+    open_run(tmp_path, small_config())
+    other = dataclasses.replace(small_config(), model=ModelConfig(d_model=128, num_heads=2))
+    with pytest.raises(InputError, match=r"of another config: model\.d_model is 64 there and 128 here"):
+        open_run(tmp_path, other)
+    with pytest.raises(InputError, match="seed is 0 there and 1 here"):
+        open_run(tmp_path, small_config(seed=1))
+
+
+def test_open_run_refuses_directories_that_are_not_its_own(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="neither empty nor that of a run"):
+        open_run(tmp_path, small_config())
+    with pytest.raises(InputError, match="cannot be made: Not a directory"):
+        open_run(tmp_path / "notes.txt" / "run", small_config())
+    with pytest.raises(InputError, match="is a file"):
+        open_run(tmp_path / "notes.txt", small_config())
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_open_run_refuses_a_directory_that_is_not_writable(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    if os.access(tmp_path, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with pytest.raises(InputError, match="cannot be written to"):
+        open_run(tmp_path, small_config())
+
+
+def test_read_config_says_what_is_wrong(tmp_path: Path):
+    with pytest.raises(InputError, match=r"is not the directory of a run: it has no config\.json"):
+        read_config(tmp_path)
+    for text, reason in [("{", "not valid JSON"), ('{"sed": 1}', "no field sed"), ('{"seed": -1}', "seed must not be")]:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(InputError, match=rf"config\.json cannot be used\. .*{reason}"):
+            read_config(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return open_run(tmp_path / "run", small_config(average=2, training=TrainingConfig(steps=100, patience=3)))
+
+
+def test_chooses_the_named_checkpoint_and_those_before_it(run: Path):
+    save(run, {1: 4.0, 2: 2.0, 3: 3.0, 4: 3.5})
+    assert checkpoint_steps(run, "last", 1) == [4]
+    assert checkpoint_steps(run, "best", 1) == [2]
+    assert checkpoint_steps(run, 3, 1) == [3]
+    assert checkpoint_steps(run, 3, 3) == [1, 2, 3]
+
+
+def test_averages_the_configured_number_only_at_the_last_checkpoint(run: Path):
+    save(run, {1: 4.0})
+    assert checkpoint_steps(run) == [1]
+    save(run, {2: 2.0, 3: 3.0})
+    assert checkpoint_steps(run) == [2, 3]
+    assert checkpoint_steps(run, "best") == [2]
+    assert checkpoint_steps(run, 3) == [3]
+
+
+def test_the_best_checkpoint_was_validated(run: Path):
+    save(run, {1: None, 2: None})
+    assert checkpoint_steps(run, "best") == [2]  # nothing is known: the last
+    save(run, {3: 2.5, 4: 2.0, 5: None})
+    assert checkpoint_steps(run, "best") == [4]
+    save(run, {6: 2.0, 7: 2.1})
+    assert checkpoint_steps(run, "best") == [6]  # the last of equals
+
+
+def test_names_the_checkpoints_that_are_there(run: Path):
+    with pytest.raises(InputError, match=r"There is no checkpoint in .*checkpoints"):
+        checkpoint_steps(run)
+    save(run, {10: 3.0, 20: 2.0})
+    with pytest.raises(InputError, match=r"no checkpoint of step 15: .* has those of the steps 10, 20\."):
+        checkpoint_steps(run, 15)
+    with pytest.raises(InputError, match=r"Of step 20 and before, 3 .* cannot be averaged: .* steps 10, 20\."):
+        checkpoint_steps(run, "last", average=3)
+    with pytest.raises(InputError, match=r"Of step 10 and before, 2 .* cannot be averaged"):
+        checkpoint_steps(run, 10, average=2)
+
+
+def test_a_checkpoint_only_for_resuming_is_not_chosen(run: Path):
+    save(run, {5: None}, resume_only=True)
+    with pytest.raises(InputError, match=r"There is no checkpoint in .*checkpoints"):
+        checkpoint_steps(run)
+    save(run, {10: 3.0, 20: 2.0})
+    save(run, {25: None}, resume_only=True)
+    assert saved_steps(run) == [10, 20]
+    assert checkpoint_steps(run, average=2) == [10, 20]
+    assert checkpoint_steps(run, "best") == [20]
+    with pytest.raises(InputError, match=r"no checkpoint of step 25: .* has those of the steps 10, 20\."):
+        checkpoint_steps(run, 25)
+    assert [(record.step, record.resume_only) for record in records(run)] == [(10, False), (20, False), (25, True)]
+
+
+def test_a_run_is_finished_at_its_last_step_or_when_its_patience_is_over(run: Path):
+    assert not is_finished(run)
+    save(run, {10: 3.0}, counters=Counters(best_loss=2.0, validations_since_best=2))
+    assert not is_finished(run)
+    save(run, {20: 3.0}, counters=Counters(best_loss=2.0, validations_since_best=3))
+    assert is_finished(run)
+    save(run, {30: 1.0}, counters=Counters(best_loss=1.0))
+    assert not is_finished(run)
+    (run / DIVERGED).write_text("Training has diverged.")
+    assert is_finished(run)
+    (run / DIVERGED).unlink()
+    save(run, {100: 3.0})
+    assert is_finished(run)
+
+
+def test_a_run_of_an_earlier_version_is_finished_as_it_was(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """It kept no counters, but a checkpoint of each validation."""
+    monkeypatch.setattr(Counters, "_asdict", lambda _: None)
+    save(run, {10: 3.0, 20: 2.0, 30: 2.5, 40: 2.4})
+    assert not is_finished(run)
+    save(run, {50: 2.1})
+    assert is_finished(run)
+
+
+def test_counters_know_the_last_of_the_lowest_losses():
+    counters = Counters()
+    since_best = []
+    for loss in (3.0, 2.0, 2.5, 2.0, 2.1, 2.2):
+        counters = counters.after_validation(loss)
+        since_best.append(counters.validations_since_best)
+    assert since_best == [0, 0, 1, 0, 1, 2]
+    assert counters.best_loss == 2.0
+    assert [counters.out_of_patience(patience) for patience in (None, 1, 2, 3)] == [False, True, True, False]
+
+
+def test_a_run_says_which_data_it_was_trained_on(tmp_path: Path):
+    assert training_data(tmp_path) is None
+    (tmp_path / "data.json").write_text(json.dumps({"train": {"sha256": "of ids, as earlier versions had it"}}))
+    assert training_data(tmp_path) is None
+    (tmp_path / "data.json").write_text(json.dumps({"train": {"fingerprint": "abc"}}))
+    assert training_data(tmp_path) == "abc"

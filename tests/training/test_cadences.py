@@ -1,0 +1,190 @@
+"""When a run is logged, validated, saved and stopped, and that a resumed run does all of it as an uninterrupted one.
+
+The model is two numbers and a step an addition: how the loop keeps its books does not depend on them.
+"""
+
+import itertools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.checkpoint import Checkpoints, load_params
+from transformer.config import Config, DataConfig, ModelConfig, TrainingConfig
+from transformer.run_dir import checkpoint_steps, is_finished, open_run, records, saved_steps
+from transformer.training import loop, metrics, parallel
+from transformer.training.step import TrainState
+
+STEPS = 12
+
+
+def create_state(*_: Any) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(2)}, {}, jnp.zeros(()))
+
+
+def train_step(state: TrainState, batch: Any, **_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    tokens = jax.lax.psum(batch.target_mask.sum(dtype=jnp.float32), parallel.AXIS)
+    ids = jax.lax.psum(batch.source.sum(dtype=jnp.float32), parallel.AXIS)
+    params = {"w": jnp.sin(state.params["w"] + ids)}
+    sums = {"loss_sum": tokens * params["w"].sum(), "target_tokens": tokens, "source_tokens": tokens}
+    return TrainState(state.step + 1, params, {}, ids), sums | {"gradient_norm": params["w"][0]}
+
+
+def eval_step(params: Any, batch_stats: Any, batch: Any, **_: Any) -> dict[str, jax.Array]:
+    tokens = jax.lax.psum(batch.target_mask.sum(dtype=jnp.float32), parallel.AXIS)
+    return {"loss_sum": tokens * (2 + params["w"][1]), "target_tokens": tokens}
+
+
+@pytest.fixture(autouse=True)
+def two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model, and a clock that each look at it moves by twenty seconds."""
+    clock = itertools.count(step=20)
+    monkeypatch.setattr(loop, "create_state", create_state)
+    monkeypatch.setattr(loop, "train_step", train_step)
+    monkeypatch.setattr(loop, "eval_step", eval_step)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+
+def config_of(run_dir: Path, **training: Any) -> Config:
+    training = {"steps": STEPS, "log_every": 100, "validate_every": 100} | training
+    return Config(
+        run_dir=str(run_dir),
+        data=DataConfig(max_length=32),
+        model=ModelConfig(vocabulary_size=270, max_positions=32),
+        training=TrainingConfig(**training),
+    )
+
+
+@pytest.fixture
+def train(tiny_batches) -> Any:
+    def run(config: Config, interrupted_at: int | None = None) -> None:
+        run_dir = open_run(config.run_dir, config)
+        with Checkpoints(run_dir, config.training.keep_last, "print") as checkpoints:
+            batches, validation = tiny_batches(interrupted_at=interrupted_at), tiny_batches(pairs=9, shuffle=False)
+            loop.train(config, batches, validation, checkpoints, dtype="float32")
+
+    return run
+
+
+def lines(run_dir: Path, key: str = "step") -> list[dict[str, Any]]:
+    """The log's lines that have this key, without what depends on the time."""
+    every = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in line if name != "tokens_per_second"} for line in every if key in line]
+
+
+def steps_of(run_dir: Path, key: str) -> list[int]:
+    return [line["step"] for line in lines(run_dir, key)]
+
+
+def test_logs_validates_and_saves_at_intervals_of_their_own(train, tmp_path):
+    train(config_of(tmp_path, log_every=3, validate_every=4, save_every=5))
+    assert steps_of(tmp_path, "loss") == [3, 4, 6, 8, 9, 12]
+    assert steps_of(tmp_path, "validation_loss") == [4, 8, 12]
+    assert saved_steps(tmp_path) == [5, 10, 12]
+    assert [np.isfinite(record.validation_loss) for record in records(tmp_path)] == [False, False, True]
+    assert checkpoint_steps(tmp_path, "best") == [12]
+
+
+def test_the_last_step_is_logged_validated_and_saved(train, tmp_path):
+    train(config_of(tmp_path, steps=7, save_every=100))
+    assert steps_of(tmp_path, "loss") == steps_of(tmp_path, "validation_loss") == saved_steps(tmp_path) == [7]
+
+
+def test_saves_at_each_validation_unless_told_otherwise(train, tmp_path):
+    train(config_of(tmp_path, validate_every=5))
+    assert saved_steps(tmp_path) == steps_of(tmp_path, "validation_loss") == [5, 10, 12]
+
+
+def test_a_checkpoint_of_the_clock_lasts_until_the_next(train, tmp_path):
+    clocked = config_of(tmp_path, validate_every=4, save_minutes=1.0, keep_last=2)
+    with pytest.raises(InterruptedError):
+        train(clocked, interrupted_at=11)
+    # One look at the clock a step, and one after each save: a minute has passed at the third step after a save.
+    assert [(record.step, record.resume_only) for record in records(tmp_path)] == [(4, False), (8, False), (11, True)]
+    assert checkpoint_steps(tmp_path, average=2) == [4, 8]
+    train(clocked)
+    assert [(record.step, record.resume_only) for record in records(tmp_path)] == [(4, False), (8, False), (12, False)]
+    assert checkpoint_steps(tmp_path, "best") == [4]
+
+
+CADENCES = [
+    {"log_every": 3, "validate_every": 4},
+    {"log_every": 5, "validate_every": 4, "save_every": 3},
+    {"log_every": 4, "validate_every": 6, "save_minutes": 1.0},
+    {"log_every": 7, "validate_every": 3, "save_every": 5, "save_minutes": 1.0, "patience": 2},
+]
+
+
+@pytest.mark.parametrize("cadences", CADENCES)
+def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(train, tmp_path, cadences):
+    whole = tmp_path / "whole"
+    train(config_of(whole, **cadences))
+    resumed_from = set()
+    for step in (3, 5, 8, 11):
+        run_dir = tmp_path / str(step)
+        config = config_of(run_dir, **cadences)
+        try:
+            train(config, interrupted_at=step)
+        except InterruptedError:
+            resumed_from |= {(record.step, record.resume_only) for record in records(run_dir)[-1:]}
+        train(config)
+        assert lines(run_dir) == lines(whole)
+        assert saved_steps(run_dir) == saved_steps(whole)
+        assert last_params(run_dir).tobytes() == last_params(whole).tobytes()
+    assert len(resumed_from) >= 2
+    assert any(resume_only for _, resume_only in resumed_from) == ("save_minutes" in cadences)
+
+
+def last_params(run_dir: Path) -> np.ndarray:
+    return load_params(run_dir, saved_steps(run_dir)[-1:])["params"]["w"]
+
+
+def test_patience_counts_validations_and_stays_over(train, tmp_path, monkeypatch):
+    losses = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.4}
+    monkeypatch.setattr(loop, "validate", lambda _, state, __: losses[int(state.step)])
+    config = config_of(tmp_path, steps=40, validate_every=2, save_every=5, patience=2)
+    with pytest.raises(InterruptedError):
+        train(config, interrupted_at=7)  # it resumes from step 5: no checkpoint is left of the best loss
+    for _ in range(2):
+        train(config)
+        assert steps_of(tmp_path, "validation_loss") == [2, 4, 6, 8]
+        assert steps_of(tmp_path, "loss")[-1] == 8
+        assert saved_steps(tmp_path) == [5, 8]
+        assert is_finished(tmp_path)
+
+
+def test_no_speed_has_the_time_of_validations_and_saves_in_it(train, tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+
+    def split(*arguments: Any, split: Any = parallel.split) -> Any:
+        clock.now += 2.0  # a step
+        return split(*arguments)
+
+    def validate(*_: Any) -> float:
+        clock.now += 1000.0
+        return 1.0
+
+    def save(*arguments: Any, save: Any = Checkpoints.save, **keywords: Any) -> None:
+        clock.now += 1000.0
+        save(*arguments, **keywords)
+
+    monkeypatch.setattr(parallel, "split", split)
+    monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(loop, "train_step", lambda state, batch, **_: constant(state))
+    train(config_of(tmp_path, validate_every=4, save_every=3))
+    every = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["tokens_per_second"] for line in every if "loss" in line] == [5.0, 5.0, 5.0]
+
+
+def constant(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
+    """A step of ten tokens."""
+    one = jnp.ones(())
+    sums = {"loss_sum": one, "target_tokens": 6 * one, "source_tokens": 4 * one, "gradient_norm": one}
+    return state._replace(step=state.step + 1), sums

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from transformer.ops import backward, cpu
+from transformer.ops import backward, backward_loss, cpu
 from transformer.ops.attention import merge_heads, scaled_dot_product_attention, split_heads
 from transformer.ops.backward import Products
 from transformer.ops.dropout import dropout
@@ -67,7 +67,7 @@ def _product_transposed(a: Array, b: Array) -> Array:
 
 def _cross_entropy(products: Products, hidden: Array, embedding: Array, *rest: Array, **options: Any) -> Any:
     chunk = max(LOGITS_OF_A_CHUNK // embedding.shape[0] // CHUNK, 1) * CHUNK
-    return backward.cross_entropy(products, hidden, embedding, *rest, chunk=chunk, **options)
+    return backward_loss.cross_entropy(products, hidden, embedding, *rest, chunk=chunk, **options)
 
 
 PLAIN = Implementation(
@@ -80,5 +80,5 @@ PLAIN = Implementation(
     dropout=dropout,
     cross_entropy=cross_entropy,
 )
-CPU = _written_out(cpu.PRODUCTS, partial(backward.cross_entropy, chunk=cpu.CHUNK))
+CPU = _written_out(cpu.PRODUCTS, partial(backward_loss.cross_entropy, chunk=cpu.CHUNK))
 ACCELERATOR = _written_out(Products(_dot, _product_transposed, jnp.moveaxis), _cross_entropy)

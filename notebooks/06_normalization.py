@@ -35,7 +35,6 @@ from transformer.data.corpus import Report, read_pairs
 from transformer.data.tokenizer import Tokenizer
 from transformer.inference.translator import Translator
 from transformer.runtime import keep_freed_memory
-from transformer.training.gradients import watch_norms
 from transformer.training.optimizer import make_optimizer, warmup_stable_decay_schedule
 from transformer.training.step import create_state, eval_step, train_step
 
@@ -123,7 +122,7 @@ def learn(config):
         state, metrics = step(state, accumulated(batches[n]))
         losses.append(mean(metrics))
         if (n + 1) % EVERY == 0:
-            held_out_losses.append(mean(evaluate(state.params, state.batch_stats, held_out[0])))
+            held_out_losses.append(mean(evaluate(state.params, state.variables, held_out[0])))
     return state, np.stack(losses, 1), np.stack(held_out_losses, 1)
 
 
@@ -170,9 +169,9 @@ companies = [
 def log_probabilities(config, state, batch, training):
     """[B, T]: of each row's tokens; a dropout key is what tells the model that it is training (the rate is 0)."""
     key = ops.dropout_key(seed=0, step=0, row=batch.row) if training else None
-    variables = {"params": state.params, **state.batch_stats}
+    variables = {"params": state.params, **state.variables}
     inputs = batch.source, batch.source_mask, batch.target_input, batch.target_mask, key
-    (logits, _), _ = Transformer(config).apply(variables, *inputs, mutable=list(state.batch_stats))
+    (logits, _), _ = Transformer(config).apply(variables, *inputs, mutable=list(state.variables))
     of_tokens = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.target_output[..., None], -1)[..., 0]
     return jnp.where(batch.target_mask, of_tokens, 0)
 
@@ -209,7 +208,8 @@ for name, config in NORMS.items():
 # ## Before or after, with and without warm-up
 #
 # Four layers a side, with layer norm after each sub-layer (`post`, the paper) or before it (`pre`). One program trains
-# each at its full rate from the first step and with a warm-up, three seeds of both, and keeps every layer's gradient.
+# each at its full rate from the first step and with a warm-up, three seeds of both, and keeps the norm of every layer's
+# gradient, √(Σ g²) over the elements of the layer.
 
 # %%
 EARLY, WARMUPS = 30, jnp.array([1, 30])
@@ -218,13 +218,25 @@ LAYERS = [f"{side} {layer}" for side in ("encoder", "decoder") for layer in rang
 few = jax.tree.map(lambda leaf: leaf[:16], [batches[n] for n in range(EARLY)])
 
 
+def layer_norms(gradient):
+    """[2 L]: of the encoder's layers from the first up, then of the decoder's."""
+    stacks = (gradient[side]["layers"] for side in ("encoder", "decoder"))
+    return jnp.concatenate([jax.vmap(optax.tree.norm)(layers) for layers in stacks])
+
+
+# The first in a chain, it sees the gradient that Adam is given, and its state is the norms.
+watch_norms = optax.GradientTransformation(
+    lambda params: jnp.zeros(len(LAYERS)), lambda gradient, state, params=None: (gradient, layer_norms(gradient))
+)
+
+
 def begin(norm_position):
     """Of [seeds, warm-ups]: loss by step, and gradient norms by step and layer."""
     model = Transformer(ModelConfig(**vars(deep) | {"norm_position": norm_position}))
 
     def optimizer(warmup):
         rate = warmup_stable_decay_schedule(2e-3, warmup, steps=10**6, final_fraction=0.0)
-        return optax.chain(watch_norms(), optax.adam(rate, 0.9, 0.98, 1e-9))
+        return optax.chain(watch_norms, optax.adam(rate, 0.9, 0.98, 1e-9))
 
     def step(state, warmup, batch):
         return train_step(state, batch, model=model, optimizer=optimizer(warmup), label_smoothing=0.0, seed=0)
@@ -235,7 +247,7 @@ def begin(norm_position):
     for batch in few:
         state, metrics = step(state, WARMUPS, accumulated(batch))
         losses.append(metrics["loss_sum"] / metrics["target_tokens"])
-        norms.append(jnp.concatenate([state.optimizer_state[0][side] for side in ("encoder", "decoder")], -1))
+        norms.append(state.optimizer_state[0])
     return np.stack(losses, -1), np.stack(norms, -2)
 
 

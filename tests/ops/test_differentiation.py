@@ -61,7 +61,6 @@ BATCH_NORM = [(2, 3, 2), (2,), (2,), (2,), (2,)]
 CASES: dict[str, tuple[Callable, list[tuple[int, ...]]]] = {
     "scaled_dot_product_attention: everywhere": (attend, ATTENTION),
     "scaled_dot_product_attention: masked, with dropout": (partial(attend, mask=MASK, dropout=dropped), ATTENTION),
-    "restricted_attention": (partial(ops.restricted_attention, reach=1), [(3, 2), (3, 2), (3, 2)]),
     "split_heads": (partial(ops.split_heads, num_heads=2), [(3, 4)]),
     "merge_heads": (ops.merge_heads, [(2, 3, 2)]),
     "linear": (ops.linear, [(2, 3), (3, 4), (4,)]),

@@ -112,7 +112,7 @@ def ablate(params: Params, kind: HeadKind, layer: int, head: int, num_heads: int
     """
     path = ("params", _STACK[kind], "layers", _ATTENTION[kind], "output", "kernel")
 
-    def zeroed(node: Params, names: tuple[str, ...]) -> Params:
+    def zeroed(node: Any, names: tuple[str, ...]) -> Any:
         if names:
             return {**node, names[0]: zeroed(node[names[0]], names[1:])}
         size = node.shape[1] // num_heads

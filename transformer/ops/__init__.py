@@ -8,7 +8,6 @@ from transformer.ops.loss import cross_entropy
 from transformer.ops.masks import causal_mask, padding_mask, segment_mask
 from transformer.ops.normalization import batch_norm, layer_norm, rms_norm
 from transformer.ops.positions import segment_positions, sinusoidal_positions
-from transformer.ops.restricted import restricted_attention
 
 __all__ = [
     "DropoutKey",
@@ -24,7 +23,6 @@ __all__ = [
     "merge_heads",
     "output_logits",
     "padding_mask",
-    "restricted_attention",
     "rms_norm",
     "scaled_dot_product_attention",
     "segment_mask",

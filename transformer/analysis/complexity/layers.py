@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from transformer import ops
 from transformer.analysis.complexity.formulas import Size
+from transformer.analysis.complexity.restricted import restricted_attention
 from transformer.config import ModelConfig
 from transformer.layers import Build, MultiHeadAttention
 from transformer.shapes import Params
@@ -69,7 +69,7 @@ def make_layers(size: Size, batch: int = 1, dtype: str = "float32") -> dict[str,
         return build.ops.attention(x, x, x)[0]
 
     def attend_nearby(_: Params, x: Array) -> Array:
-        return ops.restricted_attention(x, x, x, size.r // 2)
+        return restricted_attention(x, x, x, size.r // 2)
 
     projected = MultiHeadAttention(build)
     everywhere = jnp.ones((1, 1, 1, 1), bool)

@@ -36,7 +36,7 @@ def restricted_attention(
         return filled.reshape(*x.shape[:-2], blocks, reach, x.shape[-1])
 
     def with_neighbours(x: Array) -> Array:
-        x = jnp.pad(cut(x), [(0, 0)] * (x.ndim - 2) + [(1, 1), (0, 0), (0, 0)])  # a block in front, a block behind
+        x = jnp.pad(cut(x), [(0, 0)] * (x.ndim - 2) + [(1, 1), (0, 0), (0, 0)])  # a block before, a block after
         return jnp.concatenate([x[..., :-2, :, :], x[..., 1:-1, :, :], x[..., 2:, :, :]], axis=-2)
 
     start = reach * jnp.arange(blocks)[:, None, None]

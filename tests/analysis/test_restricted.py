@@ -3,8 +3,9 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from numerics import assert_matches
 
-from transformer.ops.restricted import restricted_attention
+from transformer.analysis.complexity.restricted import restricted_attention
 
 
 def banded(query, key, value, reach):
@@ -21,7 +22,7 @@ def banded(query, key, value, reach):
     [((2,), 7, 2, "float32"), ((2,), 7, 2, "bfloat16"), ((), 3, 1, "float32"), ((1, 1), 3, 5, "float32")],
     ids=["incomplete block", "in bfloat16", "next neighbours", "everything"],
 )
-def test_value_and_gradients_are_those_of_a_banded_mask(batch, length, reach, dtype, assert_matches):
+def test_value_and_gradients_are_those_of_a_banded_mask(batch, length, reach, dtype):
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(*batch, length, size)) for size in (4, 4, 3)]
     assert_matches(
@@ -39,3 +40,10 @@ def test_operations_grow_with_the_neighbourhood_and_not_with_the_square_of_the_l
     assert operations(512, 8) / operations(256, 8) == pytest.approx(2, rel=0.02)
     assert operations(256, 16) / operations(256, 8) == pytest.approx(2, rel=0.02)
     assert operations(256, 8) == pytest.approx(2 * 2 * 256 * 3 * 8 * 64, rel=0.1)  # 3 reach keys to a query
+
+
+def test_forward_and_reverse_mode_agree():
+    arrays = jax.random.normal(jax.random.key(0), (3, 5, 2))
+    attend = lambda arrays: restricted_attention(*arrays, reach=1)  # noqa: E731
+    forward, reverse = jax.jit(lambda arrays: (jax.jacfwd(attend)(arrays), jax.jacrev(attend)(arrays)))(arrays)
+    np.testing.assert_allclose(forward, reverse, atol=1e-5)

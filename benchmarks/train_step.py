@@ -144,7 +144,7 @@ def pmap(size: Literal["tiny", "S", "B"] = "S", pairs: int = 30) -> None:
     split = parallel.split(random_batch(SIZES[size]), 1)
     programs = {
         "jit": (jax.jit(step, donate_argnums=0), jax.tree.map(lambda x: x[0], split)),
-        "pmap": (parallel.map_train_step(partial(step, axis_name=parallel.AXIS)), split),
+        "pmap": (parallel.map_train_step(partial(step, total=parallel.total)), split),
     }
     states = {name: first_state() for name in programs}
     seconds: dict[str, list[float]] = {name: [] for name in programs}

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import ModelConfig, Transformer, ops, parameters
+from transformer.model import Side
 
 keys = iter(jax.random.split(jax.random.key(0), 20))
 normal = lambda *shape: jax.random.normal(next(keys), shape)  # noqa: E731
@@ -133,11 +134,14 @@ last_layer = jax.tree.map(lambda leaf: leaf[-1], params["params"]["decoder"]["la
 print("the last decoder layer's query kernel", last_layer["self_attention"]["query"]["kernel"].shape)
 
 # %% [markdown]
-# `encode` and `decode` can be called alone; together they are `apply`.
+# `encode`, `decode` and `logits`, the output layer, can be called alone; together they are `apply`. A `Side` is what an
+# encoder or a decoder reads: tokens, and where they are not padding.
 
 # %%
-memory, _ = jax.jit(partial(model.apply, method="encode"))(params, source, source != 0)
-separately, _ = jax.jit(partial(model.apply, method="decode"))(params, target, memory, source != 0)
+source_side, target_side = Side(source, source != 0), Side(target)
+memory, _ = jax.jit(partial(model.apply, method="encode"))(params, source_side)
+decoded, _ = jax.jit(partial(model.apply, method="decode"))(params, target_side, memory, source_side)
+separately = jax.jit(partial(model.apply, method="logits"))(params, decoded)
 assert np.allclose(separately, logits, atol=1e-5)
 
 # %% [markdown]

@@ -34,7 +34,8 @@ from transformer.analysis.figures import STYLE
 from transformer.analysis.figures.learning import learning_curves, learning_rates, warmup
 from transformer.analysis.figures.positions import curves, dot_products, heat_map
 from transformer.analysis.history import read_histories
-from transformer.layers import Build, Layer, Masks
+from transformer.layers import Build
+from transformer.stack import Context, Layer
 from transformer.training.optimizer import inverse_sqrt_schedule, learning_rate, paper_schedule, rates
 
 rcParams.update(STYLE | {"figure.dpi": 150})
@@ -51,7 +52,7 @@ D, T = 128, 10
 layer = Layer(Build.choose(ModelConfig(d_model=D, num_heads=4, d_ff=256)), is_decoder=False)
 words = jax.random.normal(jax.random.key(0), (1, T, D))
 is_token = jnp.ones((1, T), bool)
-rest = None, Masks(is_token, ops.padding_mask(is_token)), None, False  # no memory, dropout or attention weights
+rest = None, Context(is_token, ops.padding_mask(is_token)), None, False  # no memory, dropout or attention weights
 params = jax.jit(lambda key: layer.init(key, words, *rest))(jax.random.key(1))
 encode = jax.jit(lambda x: layer.apply(params, x, *rest)[0])
 

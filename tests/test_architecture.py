@@ -18,6 +18,7 @@ ROOMS = [
     "compilation",
     "ops",
     "data",
+    "batch_norm",
     "layers",
     "stack",
     "model",
@@ -88,9 +89,12 @@ def names(file: Path) -> set[str]:
     return found
 
 
-def test_gradients_are_written_out_in_one_file() -> None:
+def test_gradients_are_written_out_in_two_files() -> None:
     rules = {"custom_vjp", "custom_jvp", "custom_gradient", "defvjp"}
-    assert [file for file in FILES if names(file) & rules] == [PACKAGE / "ops" / "backward.py"]
+    assert [file for file in FILES if names(file) & rules] == [
+        PACKAGE / "ops" / "backward.py",
+        PACKAGE / "ops" / "backward_loss.py",
+    ]
 
 
 def test_equations_know_no_backend() -> None:
@@ -134,11 +138,8 @@ def test_no_room_is_a_lumber_room() -> None:
 TOO_LARGE = {
     "tests/inference/test_search.py",
     "tests/inference/test_translator.py",
-    "tests/test_model.py",
-    "tests/test_paper.py",
     "transformer/inference/search.py",
     "transformer/inference/translator.py",
-    "transformer/ops/backward.py",
 }
 
 
@@ -147,3 +148,11 @@ def test_no_file_asks_to_be_two() -> None:
     files = [file for file in files if "peers" not in file.parts]  # each shows how another program is used best
     large = {str(file.relative_to(ROOT)) for file in files if len(file.read_text("utf-8").splitlines()) > 300}
     assert large <= TOO_LARGE
+
+
+def test_batch_norm_costs_its_own_file() -> None:
+    """Elsewhere its statistics are `variables`; a checkpoint's file layout has their old name."""
+    naming = {file.relative_to(PACKAGE).as_posix() for file in FILES if "batch_stats" in names(file)}
+    assert naming == {"batch_norm.py", "checkpoint.py"}
+    mapping = {file.relative_to(PACKAGE).as_posix() for file in FILES if "axis_name" in names(file)}
+    assert mapping == {"batch_norm.py", "ops/normalization.py", "training/parallel.py"}

@@ -55,6 +55,11 @@ CHECKS: list[tuple[Any, dict[str, Any], str]] = [
         )
     ],
     (ModelConfig, {"d_model": 100}, r"model\.d_model must be divisible by model\.num_heads, but 100 .* by 8"),
+    (
+        ModelConfig,
+        {"positions": "rotary", "d_model": 12, "num_heads": 4},
+        r"needs an even head size, but model\.d_model / model\.num_heads is 3\. Change model\.num_heads",
+    ),
     (ModelConfig, {"d_model": 9, "num_heads": 3}, r"even model\.d_model, but it is 9"),
     (ModelConfig, {"dropout": 1.0}, r"model\.dropout must be in \[0, 1\), but is 1\.0"),
     (ModelConfig, {"attention_dropout": -0.1}, r"model\.attention_dropout must be in \[0, 1\), but is -0\.1"),

@@ -16,6 +16,8 @@ from transformer.model import Transformer
 from transformer.ops.dropout import dropout_key
 from transformer.shapes import Batch
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG: dict[str, Any] = {
     "vocabulary_size": 30,
     "d_model": 16,
@@ -73,6 +75,7 @@ def loss_and_gradient(model: Transformer, variables: Any, batch: Batch, training
         ("float32", {"positions": "learned", "norm_position": "pre", "norm": "rms"}, False, 1e-5),
         ("float32", {"positions": "learned", "norm": "batch"}, False, 1e-5),
         ("float32", {"positions": "learned", "norm": "batch"}, True, 1e-5),
+        ("float32", {"positions": "rotary"}, False, 1e-5),
         ("bfloat16", {"norm_position": "pre"}, False, 2e-2),
     ],
 )
@@ -108,22 +111,14 @@ def test_nothing_reaches_another_pair_of_the_row():
 
         def of_first(embedding: jax.Array) -> jax.Array:
             changed = {"params": params["params"] | {"embedding": embedding}}
-            hidden: Any = model.apply(changed, *arrays, method="hidden")
+            hidden: Any = model.apply(changed, batch, method="hidden")
             return jnp.where(packed.target_segments == 1, jnp.abs(hidden).sum(-1), 0).sum()
 
         return jax.grad(of_first)(embedding)
 
     target = jnp.where(packed.target_segments == 1, 3, 4)
     source = jnp.where(packed.source_segments == 1, 5, 6)
-    arrays = (
-        source,
-        packed.source_mask,
-        target,
-        packed.target_mask,
-        None,
-        packed.source_segments,
-        packed.target_segments,
-    )
+    batch = packed._replace(source=source, target_input=target)
     gradient = sensitivity(params["params"]["embedding"])
     assert (gradient[jnp.array([4, 6])] == 0).all()
     assert (gradient[jnp.array([3, 5])] != 0).any(axis=-1).all()

@@ -24,6 +24,7 @@ from transformer.run_dir import CHECKPOINTS, LAYOUT, Counters, Record, best, rec
 from transformer.shapes import Params
 
 _RESUMING = ("step", "optimizer_state")  # the fields of a state that only resuming needs
+ON_DISK = {"variables": "batch_stats"}  # fields of a state with another name on disk, which they had first
 
 
 class Checkpoints:
@@ -113,7 +114,8 @@ class Checkpoints:
                     f"The checkpoint of step {step} does not fit this config: {jax.tree_util.keystr(path)} is "
                     f"{there.dtype}{list(there.shape)} there and {here.dtype}{list(here.shape)} here."
                 )
-        return type(state)(**restored["params"], **restored["rest"])
+        fields = {**restored["params"], **restored["rest"]}
+        return type(state)(**{name: fields[ON_DISK.get(name) or name] for name in state._fields})
 
     def counters(self, step: int) -> Counters:
         """The counters that were saved at a step."""
@@ -167,7 +169,7 @@ def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | No
         steps: The steps of the checkpoints, as `run_dir.checkpoint_steps` chooses them.
         fingerprint: If given, the tokenizer's, which must be the one they were trained with.
 
-    Returns: The variables that `Transformer.apply` takes, `params` and batch statistics, as NumPy arrays.
+    Returns: The variables that `Transformer.apply` takes, `params` and the others, as NumPy arrays.
 
     Raises: InputError if there is no checkpoint of a step, or it is damaged or of another tokenizer.
     """
@@ -228,7 +230,7 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 
 def _items(state: Any) -> dict[str, dict[str, Any]]:
     """What evaluation needs, and what resuming needs besides: apart, so that the one loads without the other."""
-    params = state._asdict()
+    params = {ON_DISK.get(name) or name: field for name, field in state._asdict().items()}
     return {"rest": {name: params.pop(name) for name in _RESUMING if name in params}, "params": params}
 
 

@@ -1,4 +1,4 @@
-"""The layers of Figure 1: linen shells that own parameters. Every formula is a call into `ops`.
+"""The sub-layers of Figure 1: linen shells that own parameters. Every formula is a call into `ops`.
 
 `dropout` is an argument of each call: a `DropoutKey` when training, None when evaluating.
 """
@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.nn.initializers import Initializer
 
+from transformer.batch_norm import BatchNorm
 from transformer.config import ModelConfig
 from transformer.ops.dropout import DropoutKey
 from transformer.ops.feed_forward import feed_forward
 from transformer.ops.implementation import Implementation, select
-from transformer.ops.normalization import batch_norm, rms_norm
+from transformer.ops.normalization import rms_norm
+from transformer.ops.positions import rotate
 
 # Keys and values [B, H, K, E] of one attention; those of a stack's layers have a leading axis, or are a tuple of them
 KeysAndValues = tuple[Array, Array]
@@ -35,31 +36,16 @@ class Build(NamedTuple):
 
     config: the architecture.
     ops: the implementation of the equations.
-    axis_name: name of the mapped device axis over which batch norm sums its statistics, if any.
     """
 
     config: ModelConfig
     ops: Implementation
-    axis_name: str | None
 
     @classmethod
-    def choose(cls, config: ModelConfig, axis_name: str | None = None, backend: str | None = None) -> "Build":
+    def choose(cls, config: ModelConfig, backend: str | None = None) -> "Build":
         """With the implementation that the config names, for a backend; None is jax's default backend."""
         backend = jax.default_backend() if backend is None else backend
-        return cls(config, select(config.implementation, backend), axis_name)
-
-
-class Masks(NamedTuple):
-    """Who may attend to what in a stack.
-
-    tokens: [B, T], True for tokens; only batch norm asks. None: everywhere.
-    own: the mask of self-attention, broadcast to [B, H, T, T].
-    memory: the mask of the attention to the encoder, broadcast to [B, H, T, S]; None in the encoder.
-    """
-
-    tokens: Array | None
-    own: Array
-    memory: Array | None = None
+        return cls(config, select(config.implementation, backend))
 
 
 def _site(path: tuple[str, ...]) -> int:
@@ -82,7 +68,7 @@ class Dropout(nn.Module):
 
 
 class Norm(nn.Module):
-    """Layer, RMS or batch normalization, as configured."""
+    """Layer or RMS normalization; every token by itself."""
 
     build: Build
 
@@ -93,25 +79,13 @@ class Norm(nn.Module):
         if config.norm == "rms":
             return rms_norm(x, scale, config.norm_epsilon)
         bias = self.param("bias", nn.initializers.zeros, width)
-        if config.norm == "layer":
-            return self.build.ops.layer_norm(x, scale, bias, config.norm_epsilon)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, width)
-        variance = self.variable("batch_stats", "variance", jnp.ones, width)
-        y, new_mean, new_variance = batch_norm(
-            x,
-            scale,
-            bias,
-            jnp.ones(x.shape[:2], bool) if mask is None else mask,
-            mean.value,
-            variance.value,
-            epsilon=config.norm_epsilon,
-            momentum=config.batch_norm_momentum,
-            train=training,
-            axis_name=self.build.axis_name,
-        )
-        if training and not self.is_initializing():
-            mean.value, variance.value = new_mean, new_variance
-        return y
+        return self.build.ops.layer_norm(x, scale, bias, config.norm_epsilon)
+
+
+def make_norm(build: Build) -> Norm | BatchNorm:
+    """The normalization that the config names: called with activations, the mask of tokens and whether it trains."""
+    config = build.config
+    return BatchNorm(config.norm_epsilon, config.batch_norm_momentum) if config.norm == "batch" else Norm(build)
 
 
 class Linear(nn.Module):
@@ -130,7 +104,10 @@ class Linear(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O (section 3.2.2); one projection serves all heads."""
+    """MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O (section 3.2.2); one projection serves all heads.
+
+    With `rotation`, the sinusoids of the positions [T, E] or [B, T, E], queries and keys are rotated by them.
+    """
 
     build: Build
 
@@ -141,9 +118,9 @@ class MultiHeadAttention(nn.Module):
         self.output = Linear(self.build)
         self.dropout = Dropout(self.build, self.build.config.attention_dropout)
 
-    def keys_and_values(self, x: Array) -> KeysAndValues:
+    def keys_and_values(self, x: Array, rotation: Array | None = None) -> KeysAndValues:
         """[B, T, D] -> keys and values, each [B, H, T, E]."""
-        return self._split(self.key(x)), self._split(self.value(x))
+        return self._split(self.key(x), rotation), self._split(self.value(x))
 
     def attend(
         self,
@@ -153,9 +130,10 @@ class MultiHeadAttention(nn.Module):
         mask: Array | None,
         dropout: DropoutKey | None = None,
         return_weights: bool = False,
+        rotation: Array | None = None,
     ) -> tuple[Array, Array | None]:
         heads, weights = self.build.ops.attention(
-            self._split(self.query(x)),
+            self._split(self.query(x), rotation),
             keys,
             values,
             mask,
@@ -171,11 +149,13 @@ class MultiHeadAttention(nn.Module):
         mask: Array | None,
         dropout: DropoutKey | None = None,
         return_weights: bool = False,
+        rotation: Array | None = None,
     ) -> tuple[Array, Array | None]:
-        return self.attend(x, *self.keys_and_values(memory), mask, dropout, return_weights)
+        return self.attend(x, *self.keys_and_values(memory, rotation), mask, dropout, return_weights, rotation)
 
-    def _split(self, x: Array) -> Array:
-        return self.build.ops.split_heads(x, self.build.config.num_heads)
+    def _split(self, x: Array, rotation: Array | None = None) -> Array:
+        heads = self.build.ops.split_heads(x, self.build.config.num_heads)
+        return heads if rotation is None else rotate(heads, rotation[..., None, :, :])
 
 
 class FeedForward(nn.Module):
@@ -210,7 +190,7 @@ class AddAndNorm(nn.Module):
     build: Build
 
     def setup(self) -> None:
-        self.norm = Norm(self.build)
+        self.norm = make_norm(self.build)
         self.dropout = Dropout(self.build, self.build.config.dropout)
 
     def __call__(
@@ -227,74 +207,3 @@ class AddAndNorm(nn.Module):
             return x + self.dropout(y, dropout), extra
         y, extra = sublayer(x)
         return self.norm(x + self.dropout(y, dropout), mask, training), extra
-
-
-class Layer(nn.Module):
-    """Self-attention, in the decoder attention to the encoder, and feed-forward, each in Add & Norm (Figure 1)."""
-
-    build: Build
-    is_decoder: bool
-
-    def setup(self) -> None:
-        self.self_attention = MultiHeadAttention(self.build)
-        self.self_attention_norm = AddAndNorm(self.build)
-        if self.is_decoder:
-            self.cross_attention = MultiHeadAttention(self.build)
-            self.cross_attention_norm = AddAndNorm(self.build)
-        self.feed_forward = FeedForward(self.build)
-        self.feed_forward_norm = AddAndNorm(self.build)
-
-    def __call__(
-        self,
-        x: Array,
-        memory: Array | None,
-        masks: Masks,
-        dropout: DropoutKey | None,
-        return_weights: bool,
-    ) -> tuple[Array, tuple[Array | None, Array | None]]:
-        """[B, T, D] -> [B, T, D], and the weights of both kinds of attention, None unless asked for."""
-        tokens, cross_weights = masks.tokens, None
-        x, self_weights = self.self_attention_norm(
-            x, lambda y: self.self_attention(y, y, masks.own, dropout, return_weights), tokens, dropout
-        )
-        if self.is_decoder:
-            assert memory is not None
-            x, cross_weights = self.cross_attention_norm(
-                x, lambda y: self.cross_attention(y, memory, masks.memory, dropout, return_weights), tokens, dropout
-            )
-        x, _ = self.feed_forward_norm(x, lambda y: (self.feed_forward(y, dropout), None), tokens, dropout)
-        return x, (self_weights, cross_weights)
-
-    def memory_keys_and_values(self, memory: Array) -> KeysAndValues:
-        """What the attention to the encoder needs of the encoder's output [B, S, D]."""
-        return self.cross_attention.keys_and_values(memory)
-
-    def step(
-        self, x: Array, cache: KeysAndValues, index: tuple[Array | int, ...], memory: KeysAndValues, masks: Masks
-    ) -> tuple[Array, KeysAndValues]:
-        """One token of each of K hypotheses, [B, K, D].
-
-        Args:
-            x: the activations.
-            cache: keys and values of the tokens so far, for every position those of all K hypotheses side by side.
-            index: where in the cache the new keys and values go. Its length is the number of the cache's axes: 4 for
-                [B, H, P K, E], or 5 with a leading axis of layers, of which the first index names this one.
-            memory: keys and values of the encoder's output, of this layer.
-            masks: of self-attention over the cache and of the attention to the encoder.
-        """
-
-        def attend_to_past(y: Array) -> tuple[Array, KeysAndValues]:
-            layers = len(index) - 4
-            keys, values = (
-                lax.dynamic_update_slice(old, new.astype(old.dtype)[(None,) * layers], index)
-                for old, new in zip(cache, self.self_attention.keys_and_values(y), strict=True)
-            )
-            own_keys, own_values = (
-                lax.dynamic_index_in_dim(leaf, index[0], keepdims=False) if layers else leaf for leaf in (keys, values)
-            )
-            return self.self_attention.attend(y, own_keys, own_values, masks.own)[0], (keys, values)
-
-        x, cache = self.self_attention_norm(x, attend_to_past)
-        x, _ = self.cross_attention_norm(x, lambda y: self.cross_attention.attend(y, *memory, masks.memory))
-        x, _ = self.feed_forward_norm(x, lambda y: (self.feed_forward(y), None))
-        return x, cache

@@ -1,15 +1,15 @@
 """The encoder-decoder Transformer (section 3, Figure 1).
 
-Three ways in: `encode`, `decode` and `__call__` (both at once) work on whole sequences and can be called alone;
-`hidden` is `__call__` without the output layer, and `loss` goes on from it; `start_decoding` and `decode_step` produce
-one token at a time, with the cache as argument and result.
+`encode` and `decode` work on whole sequences and can be called alone; `__call__` is both with the output layer,
+`logits`, and `loss` both with the loss. `start_decoding` and `decode_step` produce one token at a time, with the cache
+as argument and result. A `Side` describes the sequences that an encoder or a decoder reads.
 
-`dropout` is an argument of each call: a `DropoutKey` when training, None when evaluating. Under batch norm it also
-decides between the batch's statistics and the running ones.
+`dropout` is an argument of each call: a `DropoutKey` when training, None when evaluating. It also tells a normalization
+that depends on it whether the model is training.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,14 +18,28 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from transformer.config import ModelConfig
-from transformer.layers import Build, Dropout, Masks
+from transformer.layers import Build, Dropout
 from transformer.ops.dropout import DropoutKey
 from transformer.ops.masks import ancestor_mask, causal_mask, padding_mask, segment_mask
 from transformer.ops.positions import segment_positions, sinusoidal_positions
 from transformer.shapes import Batch
-from transformer.stack import Caches, Stack
+from transformer.stack import Caches, Context, Stack
 
 Weights = dict[str, Float[Array, "L B H Q K"]]  # attention weights of all layers by kind: encoder, decoder, cross
+
+
+class Side(NamedTuple):
+    """Sequences that the encoder or the decoder reads: a sentence in each row, or several packed into it.
+
+    tokens: token ids. The source ends with the end id; the target begins with the start id.
+    mask: True for tokens, False for padding; None where there is no padding. No position of the target attends to a
+        later one, so to the target padding at the end matters under batch norm only.
+    segments: numbers of the sentences packed into a row, from 1; 0 is padding. None: a row is one sentence.
+    """
+
+    tokens: Int[Array, "B T"]
+    mask: Bool[Array, "B T"] | None = None
+    segments: Int[Array, "B T"] | None = None
 
 
 class Transformer(nn.Module):
@@ -34,13 +48,11 @@ class Transformer(nn.Module):
     Attributes:
         config: the architecture.
         dtype: type of the computation, float32 or bfloat16; parameters are float32.
-        axis_name: name of the mapped device axis over which batch norm sums its statistics, if any.
         backend: what the program is compiled for; None is jax's default backend.
     """
 
     config: ModelConfig
     dtype: Any = jnp.float32
-    axis_name: str | None = None
     backend: Literal["cpu", "gpu", "tpu"] | None = None
 
     def setup(self) -> None:
@@ -59,7 +71,7 @@ class Transformer(nn.Module):
         if config.positions == "learned":
             self.position_table = self.param("positions", normal, (config.max_positions, config.d_model))
         backend = jax.default_backend() if self.backend is None else self.backend
-        build = Build.choose(config, self.axis_name, backend)
+        build = Build.choose(config, backend)
         self.ops = build.ops
         self.source_dropout = Dropout(build, config.dropout)
         self.target_dropout = Dropout(build, config.dropout)
@@ -96,25 +108,13 @@ class Transformer(nn.Module):
             Float32 logits, and a dict of attention weights [L, B, H, Q, K], empty unless asked for: `encoder` and
             `decoder` for the self-attention of all L layers, `cross` for the decoder's attention to the encoder.
         """
-        memory, encoder_weights = self.encode(source, source_mask, dropout, return_weights)
-        logits, decoder_weights = self.decode(target, memory, source_mask, target_mask, dropout, return_weights)
-        return logits, encoder_weights | decoder_weights
+        sides = Side(source, source_mask), Side(target, target_mask)
+        x, weights = self._both(*sides, dropout, return_weights)
+        return self.logits(x), weights
 
-    def hidden(
-        self,
-        source: Int[Array, "B S"],
-        source_mask: Bool[Array, "B S"],
-        target: Int[Array, "B T"],
-        target_mask: Bool[Array, "B T"] | None = None,
-        dropout: DropoutKey | None = None,
-        source_segments: Int[Array, "B S"] | None = None,
-        target_segments: Int[Array, "B T"] | None = None,
-    ) -> Float[Array, "B T D"]:
-        """What `__call__` computes, before the output layer; also of packed rows, whose segments are given."""
-        memory, _ = self.encode(source, source_mask, dropout, segments=source_segments)
-        return self._decode(target, memory, source_mask, target_mask, dropout, False, source_segments, target_segments)[
-            0
-        ]
+    def hidden(self, batch: Batch, dropout: DropoutKey | None = None) -> Float[Array, "B T D"]:
+        """The decoder's output, from which `logits` makes the next-token logits of every target position."""
+        return self._both(*_sides(batch), dropout, False)[0]
 
     def loss(
         self, batch: Batch, *, label_smoothing: float = 0.0, dropout: DropoutKey | None = None
@@ -124,15 +124,7 @@ class Transformer(nn.Module):
         The output layer and the loss are one function, `ops.cross_entropy`: the logits of a whole batch never exist at
         once.
         """
-        hidden = self.hidden(
-            batch.source,
-            batch.source_mask,
-            batch.target_input,
-            batch.target_mask,
-            dropout,
-            batch.source_segments,
-            batch.target_segments,
-        )
+        hidden = self.hidden(batch, dropout)
         return self.ops.cross_entropy(
             hidden.reshape(-1, hidden.shape[-1]),
             self.output_table(),
@@ -143,32 +135,45 @@ class Transformer(nn.Module):
         )
 
     def encode(
-        self,
-        source: Int[Array, "B S"],
-        source_mask: Bool[Array, "B S"],
-        dropout: DropoutKey | None = None,
-        return_weights: bool = False,
-        segments: Int[Array, "B S"] | None = None,
+        self, source: Side, dropout: DropoutKey | None = None, return_weights: bool = False
     ) -> tuple[Float[Array, "B S D"], Weights]:
         """The encoder's output, which the decoder attends to, and its attention weights (if asked for)."""
-        x = self._embed(source, self.source_table(), self._positions(source, segments))
+        positions = self._positions(source)
+        x = self._embed(source.tokens, self.source_table(), positions)
         x = self.source_dropout(x, dropout)
-        mask = padding_mask(source_mask) if segments is None else segment_mask(segments, segments)
-        x, (weights, _) = self.encoder(x, None, Masks(source_mask, mask), dropout, return_weights)
+        context = Context(source.mask, _sentence_mask(source, source), None, self._rotation(positions))
+        x, (weights, _) = self.encoder(x, None, context, dropout, return_weights)
         return x, {} if weights is None else {"encoder": weights}
 
     def decode(
         self,
-        target: Int[Array, "B T"],
+        target: Side,
         memory: Float[Array, "B S D"],
-        source_mask: Bool[Array, "B S"],
-        target_mask: Bool[Array, "B T"] | None = None,
+        source: Side,
         dropout: DropoutKey | None = None,
         return_weights: bool = False,
-    ) -> tuple[Float[Array, "B T V"], Weights]:
-        """Logits and attention weights, as `__call__` returns them, from the encoder's output."""
-        x, weights = self._decode(target, memory, source_mask, target_mask, dropout, return_weights)
-        return self.logits(x), weights
+    ) -> tuple[Float[Array, "B T D"], Weights]:
+        """The decoder's output, from which `logits` makes the next-token logits, and its attention weights.
+
+        Args:
+            target: what the decoder reads.
+            memory: the encoder's output.
+            source: what the encoder has read.
+            dropout: None when evaluating.
+            return_weights: whether to return the attention weights, of self-attention and of the attention to the
+                encoder.
+        """
+        positions = self._positions(target)
+        x = self._embed(target.tokens, self.target_table(), positions)
+        x = self.target_dropout(x, dropout)
+        own = causal_mask(target.tokens.shape[1])
+        if target.segments is not None:
+            own &= segment_mask(target.segments, target.segments)
+        context = Context(target.mask, own, _sentence_mask(target, source), self._rotation(positions))
+        x, (self_weights, cross_weights) = self.decoder(x, memory, context, dropout, return_weights)
+        if self_weights is None or cross_weights is None:
+            return x, {}
+        return x, {"decoder": self_weights, "cross": cross_weights}
 
     def start_decoding(self, memory: Float[Array, "B S D"]) -> tuple[Caches, Caches]:
         """Caches without any position, and the keys and values of the encoder's output for each layer."""
@@ -196,9 +201,11 @@ class Transformer(nn.Module):
             memory: the encoder's keys and values, from `start_decoding`.
             source_mask: True for the source's tokens.
         """
-        x = self._embed(token, self.target_table(), self._position_table(origins.shape[2])[position])
-        masks = Masks(None, ancestor_mask(origins, position), padding_mask(source_mask))
-        x, caches = self.decoder.step(x, caches, position * token.shape[1], memory, masks)
+        positions = self._position_table(origins.shape[2])[position, None]
+        x = self._embed(token, self.target_table(), positions)
+        masks = ancestor_mask(origins, position), padding_mask(source_mask)
+        context = Context(None, *masks, self._rotation(positions))
+        x, caches = self.decoder.step(x, caches, position * token.shape[1], memory, context)
         return self.logits(x), caches
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -219,15 +226,30 @@ class Transformer(nn.Module):
         """The bias of the logits [V]; zeros where the model has none."""
         return self.logits_bias if self.config.final_logits_bias else jnp.zeros(self.config.vocabulary_size)
 
-    def _embed(self, tokens: Array, table: Array, positions: Array) -> Array:
-        """Embeddings plus positions, which are broadcast to [B, T, D]."""
-        scale = math.sqrt(self.config.d_model) if self.config.scale_embeddings else 1.0
-        return (table[tokens] * scale + positions).astype(self.dtype)
+    def _both(
+        self, source: Side, target: Side, dropout: DropoutKey | None, return_weights: bool
+    ) -> tuple[Array, Weights]:
+        memory, encoder_weights = self.encode(source, dropout, return_weights)
+        x, decoder_weights = self.decode(target, memory, source, dropout, return_weights)
+        return x, encoder_weights | decoder_weights
 
-    def _positions(self, tokens: Array, segments: Array | None) -> Array:
-        """The positions of whole sequences, each counted from 0: [T, D], or [B, T, D] where rows are packed."""
-        table = self._position_table(tokens.shape[1])
-        return table if segments is None else table[segment_positions(segments)]
+    def _embed(self, tokens: Array, table: Array, positions: Array) -> Array:
+        """Embeddings [B, T, D], with the positions added unless these are rotary."""
+        scale = math.sqrt(self.config.d_model) if self.config.scale_embeddings else 1.0
+        x = table[tokens] * scale
+        return (x if self._rotary else x + positions).astype(self.dtype)
+
+    def _rotation(self, positions: Array) -> Array | None:
+        """What the layers rotate by, if the positions are rotary."""
+        return positions if self._rotary else None
+
+    def _positions(self, side: Side) -> Array:
+        """The rows of the table of positions for each token, counted from 0 in its sentence.
+
+        [T, D], or [B, T, D] where rows are packed; of rotary positions the last axis is E.
+        """
+        table = self._position_table(side.tokens.shape[1])
+        return table if side.segments is None else table[segment_positions(side.segments)]
 
     def _position_table(self, length: Any) -> Array:
         config = self.config
@@ -235,27 +257,26 @@ class Transformer(nn.Module):
             return self.position_table[:length]
         # A length that `jax.export` has left open is no int: it gets the first rows of the longest table.
         known = length if isinstance(length, int) else config.max_positions
+        if config.positions == "rotary":
+            return sinusoidal_positions(known, config.d_model // config.num_heads, "interleaved")[:length]
         return sinusoidal_positions(known, config.d_model, config.positions)[:length]
 
-    def _decode(
-        self,
-        target: Array,
-        memory: Array,
-        source_mask: Array,
-        target_mask: Array | None,
-        dropout: DropoutKey | None,
-        return_weights: bool,
-        source_segments: Array | None = None,
-        target_segments: Array | None = None,
-    ) -> tuple[Array, Weights]:
-        x = self._embed(target, self.target_table(), self._positions(target, target_segments))
-        x = self.target_dropout(x, dropout)
-        self_mask, memory_mask = causal_mask(target.shape[1]), padding_mask(source_mask)
-        if source_segments is not None and target_segments is not None:
-            self_mask &= segment_mask(target_segments, target_segments)
-            memory_mask = segment_mask(target_segments, source_segments)
-        masks = Masks(target_mask, self_mask, memory_mask)
-        x, (self_weights, cross_weights) = self.decoder(x, memory, masks, dropout, return_weights)
-        if self_weights is None or cross_weights is None:
-            return x, {}
-        return x, {"decoder": self_weights, "cross": cross_weights}
+    @property
+    def _rotary(self) -> bool:
+        return self.config.positions == "rotary"
+
+
+def _sides(batch: Batch) -> tuple[Side, Side]:
+    """The source, and what the decoder reads of the target."""
+    on_device: Any = jax.tree.map(jnp.asarray, batch)
+    return (
+        Side(on_device.source, on_device.source_mask, on_device.source_segments),
+        Side(on_device.target_input, on_device.target_mask, on_device.target_segments),
+    )
+
+
+def _sentence_mask(queries: Side, keys: Side) -> Array | None:
+    """Lets the queries of a sentence attend to every token of the same sentence, or of its translation."""
+    if queries.segments is not None and keys.segments is not None:
+        return segment_mask(queries.segments, keys.segments)
+    return None if keys.mask is None else padding_mask(keys.mask)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.batch_norm import initial_variable
 from transformer.model import Transformer
 from transformer.shapes import Params
 
@@ -17,13 +18,13 @@ STACKED = "layers"  # the module whose parameters lead with the axis of layers
 
 
 def draw(model: Transformer, seed: int) -> Params:
-    """The variables of an untrained model: parameters drawn from `seed`, and running statistics where it has any.
+    """The variables of an untrained model: parameters drawn from `seed`, and others where it has any.
 
     They are drawn on the host: nothing is compiled, and every backend and any number of devices gets the same bits.
 
     Projections and feed-forward kernels: uniform, with Glorot's variance 2 / (fan_in + fan_out); queries, keys and
-    values with half of it, as parts of one matrix [D, 3 D]. Embeddings: normal with variance 1 / d_model. Scales and
-    running variances 1; biases and running means 0.
+    values with half of it, as parts of one matrix [D, 3 D]. Embeddings: normal with variance 1 / d_model. Scales 1,
+    biases 0.
 
     Each matrix has a random stream of its own, a function of (seed, path, layer): a model with more layers has the
     same first ones.
@@ -39,7 +40,9 @@ def draw(model: Transformer, seed: int) -> Params:
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, mask, tokens, mask)
 
     def leaf(path: tuple[Any, ...], like: Any) -> np.ndarray:
-        names = [entry.key for entry in path][1:]  # without the name of the collection
+        collection, *names = (entry.key for entry in path)
+        if collection != "params":
+            return initial_variable(names[-1], like.shape)
         fill = _distribution(names, like.shape)
         if STACKED not in names:
             return fill(_stream(seed, names, 0), like.shape)
@@ -54,9 +57,9 @@ Fill = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 def _distribution(names: list[str], shape: tuple[int, ...]) -> Fill:
     """The distribution of a parameter, by the names on its path."""
     match names[-1]:
-        case "scale" | "variance":
+        case "scale":
             return lambda _, shape: np.ones(shape, np.float32)
-        case "bias" | "bias_in" | "bias_out" | "logits_bias" | "mean":
+        case "bias" | "bias_in" | "bias_out" | "logits_bias":
             return lambda _, shape: np.zeros(shape, np.float32)
         case "kernel" | "kernel_in" | "kernel_out":
             fan = shape[-2] + shape[-1]
@@ -98,7 +101,7 @@ def are_matrices(params: Params) -> Params:
 
 
 def from_version_0_1(tree: Params) -> Params:
-    """Parameters or running statistics of a run of version 0.1, whose layers were modules of their own, stacked.
+    """Parameters or other variables of a run of version 0.1, whose layers were modules of their own, stacked.
 
     Args:
         tree: with `encoder_0`, `encoder_1`, ..., `decoder_0`, ... and perhaps `encoder_norm` and `decoder_norm`.

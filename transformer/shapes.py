@@ -11,23 +11,35 @@
 Einsums use the same letters: `"bqhe,bkhe->bhqk"`. In a mask, True means "may attend" or "is a token".
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Bool, Int
 
-Array = Any  # jax.Array, a tracer of one, or numpy.ndarray: the maths does not mind
-Params = Any  # a pytree of float32 arrays, as `Transformer.init(...)["params"]` returns it
+if TYPE_CHECKING:
+    import jax
+
+    Array = jax.Array | np.ndarray
+else:
+    Array = Any  # the rooms that make batches on the host do not import jax
+
+Params = Mapping[str, Any]
+"""Arrays by name, nested: what `Transformer.apply` takes first, or its part `params`, in float32."""
+
+DEVICES = "data"
+"""The name of the axis of devices, over which the rows of a batch are spread in a mapped program."""
 
 
 class Batch(NamedTuple):
     """Sentence pairs, padded to one shape. A row of padding only (all masks False) fills an incomplete batch.
 
-    `target_input` is the target shifted right behind the start id; `target_output` is the target with the end id
-    behind it; both have the same mask. `row` numbers the pair within the whole batch of the step, over all devices
-    and accumulation steps: dropout draws its masks from it, so they do not depend on how the batch is split.
+    `target_input` is the target shifted right, with the start id first; `target_output` is the target followed by the
+    end id; both have the same mask. `row` numbers the pair within the whole batch of the step, over all devices and
+    accumulation steps: dropout draws its masks from it, so they do not depend on how the batch is split.
 
-    Packed rows hold several pairs side by side; the segments number them from 1 in each row, 0 is padding. None: a row
-    is a pair.
+    A packed row holds several pairs; the segments number them from 1 in each row, and 0 is padding. None: a row is a
+    pair.
     """
 
     source: Int[Array, "*split B S"]

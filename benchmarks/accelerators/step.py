@@ -14,7 +14,7 @@ from jax.stages import Lowered
 
 from transformer.config import Config
 from transformer.model import Transformer
-from transformer.shapes import Batch
+from transformer.shapes import DEVICES, Batch
 from transformer.training import parallel
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state, train_step
@@ -49,7 +49,7 @@ def lower_step(
         length: tokens per row, source and target alike.
     """
     training = config.training
-    model = Transformer(config.model, dtype=jnp.dtype(dtype), axis_name=parallel.AXIS, backend=backend)
+    model = Transformer(config.model, dtype=jnp.dtype(dtype), backend=backend)
     optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
     step = partial(
         train_step,
@@ -57,10 +57,10 @@ def lower_step(
         optimizer=optimizer,
         label_smoothing=training.label_smoothing,
         seed=config.seed,
-        axis_name=parallel.AXIS,
+        total=parallel.total,
     )
-    mesh = Mesh(np.array(devices), (parallel.AXIS,))
-    replicated, split = P(), P(None, parallel.AXIS)
+    mesh = Mesh(np.array(devices), (DEVICES,))
+    replicated, split = P(), P(None, DEVICES)
     mapped = jax.shard_map(step, mesh=mesh, in_specs=(replicated, split), out_specs=replicated, check_vma=False)
 
     def shapes(tree: Any, spec: P) -> Any:
@@ -74,9 +74,9 @@ def lower_step(
 
 def packed_batch(accumulation_steps: int, rows: int, length: int) -> Batch:
     """The shapes of a batch of packed rows."""
-    row = jax.ShapeDtypeStruct((accumulation_steps, rows), jnp.int32)
-    tokens = jax.ShapeDtypeStruct((accumulation_steps, rows, length), jnp.int32)
-    mask = jax.ShapeDtypeStruct(tokens.shape, jnp.bool_)
+    row: Any = jax.ShapeDtypeStruct((accumulation_steps, rows), jnp.int32)
+    tokens: Any = jax.ShapeDtypeStruct((accumulation_steps, rows, length), jnp.int32)
+    mask: Any = jax.ShapeDtypeStruct(tokens.shape, jnp.bool_)
     return Batch(
         source=tokens,
         source_mask=mask,

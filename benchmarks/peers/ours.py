@@ -22,9 +22,7 @@ from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state, train_step
 
 
-def model_of(
-    size: Size, dtype: str, axis_name: str | None = None, implementation: Literal["auto", "plain"] = "auto"
-) -> Transformer:
+def model_of(size: Size, dtype: str, implementation: Literal["auto", "plain"] = "auto") -> Transformer:
     config = ModelConfig(
         vocabulary_size=size.vocabulary,
         d_model=size.d_model,
@@ -35,7 +33,7 @@ def model_of(
         dropout=DROPOUT,
         implementation=implementation,
     )
-    return Transformer(config, dtype=jnp.dtype(dtype), axis_name=axis_name)
+    return Transformer(config, dtype=jnp.dtype(dtype))
 
 
 def random_batch(size: Size, length: int = 32) -> Batch:
@@ -50,7 +48,7 @@ class Ours:
     packages = ("transformer-jax", "jax", "jaxlib", "flax", "optax")
 
     def __init__(self, job: Job, implementation: Literal["auto", "plain"] = "auto") -> None:
-        model = model_of(job.size, job.dtype, parallel.AXIS, implementation)
+        model = model_of(job.size, job.dtype, implementation)
         optimizer = make_optimizer(OptimizerConfig(), job.size.d_model, steps=100_000)
         state = create_state(model, optimizer, seed=0)
         self.num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
@@ -63,7 +61,7 @@ class Ours:
                 optimizer=optimizer,
                 label_smoothing=LABEL_SMOOTHING,
                 seed=0,
-                axis_name=parallel.AXIS,
+                total=parallel.total,
             )
         )
         self._pending = None

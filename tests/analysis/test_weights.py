@@ -1,14 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from transformer.analysis.attention import Attention, attention, rollout, strongest
 from transformer.data.tokenizer import Pieces
 from transformer.errors import InputError
+from transformer.model import Transformer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_weights_are_those_of_the_model(run, view):
+@pytest.mark.parametrize("positions", ["interleaved", "rotary"])
+def test_weights_are_those_of_the_model(run, view, positions):
+    if positions == "rotary":
+        run = replace(run, model=Transformer(replace(run.model.config, positions=positions)))
+        view = attention(run, view.source.text, view.target.text)
     batch = run.batch([view.source.text], [view.target.text])
     _, weights = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
     S, T = len(view.source.tokens), len(view.target.tokens)

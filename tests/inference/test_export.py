@@ -12,6 +12,7 @@ from transformer.config import SearchConfig
 from transformer.errors import InputError
 from transformer.inference.export import PLATFORMS, Artefact, export_search
 from transformer.inference.translator import ensemble
+from transformer.model import Transformer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported.py"
 SENTENCES = ["seven", "the men see", "", "then see seas", "men", "the sea"]
@@ -78,10 +79,13 @@ def test_the_artefact_is_for_all_platforms_and_no_longer_sentence(artefact):
 
 
 def test_constraints_and_ensembles_are_exported_with_the_search(random_translator):
-    smaller = dataclasses.replace(
-        random_translator, params=jax.tree.map(lambda leaf: leaf * 0.9, random_translator.params)
+    """Of two models with different positions: rotary ones need the cache to hold rotated keys."""
+    rotary = dataclasses.replace(
+        random_translator,
+        model=Transformer(dataclasses.replace(random_translator.model.config, positions="rotary")),
+        params=jax.tree.map(lambda leaf: leaf * 0.9, random_translator.params),
     )
-    both = ensemble([random_translator, smaller])
+    both = ensemble([random_translator, rotary])
     search = SearchConfig(beam_size=2, extra_length=6, no_repeat_ngram=2, prefix="men", min_length=4)
     source = rows(both.tokenizer, SENTENCES[4:5], 16)
     exported = export_search(both, search, longest=20)

@@ -25,7 +25,7 @@ from transformer.inference.translator import (
     search_ids,
     translate,
 )
-from transformer.model import Transformer
+from transformer.model import Side, Transformer
 from transformer.run_dir import open_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -84,7 +84,7 @@ def variables_of(config, seed=0):
         variables["params"],
         parameters.are_matrices(variables["params"]),
     )
-    return jax.device_put(variables | {"params": doubled})
+    return jax.device_put({**variables, "params": doubled})
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,13 @@ def translator(tokenizer):
         {},
         {"norm_position": "pre", "positions": "halved", "attention_bias": True},
         {"norm": "batch", "positions": "learned", "shared_embeddings": "none", "final_logits_bias": True},
-        {"norm": "rms", "shared_embeddings": "target", "scale_embeddings": False, "activation": "swish"},
+        {
+            "norm": "rms",
+            "positions": "rotary",
+            "shared_embeddings": "target",
+            "scale_embeddings": False,
+            "activation": "swish",
+        },
     ],
 )
 def test_decoding_step_by_step_equals_decoding_at_once(changes):
@@ -110,8 +116,8 @@ def test_decoding_step_by_step_equals_decoding_at_once(changes):
 
     @jax.jit
     def at_once():
-        memory, _ = model.apply(variables, source, source_mask, method="encode")
-        whole = [model.apply(variables, target[:, k], memory, source_mask, method="decode")[0] for k in range(2)]
+        whole = [model.apply(variables, source, source_mask, target[:, k])[0] for k in range(2)]
+        memory, _ = model.apply(variables, Side(source, source_mask), method="encode")
         return jnp.stack(whole, axis=1), model.apply(variables, memory, method="start_decoding")
 
     @jax.jit

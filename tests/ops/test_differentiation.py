@@ -61,6 +61,7 @@ BATCH_NORM = [(2, 3, 2), (2,), (2,), (2,), (2,)]
 CASES: dict[str, tuple[Callable, list[tuple[int, ...]]]] = {
     "scaled_dot_product_attention: everywhere": (attend, ATTENTION),
     "scaled_dot_product_attention: masked, with dropout": (partial(attend, mask=MASK, dropout=dropped), ATTENTION),
+    "rotate": (lambda x: ops.rotate(x, ops.sinusoidal_positions(3, 4, "interleaved")), [(2, 3, 4)]),
     "split_heads": (partial(ops.split_heads, num_heads=2), [(3, 4)]),
     "merge_heads": (ops.merge_heads, [(2, 3, 2)]),
     "linear": (ops.linear, [(2, 3), (3, 4), (4,)]),
@@ -77,7 +78,7 @@ CASES: dict[str, tuple[Callable, list[tuple[int, ...]]]] = {
     "cross_entropy: label smoothing": (partial(cross_entropy, label_smoothing=0.1), LOSS),
     "dropout": (dropped, [(3, 4)]),
 }
-LINEAR = {"split_heads", "merge_heads", "dropout"}  # their second derivatives are zero
+LINEAR = {"rotate", "split_heads", "merge_heads", "dropout"}  # their second derivatives are zero
 
 
 def drawer() -> Callable[..., jax.Array]:

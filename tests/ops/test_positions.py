@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.ops.positions import segment_positions, sinusoidal_positions
+from transformer.ops.positions import rotate, segment_positions, sinusoidal_positions
 
 LAYOUTS = ("interleaved", "halved", "halved_t2t")
 
@@ -70,3 +70,45 @@ def test_segment_positions_count_from_each_beginning():
     segments = np.array([[1, 1, 1, 2, 2, 3, 0, 0], [1] * 8, [0] * 8])
     expected = [[0, 1, 2, 0, 1, 0, 0, 1], list(range(8)), list(range(8))]
     np.testing.assert_array_equal(jax.jit(segment_positions)(segments), expected)
+
+
+def rotation(positions: np.ndarray, size: int) -> np.ndarray:
+    """The rotations as matrices [*positions, E, E] in float64: RoFormer's Eq. 15."""
+    matrices = np.zeros((*positions.shape, size, size))
+    for i in range(size // 2):
+        angle = positions / 10000 ** (2 * i / size)
+        cosine, sine = np.cos(angle), np.sin(angle)
+        matrices[..., 2 * i, 2 * i], matrices[..., 2 * i, 2 * i + 1] = cosine, -sine
+        matrices[..., 2 * i + 1, 2 * i], matrices[..., 2 * i + 1, 2 * i + 1] = sine, cosine
+    return matrices
+
+
+PACKED = np.array([[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]])  # positions of two rows
+
+
+@pytest.mark.parametrize("positions", [np.arange(5), PACKED, np.array([7])], ids=["whole", "packed", "one position"])
+def test_rotation_in_value_and_gradient(positions, dtype, assert_matches):
+    """[B, H, T, E] by a table for all rows, by one for each row, and by one position for all."""
+    size = 6
+    sinusoids = sinusoidal_positions(8, size, "interleaved")[positions][..., None, :, :]
+    matrices = rotation(positions, size)[..., None, :, :, :]
+    assert_matches(
+        lambda x: rotate(x, sinusoids),
+        lambda x: (matrices @ x[..., None])[..., 0],
+        [np.random.default_rng(0).normal(size=(2, 3, 5, size))],
+        dtype,
+        activations=1,
+    )
+
+
+def test_rotated_products_depend_on_the_difference_of_positions_alone():
+    query, key = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    table = sinusoidal_positions(300, 64, "interleaved")
+    rotated = jax.jit(lambda x: rotate(jnp.broadcast_to(x, table.shape), table))
+    queries, keys = np.asarray(rotated(query), np.float64), np.asarray(rotated(key), np.float64)
+    products = queries @ keys.T
+    for distance in (-200, -3, 0, 1, 17, 250):
+        diagonal = np.diagonal(products, distance)
+        np.testing.assert_allclose(diagonal, diagonal[0], rtol=0, atol=2e-5)
+    assert np.ptp(products[0]) > 1  # and they do depend on it
+    np.testing.assert_allclose(np.linalg.norm(queries, axis=1), np.linalg.norm(query), rtol=1e-6)

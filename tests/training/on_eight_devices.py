@@ -36,9 +36,10 @@ def batches(make_batch: Callable[..., Batch]) -> list[Batch]:
 def run(map_step: Callable, config: ModelConfig, batches: list[Batch]) -> tuple[TrainState, list[dict[str, float]]]:
     """The state after all batches, and every step's metrics."""
     optimizer = make_optimizer(OptimizerConfig(warmup_steps=10, scale=0.3), config.d_model, STEPS)
-    axis_name = parallel.AXIS if map_step is parallel.map_train_step else None
-    model = Transformer(config, axis_name=axis_name)
-    step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=0.1, seed=3, axis_name=axis_name)
+    model = Transformer(config)
+    step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=0.1, seed=3)
+    if map_step is parallel.map_train_step:
+        step = partial(step, total=parallel.total)
     mapped, state, log = map_step(step), create_state(model, optimizer, seed=3), []
     for batch in batches:
         state, metrics = mapped(state, batch)
@@ -62,7 +63,7 @@ def assert_same_run(actual: tuple, expected: tuple) -> None:
         assert ours == pytest.approx(theirs, rel=1e-5), step
     assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, expected_state)
     assert_close(state.params, expected_state.params)
-    assert_close(state.batch_stats, expected_state.batch_stats)
+    assert_close(state.variables, expected_state.variables)
     assert int(state.step) == int(expected_state.step) == STEPS
 
 
@@ -80,11 +81,11 @@ def test_batch_norm_has_the_statistics_of_all_devices(tiny_model, batches):
     config = dataclasses.replace(tiny_model, norm="batch", batch_norm_momentum=0.8)
     state, _ = one = on_one_device(config, batches)
     assert_same_run(on_eight_devices(config, batches), one)
-    model = Transformer(config, axis_name=parallel.AXIS)
-    sums = parallel.map_eval_step(partial(eval_step, model=model, axis_name=parallel.AXIS))(
-        state.params, state.batch_stats, parallel.split(batches[0])
+    model = Transformer(config)
+    sums = parallel.map_eval_step(partial(eval_step, model=model, total=parallel.total))(
+        state.params, state.variables, parallel.split(batches[0])
     )
-    expected = jax.jit(partial(eval_step, model=Transformer(config)))(state.params, state.batch_stats, batches[0])
+    expected = jax.jit(partial(eval_step, model=model))(state.params, state.variables, batches[0])
     for name, value in expected.items():
         assert float(sums[name]) == pytest.approx(float(value), rel=1e-5), name
 

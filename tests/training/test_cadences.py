@@ -28,15 +28,15 @@ def create_state(*_: Any) -> TrainState:
 
 
 def train_step(state: TrainState, batch: Any, **_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-    tokens = jax.lax.psum(batch.target_mask.sum(dtype=jnp.float32), parallel.AXIS)
-    ids = jax.lax.psum(batch.source.sum(dtype=jnp.float32), parallel.AXIS)
+    tokens = parallel.total(batch.target_mask.sum(dtype=jnp.float32))
+    ids = parallel.total(batch.source.sum(dtype=jnp.float32))
     params = {"w": jnp.sin(state.params["w"] + ids)}
     sums = {"loss_sum": tokens * params["w"].sum(), "target_tokens": tokens, "source_tokens": tokens}
     return TrainState(state.step + 1, params, {}, ids), sums | {"gradient_norm": params["w"][0]}
 
 
-def eval_step(params: Any, batch_stats: Any, batch: Any, **_: Any) -> dict[str, jax.Array]:
-    tokens = jax.lax.psum(batch.target_mask.sum(dtype=jnp.float32), parallel.AXIS)
+def eval_step(params: Any, variables: Any, batch: Any, **_: Any) -> dict[str, jax.Array]:
+    tokens = parallel.total(batch.target_mask.sum(dtype=jnp.float32))
     return {"loss_sum": tokens * (2 + params["w"][1]), "target_tokens": tokens}
 
 

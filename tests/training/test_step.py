@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from functools import cache, partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from transformer.checkpoint import Checkpoints
 from transformer.config import ModelConfig
 from transformer.model import Transformer
 from transformer.ops.dropout import DropoutKey, dropout_key
@@ -111,7 +113,7 @@ def test_evaluation_sums_the_unsmoothed_loss_without_dropout(tiny_model, make_ba
     model = Transformer(tiny_model)
     batch = make_batch(1, rows=8, S=6, T=7, empty_rows=2)
     state = create_state(model, OPTIMIZER, SEED)
-    sums = jax.jit(partial(eval_step, model=model))(state.params, state.batch_stats, batch)
+    sums = jax.jit(partial(eval_step, model=model))(state.params, state.variables, batch)
     expected = jax.jit(partial(plain_loss_sum, model, smoothing=0.0))(state.params, batch)
     assert float(sums["loss_sum"]) == pytest.approx(float(expected), rel=1e-6)
     assert float(sums["target_tokens"]) == batch.target_mask.sum()
@@ -122,8 +124,19 @@ def test_state_before_the_first_step(tiny_model):
     state, other = create_state(model, optimizer, 1), create_state(model, optimizer, 2)
     assert isinstance(state, TrainState)
     assert int(state.step) == 0
-    assert set(state.batch_stats) == {"batch_stats"}
+    assert set(state.variables) == {"batch_stats"}
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(state.optimizer_state))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert not np.array_equal(state.params["embedding"], other.params["embedding"])
     jax.tree.map(np.testing.assert_array_equal, state, create_state(model, optimizer, 1))
+
+
+def test_a_state_on_disk_has_the_names_that_it_began_with(tiny_model, tmp_path):
+    """So that earlier runs can be resumed: what is `variables` now was `batch_stats`."""
+    state = create_state(Transformer(dataclasses.replace(tiny_model, norm="batch")), OPTIMIZER, 1)
+    with Checkpoints(tmp_path, 1, "print") as checkpoints:
+        checkpoints.save(7, state, {})
+        jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(7, state), state)
+    metadata = json.loads((tmp_path / "checkpoints" / "7" / "params" / "_METADATA").read_text(encoding="utf-8"))
+    names = {tuple(key["key"] for key in leaf["key_metadata"])[:2] for leaf in metadata["tree_metadata"].values()}
+    assert names == {("batch_stats", "batch_stats"), *(("params", name) for name in state.params)}

@@ -33,9 +33,10 @@ class ModelConfig:
     """Added to the variance inside the normalization."""
     batch_norm_momentum: Share = 0.99
     """Share of the old running statistics kept at each step, where `norm` is `batch`."""
-    positions: Literal["interleaved", "halved", "halved_t2t", "learned"] = "interleaved"
+    positions: Literal["interleaved", "halved", "halved_t2t", "learned", "rotary"] = "interleaved"
     """Sinusoids as in section 3.5 (sin and cos interleaved), in two halves as Hugging Face's MarianMT or as
-    tensor2tensor has them, or learned."""
+    tensor2tensor has them, or learned, each added to the embeddings; `rotary` rotates the queries and keys of
+    self-attention instead."""
     max_positions: Count = 1024
     """Longest sequence the model is made for, in tokens; the size of the learned position table."""
     attention_bias: bool = False
@@ -67,6 +68,11 @@ class ModelConfig:
             self.d_model % self.num_heads == 0,
             f"model.d_model must be divisible by model.num_heads, but {self.d_model} is not divisible by "
             f"{self.num_heads}.",
+        )
+        require(
+            self.positions != "rotary" or self.d_model // self.num_heads % 2 == 0,
+            "model.positions=rotary needs an even head size, but model.d_model / model.num_heads is "
+            f"{self.d_model // self.num_heads}. Change model.num_heads or model.d_model.",
         )
         require(
             self.positions == "learned" or self.d_model % 2 == 0,

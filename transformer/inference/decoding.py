@@ -21,7 +21,7 @@ from transformer.inference.backend import ACCELERATOR, Backend
 from transformer.inference.cache import Cache
 from transformer.inference.cpu import CPU
 from transformer.inference.search import Constrain, Hypotheses, Member, beam_search, mean_step, sample
-from transformer.model import Transformer
+from transformer.model import Side, Transformer
 from transformer.ops import logits
 from transformer.shapes import Params
 
@@ -171,7 +171,7 @@ def _search(
 
 def _decoder(model: Transformer, params: Params, source: Array, source_mask: Array) -> Member:
     """A model's `step` for the search, and the cache that it starts with."""
-    encoded, _ = model.apply(params, source, source_mask, method="encode")
+    encoded, _ = model.apply(params, Side(source, source_mask), method="encode")
     past, keys_and_values = model.apply(params, encoded, method="start_decoding")
 
     def step(cache: Cache, token: Array, position: Array, origins: Array) -> tuple[Array, Cache]:

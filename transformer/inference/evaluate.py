@@ -211,7 +211,7 @@ def corpus_loss(model: Transformer, params: Params, batches: Iterable[Batch]) ->
 
     Args:
         model: the architecture.
-        params: its parameters, and its statistics where it has any.
+        params: what its `apply` takes first.
         batches: the corpus, once; few shapes, since each is compiled.
 
     Raises:
@@ -246,8 +246,7 @@ def token_log_probabilities(
     """
 
     def of_model(model: Transformer, params: Params) -> Any:
-        tokens = batch.source, batch.source_mask, batch.target_input, batch.target_mask
-        hidden: Any = model.apply(params, *tokens, method="hidden")
+        hidden: Any = model.apply(params, batch, method="hidden")
 
         def of_row(row: tuple[Array, Array]) -> Array:
             logits: Any = model.apply(params, row[0][None], method="logits")

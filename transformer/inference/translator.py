@@ -60,7 +60,7 @@ class Translator:
     Attributes:
         config: the run's.
         model: the architecture, with the compute type in use.
-        params: parameters, and statistics where the model has any: what `apply` takes first.
+        params: parameters, and further variables where the model has any: what `apply` takes first.
         tokenizer: the run's.
         others: further models that translate together with this one; see `ensemble`.
     """

@@ -7,7 +7,7 @@ from transformer.ops.linear import linear, output_logits
 from transformer.ops.loss import cross_entropy
 from transformer.ops.masks import causal_mask, padding_mask, segment_mask
 from transformer.ops.normalization import batch_norm, layer_norm, rms_norm
-from transformer.ops.positions import segment_positions, sinusoidal_positions
+from transformer.ops.positions import rotate, segment_positions, sinusoidal_positions
 
 __all__ = [
     "DropoutKey",
@@ -24,6 +24,7 @@ __all__ = [
     "output_logits",
     "padding_mask",
     "rms_norm",
+    "rotate",
     "scaled_dot_product_attention",
     "segment_mask",
     "segment_positions",

@@ -18,7 +18,7 @@ class DropoutKey(NamedTuple):
     row: Int[Array, " B"]
 
 
-def dropout_key(seed: int, step: Int[Array, ""] | int, row: Int[Array, " B"]) -> DropoutKey:
+def dropout_key(seed: int, step: Int[Array, ""] | int, row: Int[Array | np.ndarray, " B"]) -> DropoutKey:
     """The key of all dropout masks of one step.
 
     Args:
@@ -29,7 +29,7 @@ def dropout_key(seed: int, step: Int[Array, ""] | int, row: Int[Array, " B"]) ->
     Returns:
         The key, which may be traced: neither step nor row is compiled in.
     """
-    return DropoutKey(_hash(jnp.uint32(seed % 2**32), step), row)
+    return DropoutKey(_hash(jnp.uint32(seed % 2**32), step), jnp.asarray(row))
 
 
 def dropout(x: Float[Array, "B *axes"], rate: float, key: DropoutKey, site: int) -> Float[Array, "B *axes"]:

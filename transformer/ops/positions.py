@@ -1,4 +1,4 @@
-"""Sinusoidal positions (section 3.5), the two half-split variants that pass for them, and where sentences begin."""
+"""Sinusoidal positions (section 3.5) and their half-split variants, rotary positions, and positions in packed rows."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ def sinusoidal_positions(
     halved:       PE[pos, i]  = sin(pos / 10000^(2i/d)),  PE[pos, d/2 + i] = cos(pos / 10000^(2i/d))
     halved_t2t:   as halved, with the exponent i / (d/2 - 1)
 
-    A decoder that stands at one (traced) position indexes this table, which is a constant of the compiled program.
+    A decoder at one (traced) position indexes this table, which is a constant of the compiled program.
 
     Deviates: the paper is `interleaved`. `halved` is the same features in another order, and what Hugging Face's
         MarianMT computes. `halved_t2t` has other wavelengths, the last exactly 10000 * 2 pi, and is what tensor2tensor
@@ -40,6 +40,30 @@ def sinusoidal_positions(
     else:
         table = np.concatenate([sine, cosine], axis=-1)
     return jnp.asarray(table, jnp.float32)
+
+
+def rotate(x: Float[Array, "*batch T E"], sinusoids: Float[Array, "... #T E"]) -> Float[Array, "*batch T E"]:
+    """Rotates queries or keys by their positions (RoFormer, Su et al. 2021, arXiv 2104.09864, Eq. 34).
+
+    y[2i]     = cos(a_i) x[2i] - sin(a_i) x[2i + 1]
+    y[2i + 1] = sin(a_i) x[2i] + cos(a_i) x[2i + 1],  with a_i = pos / 10000^(2i/E)
+
+    The product of a query and a key that are both rotated depends on the difference of their positions alone.
+
+    Deviates: the paper adds sinusoids of these angles to the embeddings instead.
+
+    Args:
+        x: Queries or keys of each head; E is even.
+        sinusoids: For each position the row of `sinusoidal_positions(length, E, "interleaved")`, in float32. They are
+            broadcast to the shape of `x`.
+
+    Returns:
+        The rotated features, computed in float32, in the type of `x`.
+    """
+    sine, cosine = sinusoids[..., 0::2], sinusoids[..., 1::2]
+    even, odd = x[..., 0::2], x[..., 1::2]
+    rotated = jnp.stack([cosine * even - sine * odd, sine * even + cosine * odd], axis=-1)
+    return rotated.reshape(x.shape).astype(x.dtype)
 
 
 def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:

@@ -42,13 +42,13 @@ def train(
         validation_batches: the validation pairs, one epoch; None for no validation.
         checkpoints: where the state is kept.
         dtype: the compute type, resolved.
-        evaluate: further scores of the validation set (BLEU), by name, from parameters and statistics.
+        evaluate: further scores of the validation set (BLEU), by name, from what `Transformer.apply` takes first.
 
     Raises:
         DivergenceError: a loss or the gradient is not finite; the last good checkpoint is named.
     """
     training = config.training
-    model = Transformer(config.model, dtype=jnp.dtype(dtype), axis_name=parallel.AXIS)
+    model = Transformer(config.model, dtype=jnp.dtype(dtype))
     optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
     rate = learning_rate(config.optimizer, config.model.d_model, training.steps)
     step_fn = parallel.map_train_step(
@@ -58,10 +58,10 @@ def train(
             optimizer=optimizer,
             label_smoothing=training.label_smoothing,
             seed=config.seed,
-            axis_name=parallel.AXIS,
+            total=parallel.total,
         )
     )
-    eval_fn = parallel.map_eval_step(partial(eval_step, model=model, axis_name=parallel.AXIS))
+    eval_fn = parallel.map_eval_step(partial(eval_step, model=model, total=parallel.total))
 
     state, counters = parallel.replicate(create_state(model, optimizer, config.seed)), Counters()
     first = checkpoints.latest() or 0
@@ -111,7 +111,7 @@ def train(
                     require_finite(checkpoints, step, **scores)
                     counters = counters.after_validation(scores["validation_loss"])
                     if evaluate is not None:
-                        scores |= evaluate({"params": state.params, **state.batch_stats})
+                        scores |= evaluate({"params": state.params, **state.variables})
                     log.write(step, **scores)
                     shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
                     progress.print(f"step {step:,}: {shown}")
@@ -139,6 +139,6 @@ def require_finite(checkpoints: Checkpoints, step: int, **values: float) -> None
 
 def validate(eval_fn: Callable, state: TrainState, batches: Batches) -> float:
     """The mean loss over one epoch in nats per target token, unsmoothed."""
-    sums = [eval_fn(state.params, state.batch_stats, parallel.split(batches[n])) for n in range(batches.per_epoch)]
+    sums = [eval_fn(state.params, state.variables, parallel.split(batches[n])) for n in range(batches.per_epoch)]
     total = jax.tree.map(lambda *values: float(np.sum([float(v) for v in values])), *sums)
     return total["loss_sum"] / total["target_tokens"]

@@ -10,11 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from transformer.shapes import Batch
-
-AXIS = "data"
+from transformer.shapes import DEVICES, Batch
 
 
 def num_devices() -> int:
@@ -27,20 +26,25 @@ def replicate(state: Any) -> Any:
 
     Without this the step would be compiled twice for the shape of the first batch.
     """
-    return jax.device_put(state, NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec()))
+    return jax.device_put(state, NamedSharding(Mesh(jax.local_devices(), (DEVICES,)), PartitionSpec()))
+
+
+def total(tree: Any) -> Any:
+    """The sum over all devices, within a mapped step."""
+    return lax.psum(tree, DEVICES)
 
 
 def map_train_step(step: Callable[[Any, Batch], tuple[Any, Any]]) -> Callable[[Any, Batch], tuple[Any, Any]]:
     """`step(state, batch) -> (state, metrics)` over all local devices; the old state's memory is reused.
 
-    The step must sum over the axis `AXIS` whatever it returns; its batch leads with the axis that `split` makes.
+    The step must sum whatever it returns, by `total`; its batch leads with the axis that `split` makes.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+    return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
 
 def map_eval_step(step: Callable[[Any, Any, Batch], Any]) -> Callable[[Any, Any, Batch], Any]:
-    """`step(params, batch_stats, batch) -> sums` over all local devices."""
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None)
+    """`step(params, variables, batch) -> sums` over all local devices."""
+    return jax.pmap(step, axis_name=DEVICES, in_axes=(None, None, 0), out_axes=None)
 
 
 def split(batch: Batch, accumulation_steps: int | None = None) -> Batch:

@@ -18,7 +18,7 @@ OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda count:
 class State(NamedTuple):
     step: Any
     params: Any
-    batch_stats: Any
+    variables: Any
     optimizer_state: Any
 
 
@@ -56,7 +56,7 @@ def test_restores_every_bit(tmp_path: Path):
 
 
 def test_restores_without_batch_statistics(tmp_path: Path):
-    state = make_state(1)._replace(batch_stats={})
+    state = make_state(1)._replace(variables={})
     with Checkpoints(tmp_path, 1, "print") as checkpoints:
         checkpoints.save(1, state, {})
         assert_equal(checkpoints.restore(1, state), state)
@@ -160,7 +160,7 @@ def test_clears_away_what_a_crash_left(tmp_path: Path):
 def test_refuses_another_shape_or_type(tmp_path: Path):
     save(tmp_path, {5: 1.0})
     wider = make_state(5)._replace(step=jnp.zeros((2,), jnp.int32))
-    other = make_state(5)._replace(batch_stats={"batch_stats": {"mean": jnp.zeros(32, jnp.bfloat16)}})
+    other = make_state(5)._replace(variables={"batch_stats": {"mean": jnp.zeros(32, jnp.bfloat16)}})
     with Checkpoints(tmp_path, 3, "print") as checkpoints:
         with pytest.raises(InputError, match=r"step'\] is int32\[\] there and int32\[2\] here"):
             checkpoints.restore(5, wider)
@@ -174,7 +174,7 @@ def test_averages_checkpoints(tmp_path: Path, steps: list[int]):
     states = [make_state(step) for step in steps]
     expected = jax.tree.map(
         lambda *leaves: np.mean([np.asarray(leaf, np.float64) for leaf in leaves], axis=0).astype(np.float32),
-        *({"params": state.params, **state.batch_stats} for state in states),
+        *({"params": state.params, **state.variables} for state in states),
     )
     actual = load_params(tmp_path, steps)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7), actual, expected)

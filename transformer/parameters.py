@@ -36,8 +36,10 @@ def draw(model: Transformer, seed: int) -> Params:
     Returns:
         What `Transformer.apply` takes, as NumPy arrays in float32.
     """
-    tokens, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, mask, tokens, mask)
+
+    def init() -> Any:
+        tokens, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
+        return model.init(jax.random.key(0), tokens, mask, tokens, mask)
 
     def leaf(path: tuple[Any, ...], like: Any) -> np.ndarray:
         collection, *names = (entry.key for entry in path)
@@ -48,7 +50,7 @@ def draw(model: Transformer, seed: int) -> Params:
             return fill(_stream(seed, names, 0), like.shape)
         return np.stack([fill(_stream(seed, names, layer), like.shape[1:]) for layer in range(like.shape[0])])
 
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
+    return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(init))
 
 
 Fill = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]

@@ -50,7 +50,7 @@ class SearchConfig:
     """What to do with a source longer than the model's positions: stop, or translate it in segments, cut at sentence
     ends, else between words."""
     batch_tokens: Count | None = None
-    """Padded source tokens times beam size (or samples) in one batch; None is 2,048 on a CPU, else 8,192."""
+    """Padded source tokens times beam size (or samples) in one batch; None is 2,560 on a CPU, else 65,536."""
 
     def __post_init__(self) -> None:
         check(self, "search")

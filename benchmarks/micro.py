@@ -105,9 +105,7 @@ def like_wmt(pairs: int, longest: int) -> TokenPairs:
 
 
 def _print_padding(name: str, pairs: TokenPairs, dropped: int, tokens: int, pack_length: int) -> None:
-    batches = Batches(
-        pairs, tokens=tokens, pack_length=pack_length, row_multiple=1, seed=0, pad_id=0, start_id=1, end_id=2
-    )
+    batches = Batches(pairs, TokenizerConfig(), tokens=tokens, pack_length=pack_length, row_multiple=1, seed=0)
     number = min(200, batches.per_epoch)
     batches[0]  # lays out the epoch
     begun = time.perf_counter()

@@ -80,8 +80,7 @@ tokenizer = Tokenizer.train(train.sources[:10_000] + train.targets[:10_000], VOC
 def make_batches(pairs, rows):
     """The pairs that have at most LENGTH tokens."""
     tokens = tokenize(pairs, tokenizer, data_config, Report(("quickstart",), len(pairs.sources)), filter=True)
-    ids = {"pad_id": tokenizer.pad_id, "start_id": tokenizer.start_id, "end_id": tokenizer.end_id}
-    return Batches(tokens, tokens=rows * LENGTH, row_multiple=1, seed=0, **ids)
+    return Batches(tokens, tokenizer_config, tokens=rows * LENGTH, row_multiple=1, seed=0)
 
 
 batches, held_out = make_batches(train, 32), make_batches(validation, 64)

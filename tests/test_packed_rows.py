@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from transformer import parameters
-from transformer.config import ModelConfig
+from transformer.config import ModelConfig, TokenizerConfig
 from transformer.data.batches import Batches, TokenPairs
 from transformer.data.rows import pad
 from transformer.model import Transformer
@@ -38,8 +38,7 @@ def batches() -> tuple[Batch, Batch]:
     flat = []
     for sentences, lengths in zip((sources, targets), LENGTHS, strict=True):
         flat += [np.concatenate(sentences).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)])]
-    special: dict[str, Any] = {"pad_id": 0, "start_id": 1, "end_id": 2}
-    found = Batches(TokenPairs(*flat), tokens=200, row_multiple=1, seed=0, pack_length=24, **special)
+    found = Batches(TokenPairs(*flat), TokenizerConfig(), tokens=200, row_multiple=1, seed=0, pack_length=24)
     assert found.per_epoch == 1
     rows = len(sources)
     source, source_mask = pad([[*ids, 2] for ids in sources], rows, 10, 0)

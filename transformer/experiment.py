@@ -17,7 +17,8 @@ from transformer.data.tokenizer import Tokenizer
 from transformer.errors import DivergenceError, InputError
 from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
-from transformer.inference.translator import load, translate
+from transformer.inference.translation import translate
+from transformer.inference.translator import load
 from transformer.model import Transformer
 from transformer.run_dir import DIVERGED, check_run, hold_run, open_run, training_data
 from transformer.runtime import compute_before_returning, resolve_dtype, unused_accelerator, use_compilation_cache
@@ -58,16 +59,10 @@ def run(config: Config) -> None:
     print(f"compute dtype: {dtype} ({reason}) on {devices} device{'s' if devices > 1 else ''}")
     if (advice := unused_accelerator()) is not None:
         print(advice)
-    batches = partial(
-        Batches,
-        tokens=config.training.batch_tokens,
-        seed=config.seed,
-        pad_id=tokenizer.pad_id,
-        start_id=tokenizer.start_id,
-        end_id=tokenizer.end_id,
-    )
+    batches = partial(Batches, ids=config.tokenizer, tokens=config.training.batch_tokens)
     train_batches = batches(
         tokens["train"],
+        seed=config.seed,
         pack_length=pack_length,
         row_multiple=config.training.accumulation_steps * devices,
     )
@@ -78,7 +73,7 @@ def run(config: Config) -> None:
     )
     validation = evaluate = None
     if "validation" in tokens:
-        validation = batches(tokens["validation"], row_multiple=devices, shuffle=False)
+        validation = batches(tokens["validation"], row_multiple=devices, seed=None)
         if config.training.validation_bleu:
             evaluate = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])
 

@@ -9,8 +9,7 @@ RUN/checkpoints/STEP/   arrays (see `checkpoint.py`)
 RUN/diverged.txt        why training has ended before its time, if it has diverged
 RUN/scores.json         the final scores
 RUN/hypotheses.txt      the translations of the test set
-RUN/evaluation/         scores and translations of each checkpoint, from `evaluate --watch`
-RUN/tuning/             the candidates that `tune` has ranked
+RUN/evaluation/STEP     an evaluation of each checkpoint, from `evaluate --watch`
 RUN/.lock               held by the process that trains
 """
 

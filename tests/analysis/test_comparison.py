@@ -3,9 +3,10 @@ import dataclasses
 import pytest
 import sacrebleu
 
-from transformer.analysis.comparison import Result, compare, to_text
+from transformer.analysis.comparison import compare, to_text
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
+from transformer.inference.results import Result
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

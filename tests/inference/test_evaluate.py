@@ -1,18 +1,11 @@
 import json
 import math
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 import sacrebleu
 
-from transformer import parameters
-from transformer.config import ModelConfig
 from transformer.errors import InputError
-from transformer.inference.evaluate import ExactMatch, Scores, bleu, corpus_loss, score_translations
-from transformer.model import Transformer
-from transformer.shapes import Batch
+from transformer.inference.evaluate import ExactMatch, Scores, bleu, score_translations
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -128,29 +121,3 @@ def test_exact_match_is_counted_for_all_and_by_tag():
     assert json.loads(scores.to_json())["exact_match_by_tag"]["pronoun"] == {"score": 50.0, "sentences": 2}
     assert "  pronoun     50.00  % of 2\n" in scores.to_text()
     assert score_translations(hypotheses, REFERENCES, bootstrap=2).exact_match_by_tag == {}
-
-
-def test_corpus_loss_is_the_mean_over_tokens_of_all_batches():
-    config = ModelConfig(
-        vocabulary_size=20, d_model=16, num_heads=2, d_ff=32, num_encoder_layers=1, num_decoder_layers=1
-    )
-    model, generator = Transformer(config), np.random.default_rng(0)
-    batches, expected = [], []
-    for rows, length in ((3, 5), (2, 9)):
-        lengths = generator.integers(1, length, rows)
-        mask = np.arange(length) < lengths[:, None]
-        mask[-1] &= rows == 3  # the second batch has an empty row
-        source, target_input, target_output = generator.integers(3, 20, (3, rows, length))
-        batch = Batch(source, mask, target_input, target_output, mask, np.arange(rows))
-        batches.append(jax.tree.map(jnp.asarray, batch))
-    variables = jax.device_put(parameters.draw(model, 0))
-    for batch in batches:
-        logits, _ = jax.jit(model.apply)(variables, batch.source, batch.source_mask, batch.target_input)
-        logits = np.asarray(logits, np.float64)
-        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        expected += np.take_along_axis(log_probs, batch.target_output[..., None], -1)[..., 0][
-            batch.target_mask
-        ].tolist()
-    assert corpus_loss(model, variables, batches) == pytest.approx(-np.mean(expected), rel=1e-5)
-    with pytest.raises(InputError, match="no target tokens"):
-        corpus_loss(model, variables, [])

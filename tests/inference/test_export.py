@@ -115,8 +115,12 @@ def test_a_script_runs_it_with_jax_alone(random_translator, search, artefact, tm
 def test_what_cannot_be_exported(random_translator, search):
     for changed, max_length, message in (
         (dataclasses.replace(search, sample=True), None, "search.sample draws translations at random"),
-        (search, 41, "between 1 and 40 tokens, the positions of the model, but 41 were asked for"),
-        (search, 0, "but 0 were asked for"),
+        (
+            search,
+            41,
+            r"The longest source \(--longest\) has 41 tokens, but the model has positions for 40\. Give at most 40",
+        ),
+        (search, 0, "--longest must be at least 1, but is 0"),
         (dataclasses.replace(search, forbidden=("no such piece",)), None, "'no such piece' is"),
     ):
         with pytest.raises(InputError, match=message):

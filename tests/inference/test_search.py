@@ -1,94 +1,33 @@
 """The search against a toy model whose every translation can be enumerated."""
 
 import itertools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from toy_model import (
+    END,
+    PAD,
+    START,
+    WORDS,
+    enumerate_best,
+    log_probability,
+    markov,
+    penalty,
+    scorer,
+    search,
+)
 
 from transformer.inference.cache import Cache
 from transformer.inference.cpu import Shrinking
-from transformer.inference.search import beam_search, plain, sample
+from transformer.inference.generation import plain
+from transformer.inference.search import beam_search
 from transformer.ops import logits
 from transformer.ops.masks import ancestor_mask
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-PAD, START, END = 0, 1, 2
-WORDS = (3, 4, 5)
-V = 6
-
-
-def markov(seed, sentences=1, spread=1.5):
-    """Log-probabilities [B, V, V] of the next token given the last one, for each sentence."""
-    scores = np.random.default_rng(seed).normal(0, spread, (sentences, V, V))
-    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
-
-
-def scorer(tables, on_step=None):
-    """A `step` without a cache. Logits are log-probabilities plus any constant."""
-
-    def step(cache, token, position, origins):
-        if on_step is not None:
-            jax.debug.callback(on_step, position)
-        return 7.0 + tables[jnp.arange(len(tables))[:, None], token], cache
-
-    return step
-
-
-@partial(jax.jit, static_argnames=("longest", "beam_size", "alpha", "form", "num_best", "start_id", "on_step"))
-def jitted(tables, max_lengths, longest, beam_size, alpha, form, num_best, start_id, on_step):
-    return beam_search(
-        scorer(tables, on_step),
-        (),
-        max_lengths,
-        max_length=longest,
-        start_id=start_id,
-        end_id=END,
-        pad_id=PAD,
-        beam_size=beam_size,
-        length_penalty=alpha,
-        length_penalty_form=form,
-        num_best=num_best,
-    )
-
-
-def search(
-    tables,
-    max_lengths,
-    longest=None,
-    beam_size=4,
-    alpha=0.6,
-    form="wu",
-    num_best=1,
-    start_id=START,
-    on_step=None,
-    dtype=jnp.float32,
-):
-    tables, longest = jnp.asarray(tables, dtype), max(max_lengths) if longest is None else longest
-    found = jitted(tables, jnp.array(max_lengths), longest, beam_size, alpha, form, num_best, start_id, on_step)
-    return jax.tree.map(np.asarray, found)
-
-
-def log_probability(table, tokens):
-    return sum(table[a, b] for a, b in itertools.pairwise((START, *tokens)))
-
-
-def penalty(length, alpha, form):
-    return ((5 + length) / 6) ** alpha if form == "wu" else length**alpha
-
-
-def enumerate_best(table, longest, alpha, form):
-    """Every translation of at most `longest` tokens with its score, best first, in float64."""
-    found = []
-    for words in range(longest):
-        for sentence in itertools.product(WORDS, repeat=words):
-            tokens = (*sentence, END)
-            found.append((log_probability(table, tokens) / penalty(len(tokens), alpha, form), tokens))
-    return sorted(found, reverse=True)
 
 
 @pytest.mark.parametrize(("alpha", "form"), [(0.0, "wu"), (0.6, "wu"), (2.0, "wu"), (0.6, "power"), (1.0, "power")])
@@ -270,76 +209,6 @@ def test_scores_of_bfloat16_logits_are_float32():
     assert found.scores.dtype == np.float32
     np.testing.assert_array_equal(found.tokens, exact.tokens)
     np.testing.assert_allclose(found.scores, exact.scores, rtol=1e-6)
-
-
-def drawn(tables, max_lengths, sentences, longest=None, num_samples=3, seed=0, constrain=None):
-    @jax.jit
-    def draw(tables, max_lengths, sentences):
-        return sample(
-            scorer(tables),
-            (),
-            max_lengths,
-            sentences,
-            max_length=max(max_lengths_given) if longest is None else longest,
-            start_id=START,
-            end_id=END,
-            pad_id=PAD,
-            num_samples=num_samples,
-            seed=seed,
-            constrain=constrain,
-        )
-
-    max_lengths_given = max_lengths
-    found = draw(jnp.asarray(tables, jnp.float32), jnp.array(max_lengths), jnp.array(sentences))
-    return jax.tree.map(np.asarray, found)
-
-
-def test_samples_have_the_frequencies_of_the_model():
-    table = markov(10)[0]
-    table[:, [PAD, START]] = -40.0
-    found = drawn(table[None], [3], [0], num_samples=4000)
-    counts = {}
-    for tokens, length, score in zip(found.tokens[0].tolist(), found.lengths[0], found.scores[0], strict=True):
-        tokens = tuple(tokens[:length])
-        np.testing.assert_allclose(score, normalized_log_probability(table, tokens), rtol=1e-4)
-        counts[tokens] = counts.get(tokens, 0) + 1
-    for tokens, count in counts.items():
-        if tokens[-2:] != (END,) and len(tokens) < 3:  # those of three tokens may have been made to end
-            expected = np.exp(normalized_log_probability(table, tokens))
-            assert abs(count / 4000 - expected) < 5 * np.sqrt(expected / 4000)
-
-
-def normalized_log_probability(table, tokens):
-    total = np.log(np.exp(table).sum(-1))
-    return log_probability(table, tokens) - sum(total[token] for token in (START, *tokens[:-1]))
-
-
-def test_a_sample_depends_on_seed_sentence_and_number_alone():
-    tables, max_lengths = markov(11, sentences=6), [9, 4, 9, 0, 7, 9]
-    together = drawn(tables, max_lengths, [3, 8, 5, 6, 0, 2], num_samples=3)
-    order = [4, 2, 0]
-    alone = drawn(tables[order], [max_lengths[b] for b in order], [0, 5, 3], num_samples=2)
-    np.testing.assert_array_equal(alone.tokens, together.tokens[order, :2])
-    np.testing.assert_allclose(alone.scores, together.scores[order, :2], rtol=1e-6)
-    assert (drawn(tables, max_lengths, [3, 8, 5, 6, 0, 2], seed=1).tokens != together.tokens).any()
-    assert (together.tokens[0, 0] != together.tokens[0, 1]).any()
-    assert (together.lengths[3] == 0).all()
-    greedy = drawn(tables, max_lengths, [0] * 6, constrain=lambda log_probs, *_: logits.keep_top_k(log_probs, 1))
-    best = search(tables, max_lengths, beam_size=1)
-    np.testing.assert_array_equal(greedy.tokens[:, :1], best.tokens)
-
-
-@pytest.mark.parametrize("normalize", [logits.temperature, None])
-def test_a_sample_ends_where_nothing_may_be_said(normalize):
-    """Also where what is left is normalized, as `inference/decoding.py` does: of nothing that makes NaN."""
-
-    def constrain(log_probs, *_):
-        nothing = jnp.full_like(log_probs, -jnp.inf)
-        return nothing if normalize is None else normalize(nothing, 1.0)
-
-    found = drawn(markov(10), [6], [0], constrain=constrain)
-    assert found.tokens[0].tolist() == [[END, PAD, PAD, PAD, PAD, PAD]] * 3
-    assert found.lengths[0].tolist() == [1] * 3
 
 
 def test_constraints_bound_the_search_and_leave_the_scores_the_models_own():

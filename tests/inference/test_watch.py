@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import shutil
 import threading
 import time
@@ -13,6 +12,7 @@ from transformer.checkpoint import Checkpoints
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.inference import watch as watching
+from transformer.inference.results import read_result
 from transformer.inference.translator import load
 from transformer.inference.watch import watch
 from transformer.run_dir import open_run
@@ -30,7 +30,7 @@ class State(NamedTuple):
 
 @pytest.fixture(scope="module")
 def trained(random_translator, tmp_path_factory) -> Path:
-    """A run of thirty steps that has come to its end."""
+    """A run of thirty steps that has ended."""
     config = random_translator.config
     training = dataclasses.replace(config.training, steps=30, validate_every=10, patience=2)
     run_dir = open_run(tmp_path_factory.mktemp("trained"), dataclasses.replace(config, training=training))
@@ -52,10 +52,11 @@ def run(trained, tmp_path) -> Path:
     return run_dir
 
 
-def publish(trained: Path, run: Path, step: int) -> None:
-    """A checkpoint appears, whole."""
-    shutil.copytree(trained / "checkpoints" / str(step), run / f"{step}.new")
-    (run / f"{step}.new").rename(run / "checkpoints" / str(step))
+def publish(trained: Path, run: Path, *steps: int) -> None:
+    """Checkpoints appear, each whole."""
+    for step in steps:
+        shutil.copytree(trained / "checkpoints" / str(step), run / f"{step}.new")
+        (run / f"{step}.new").rename(run / "checkpoints" / str(step))
 
 
 def test_each_checkpoint_is_scored_once_as_it_appears(trained, run, random_translator):
@@ -72,39 +73,45 @@ def test_each_checkpoint_is_scored_once_as_it_appears(trained, run, random_trans
     job.join()
     assert [line.split(": ")[0] for line in lines] == ["step 10", "step 20", "step 30"]
     folder = run / "evaluation"
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
-        f"{step}.{kind}" for step in (10, 20, 30) for kind in ("json", "txt")
-    )
+    assert sorted(path.name for path in folder.iterdir()) == ["10", "20", "30"]
     scores, hypotheses = load(run, 20).evaluate(PAIRS, search)
-    record = json.loads((folder / "20.json").read_text())
-    assert record["scores"] == json.loads(scores.to_json())
-    assert (folder / "20.txt").read_text().splitlines() == hypotheses
+    assert (folder / "20" / "scores.json").read_text() == scores.to_json()
+    kept = read_result(folder / "20")
+    assert (kept.hypotheses, kept.config["checkpoints"]) == (hypotheses, [20])
     assert f"BLEU {scores.bleu.score:.2f}" in lines[1]
     assert f"loss {scores.loss:.4f}" in lines[1]
 
-    # A second watcher scores what it would score otherwise, and nothing else.
-    (folder / "20.json").unlink()
+    # A second watcher scores what is not there, and nothing else.
+    shutil.rmtree(folder / "20")
     watch(run, PAIRS, search, report=lines.append)
     assert [line.split(": ")[0] for line in lines[3:]] == ["step 20"]
-    assert json.loads((folder / "20.json").read_text()) == record
-    watch(run, PAIRS, dataclasses.replace(search, length_penalty=0.7), report=lines.append)
+    assert read_result(folder / "20") == kept
+    other_pairs = Pairs(PAIRS.targets, PAIRS.sources)
+    for pairs, penalty, other in ((other_pairs, 0.6, "sentences"), (PAIRS, 0.7, "search options")):
+        with pytest.raises(InputError, match=f"Step 10 was scored with other {other} in .*evaluation"):
+            watch(run, pairs, dataclasses.replace(search, length_penalty=penalty), report=lines.append)
+    with pytest.raises(InputError, match=r"Step 10 was scored with another compute type in .*evaluation"):
+        watch(run, PAIRS, search, dtype="bfloat16", report=lines.append)
+    watch(run, PAIRS, dataclasses.replace(search, length_penalty=0.7), run / "other", report=lines.append)
     assert len(lines) == 7
 
 
-def test_a_checkpoint_that_is_deleted_meanwhile_is_skipped(trained, run, random_translator, monkeypatch):
-    lines = []
-    publish(trained, run, 10)
-    publish(trained, run, 30)
+def test_checkpoints_may_be_deleted_meanwhile(trained, run, random_translator, monkeypatch):
+    """Step 10 before it is scored, and step 20 before it is averaged with step 30."""
+    lines, deleted = [], {10: 10, 30: 20}
+    publish(trained, run, 10, 20, 30)
 
     def load_too_late(run_dir: Path, step: int, average: int, dtype: None) -> Any:
-        if step == 10:
-            shutil.rmtree(run / "checkpoints" / "10")
+        if step in deleted:
+            shutil.rmtree(run / "checkpoints" / str(deleted[step]), ignore_errors=True)
         return load(run_dir, step, average, dtype)
 
     monkeypatch.setattr(watching, "load", load_too_late)
-    watch(run, PAIRS, random_translator.config.search, average=2, report=lines.append)
+    watch(run, PAIRS, random_translator.config.search, average=2, interval=0.01, report=lines.append)
     assert lines[0] == "step 10: deleted before it could be scored"
-    assert [line.split(": ")[0] for line in lines[1:]] == ["step 30"]
+    assert [line.split(": ")[0] for line in lines[1:]] == ["step 20", "step 30"]
+    checkpoints = [read_result(run / "evaluation" / name).config["checkpoints"] for name in ("20", "30")]
+    assert checkpoints == [[20], [30]]
 
 
 def test_a_damaged_checkpoint_is_an_error(trained, run, random_translator):
@@ -112,19 +119,3 @@ def test_a_damaged_checkpoint_is_an_error(trained, run, random_translator):
     shutil.rmtree(run / "checkpoints" / "30" / "params")
     with pytest.raises(InputError, match="step 30"):
         watch(run, PAIRS, random_translator.config.search, interval=0.01)
-
-
-def test_what_is_averaged_with_a_checkpoint_may_be_deleted_meanwhile(trained, run, random_translator, monkeypatch):
-    lines = []
-    publish(trained, run, 20)
-    publish(trained, run, 30)
-
-    def load_too_late(run_dir: Path, step: int, average: int, dtype: None) -> Any:
-        if step == 30 and average == 2:
-            shutil.rmtree(run / "checkpoints" / "20", ignore_errors=True)
-        return load(run_dir, step, average, dtype)
-
-    monkeypatch.setattr(watching, "load", load_too_late)
-    watch(run, PAIRS, random_translator.config.search, average=2, interval=0.01, report=lines.append)
-    assert [line.split(": ")[0] for line in lines] == ["step 20", "step 30"]
-    assert json.loads((run / "evaluation" / "30.json").read_text())["averaged"] == 1

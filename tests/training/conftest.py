@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transformer.config import ModelConfig
+from transformer.config import ModelConfig, TokenizerConfig
 from transformer.data.batches import Batches, TokenPairs
 from transformer.shapes import Batch
 
@@ -74,13 +74,10 @@ def tiny_batches() -> Callable[..., Batches]:
         ids = np.repeat(generator.integers(3, 20, pairs), lengths).astype(np.int32)
         batches = InterruptedBatches(
             TokenPairs(ids, offsets, ids + 1, offsets),
+            TokenizerConfig(),
             tokens=64,
             row_multiple=row_multiple,
-            seed=0,
-            pad_id=0,
-            start_id=1,
-            end_id=2,
-            shuffle=shuffle,
+            seed=0 if shuffle else None,
         )
         batches.interrupted_at = interrupted_at
         return batches

@@ -209,13 +209,11 @@ def test_learns_to_reverse(tmp_path):
     report = Report(files=("words",), read=len(words))
     batches = Batches(
         tokenize(pairs, tokenizer, config.data, report, filter=True),
+        config.tokenizer,
         tokens=config.training.batch_tokens,
         pack_length=config.training.pack_length,
         row_multiple=1,
         seed=0,
-        pad_id=tokenizer.pad_id,
-        start_id=tokenizer.start_id,
-        end_id=tokenizer.end_id,
     )
     tokenizer.save(open_run(tmp_path, config) / "tokenizer.json")
     with Checkpoints(tmp_path, 1, tokenizer.fingerprint) as checkpoints:

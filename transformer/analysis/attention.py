@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from transformer.config import SearchConfig
 from transformer.data.corpus import Pairs
+from transformer.data.lengths import check_lengths
 from transformer.data.tokenizer import Pieces
 from transformer.errors import InputError
 from transformer.inference.translator import Translator
@@ -105,8 +106,7 @@ def attention(run: Translator, source: str, target: str | None = None, search: S
         if not text.strip():
             raise InputError(f"A sentence is needed to look at, but the {name} is empty.")
         length = len(run.tokenizer.cut(text).tokens) + 1
-        if length > longest:
-            raise InputError(f"The {name} has {length} tokens, but the model has positions for {longest}: shorten it.")
+        check_lengths([length], longest, lambda _, name=name: f"The {name}", "Shorten it.")
     if target is None:
         (target,) = run.translate([source], search)
     batch = run.batch([source], [target])

@@ -1,10 +1,7 @@
 """Whether one run translates better than another: a paired test, the sentences that changed, and what else differs."""
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sacrebleu.metrics.bleu import BLEU
@@ -12,37 +9,10 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 from sacrebleu.significance import PairedTest
 
-from transformer.config import Config
-from transformer.config_files import to_json
-from transformer.data.corpus import Pairs
 from transformer.errors import InputError
-from transformer.files import PART, write_lines, write_whole
+from transformer.inference.results import Result
 
-EVALUATION = "evaluation.json"  # in a folder of `write_result`: what its translations are of
 INDIFFERENT = {"run_dir", "compilation_cache"}  # what a config may differ in without another result
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run leaves of its test set, and what it came from.
-
-    Attributes:
-        name: of the run.
-        pairs: its test set.
-        hypotheses: its translations.
-        config: the `settings`.
-        tokenizer: the tokenizer's fingerprint.
-        training_data: that of the training pairs; None where it is not known.
-        signatures: of its scores, by metric.
-    """
-
-    name: str
-    pairs: Pairs
-    hypotheses: Sequence[str]
-    config: Mapping[str, Any]
-    tokenizer: str
-    training_data: str | None
-    signatures: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -78,54 +48,6 @@ class Comparison:
     metrics: dict[str, Difference]
     changes: list[tuple[int, float]]
     caveats: list[str]
-
-
-def settings(
-    config: Config, steps: Sequence[int], ensemble: Sequence[tuple[str, Sequence[int]]] = ()
-) -> dict[str, Any]:
-    """All that decides a run's translations, as JSON has it: its config, the steps of the checkpoints whose mean was
-    taken, and the further runs of an ensemble with theirs."""
-    decided = json.loads(to_json(config)) | {"checkpoints": [*steps]}
-    del decided["average"]  # what it asks for; the checkpoints are what it got
-    return decided | {"ensemble": [[run, [*own]] for run, own in ensemble]}
-
-
-def write_result(folder: Path, result: Result, scores: str) -> None:
-    """Writes test.jsonl, hypotheses.txt, scores.json and evaluation.json, which `read_result` reads: all, or nothing of
-    this name.
-
-    Raises: OSError if the folder is there already.
-    """
-    whole, folder = folder, folder.with_name(f"{folder.name}{PART}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    pairs = zip(result.pairs.sources, result.pairs.targets, strict=True)
-    rows = ({"source": source, "reference": reference} for source, reference in pairs)
-    write_lines(folder / "test.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
-    write_lines(folder / "hypotheses.txt", result.hypotheses)
-    write_whole(folder / "scores.json", scores.encode())
-    about = {name: getattr(result, name) for name in ("config", "tokenizer", "training_data", "signatures")}
-    write_whole(folder / EVALUATION, f"{json.dumps({'run': result.name} | about, indent=2)}\n".encode())
-    folder.rename(whole)
-
-
-def read_result(folder: str | Path) -> Result:
-    """What `write_result` has written.
-
-    Raises: InputError if a file is missing.
-    """
-    try:
-        about = json.loads((Path(folder) / EVALUATION).read_text(encoding="utf-8"))
-        kept, lines = (
-            (Path(folder) / name).read_text(encoding="utf-8").split("\n")[:-1]
-            for name in ("test.jsonl", "hypotheses.txt")
-        )
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} is missing: evaluate again, with --output {folder}.") from error
-    del about["run"]
-    rows = [json.loads(row) for row in kept]
-    pairs = Pairs([row["source"] for row in rows], [row["reference"] for row in rows])
-    return Result(str(folder), pairs, lines, **about)
 
 
 def compare(first: Result, second: Result, *, bootstrap: int = 1000) -> Comparison:

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from transformer.errors import InputError
 
 if TYPE_CHECKING:
-    from transformer.analysis.comparison import Result
+    from transformer.inference.results import Result
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
 
 def _read(run_dir: str) -> "Result":
     """What a run has kept of its test set, or an evaluation of its own: nothing is translated anew."""
-    from transformer.analysis.comparison import EVALUATION, Result, read_result, settings
+    from transformer.inference.results import EVALUATION, Result, read_result, settings
 
     if (Path(run_dir) / EVALUATION).exists():
         return read_result(run_dir)

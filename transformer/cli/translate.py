@@ -16,7 +16,8 @@ from transformer.cli.decoding import DecodingOptions, load_translator, parse
 from transformer.errors import InputError
 
 if TYPE_CHECKING:
-    from transformer.inference.translator import Translation, Translator
+    from transformer.inference.translation import Translation
+    from transformer.inference.translator import Translator
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _records(translator: "Translator", lines: Iterator[str], options: TranslationOptions) -> Iterator[dict[str, Any]]:
-    from transformer.inference.translator import WINDOW
+    from transformer.inference.translation import WINDOW
 
     lines, read = tee(lines)
     both = zip(lines, translator.n_best(read, options.search), strict=True)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transformer.config import DataConfig
+from transformer.config import DataConfig, TokenizerConfig
 from transformer.data.corpus import Pairs, Report
+from transformer.data.lengths import check_pairs
 from transformer.data.packing import pack, row_shape
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
@@ -78,12 +79,10 @@ def tokenize(
     longer = np.maximum(tokens.source_lengths, tokens.target_lengths)
     shorter = np.minimum(tokens.source_lengths, tokens.target_lengths)
     if not filter:
-        if max_length is not None and (longer > max_length).any():
-            first = int(np.argmax(longer > max_length))
-            raise InputError(
-                f"Pair {first + 1} of {', '.join(report.files)} has {longer[first]} tokens, but the model has "
-                f"positions for {max_length}: split that sentence, or train with a larger model.max_positions."
-            )
+        if max_length is not None:
+            advice = "Split that sentence, or train with a larger --model.max-positions."
+            files = ", ".join(report.files)
+            check_pairs(tokens.source_lengths, tokens.target_lengths, max_length, files, advice)
         return tokens
     keep = longer <= (config.max_length if max_length is None else min(max_length, config.max_length))
     report.drop("too long", int((~keep).sum()))
@@ -125,37 +124,32 @@ class Batches:
     def __init__(
         self,
         pairs: TokenPairs,
+        ids: TokenizerConfig,
         *,
         tokens: int,
         row_multiple: int,
-        seed: int,
-        pad_id: int,
-        start_id: int,
-        end_id: int,
+        seed: int | None,
         pack_length: int | None = None,
-        shuffle: bool = True,
     ) -> None:
         """Chooses the shape and packs the pairs into rows.
 
         Args:
             pairs: At least one pair.
+            ids: The special ids.
             tokens: Upper bound on the padded source tokens of a batch, and separately on its padded target tokens.
             row_multiple: The number of rows is made a multiple of this (devices times accumulation steps) by empty
                 rows at the end. With them a batch may exceed `tokens`, by less than row_multiple rows.
-            seed: Seed of the shuffling.
-            pad_id, start_id, end_id: Special ids.
+            seed: Seed of the shuffling. None packs the same pairs into the same rows in each epoch.
             pack_length: Tokens of a row's longer side; longer rows are made where a pair needs them. None makes rows
                 as long as the longest pair.
-            shuffle: False packs the same pairs into the same rows in each epoch.
 
         Raises: InputError if row_multiple rows do not fit into tokens.
         """
-        self._pairs, self._seed, self._shuffle = pairs, seed, shuffle
-        self._pad_id, self._start_id, self._end_id = pad_id, start_id, end_id
+        self._pairs, self._ids, self._seed = pairs, ids, seed
         source, target = pairs.source_lengths, pairs.target_lengths
         longest = int(max(source.max(), target.max()))
         S, T = row_shape(source, target, longest if pack_length is None else pack_length)
-        _check_budget(tokens, row_multiple, max(S, T))
+        _check_budget(tokens, row_multiple, max(S, T), pack_length)
         self._layout = pack(source, target, S, T)
         self._filled_rows = _spread(self._layout.num_rows, tokens // max(S, T))
         rows = -(-self._filled_rows // row_multiple) * row_multiple
@@ -170,9 +164,10 @@ class Batches:
 
     def _deal(self, epoch: int) -> list[_Chosen]:
         """The batches of an epoch. Each slot gets a pair of its lengths, and the rows are dealt out to batches."""
-        generator, layout = np.random.default_rng([self._seed, epoch]), self._layout
+        generator = None if self._seed is None else np.random.default_rng([self._seed, epoch])
+        layout = self._layout
         members, order = np.arange(self._pairs.num_pairs), np.arange(layout.num_rows)
-        if self._shuffle:
+        if generator is not None:
             members, order = generator.permutation(members), generator.permutation(order)
         source, target = self._pairs.source_lengths[members], self._pairs.target_lengths[members]
         pairs = np.empty_like(members)
@@ -192,7 +187,7 @@ class Batches:
             )
             for own in np.split(slots, first[1:])
         ]
-        if self._shuffle:  # so that the incomplete batch is not always the last one
+        if generator is not None:  # so that the incomplete batch is not always the last one
             batches = [batches[n] for n in generator.permutation(len(batches))]
         return batches
 
@@ -207,8 +202,8 @@ class Batches:
             pairs.target_ids, pairs.target_offsets, chosen, chosen.target_starts, (rows, T)
         )
         source_mask, target_mask = source_segments > 0, target_segments > 0
-        target_input = np.where(target_mask, np.roll(target_output, 1, axis=1), np.int32(self._pad_id))
-        target_input[chosen.row, chosen.target_starts] = self._start_id
+        target_input = np.where(target_mask, np.roll(target_output, 1, axis=1), np.int32(self._ids.pad_id))
+        target_input[chosen.row, chosen.target_starts] = self._ids.start_id
         return Batch(
             source,
             source_mask,
@@ -232,12 +227,12 @@ class Batches:
         within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         rows, width = shape
         first = chosen.row * width + columns
-        padded = np.full(rows * width, self._pad_id, np.int32)
+        padded = np.full(rows * width, self._ids.pad_id, np.int32)
         segments = np.zeros(rows * width, np.int32)
         at = np.repeat(first, lengths) + within
         padded[at] = ids[np.repeat(offsets[chosen.pairs], lengths) + within]
         segments[at] = np.repeat(chosen.segment, lengths)
-        padded[first + lengths] = self._end_id
+        padded[first + lengths] = self._ids.end_id
         segments[first + lengths] = chosen.segment
         return padded.reshape(shape), segments.reshape(shape)
 
@@ -253,13 +248,19 @@ def _spread(count: int, fit: int) -> int:
     return rows if rows < _MANY_ROWS else rows + -rows % _ROW_MULTIPLE
 
 
-def _check_budget(tokens: int, row_multiple: int, length: int) -> None:
-    if row_multiple * length > tokens:
-        raise InputError(
-            f"A batch of {tokens} tokens is too small: {row_multiple} rows (devices times accumulation steps) of "
-            f"{length} tokens need {row_multiple * length}. Raise training.batch_tokens, or lower training.pack_length "
-            "(data.max_length where it is not set) or training.accumulation_steps."
-        )
+def _check_budget(tokens: int, row_multiple: int, length: int, pack_length: int | None) -> None:
+    if row_multiple * length <= tokens:
+        return
+    if length == pack_length:
+        reason = "the packed length"
+        advice = ", or lower --training.pack-length (--data.max-length where it is not set)"
+        advice += " or --training.accumulation-steps"
+    else:
+        reason, advice = "the longest pair", ""
+    raise InputError(
+        f"A batch of {tokens} tokens is too small: {row_multiple} rows (one for each device and accumulation step) of "
+        f"{length} tokens ({reason}) need {row_multiple * length}. Raise --training.batch-tokens{advice}."
+    )
 
 
 def iterate(batches: Batches, start: int, stop: int) -> Generator[Batch, None, None]:

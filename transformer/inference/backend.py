@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from jax import lax
 
-from transformer.inference.search import Schedule, TopK, plain
+from transformer.inference.generation import Schedule, plain
+from transformer.inference.search import TopK
 
 NARROW = 64  # tokens: nearly every sentence is no longer
 

@@ -1,6 +1,6 @@
 """What serves a CPU when it decodes: batches that shrink, caches that grow, two at once, and a faster `top_k`."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax import lax
 
 from transformer.inference.backend import Backend
 from transformer.inference.cache import take
-from transformer.inference.search import Loop, State, plain, run_to
+from transformer.inference.generation import Advance, Beams, State, plain, run_to
 from transformer.ops.cpu import top_k
 
 SHARE = 3  # once at most a third of the sentences are live, they go on without the others
@@ -28,22 +28,22 @@ class Shrinking(NamedTuple):
     horizons: tuple[int, ...]
     few: int
 
-    def __call__(self, loop: Loop, state: State) -> Any:
+    def __call__(self, advance: Advance, state: State) -> Beams:
         for positions in self.horizons:
-            state = run_to(loop, state, positions, self.few)
+            state = run_to(advance, state, positions, self.few)
         if not self.few:
-            return plain(loop, state)
+            return plain(advance, state)
 
         def finish_some(state: State) -> State:
-            live = loop.live(state.sentences)
+            live = state.beams.live
             chosen = jnp.argsort(~live)[: self.few]
-            some = jax.tree.map(lambda leaf: leaf[chosen], state.sentences)
-            some = plain(loop, State(state.position, some, take(state.cache, chosen)))
+            some = jax.tree.map(lambda leaf: leaf[chosen], state.beams)
+            some = plain(advance, State(state.position, some, take(state.cache, chosen)))
             chosen = jnp.where(live[chosen], chosen, len(live))  # out of bounds: what was done already stays as it is
-            put = jax.tree.map(lambda leaf, new: leaf.at[chosen].set(new, mode="drop"), state.sentences, some)
-            return state._replace(sentences=put)
+            put = jax.tree.map(lambda leaf, new: leaf.at[chosen].set(new, mode="drop"), state.beams, some)
+            return state._replace(beams=put)
 
-        return lax.while_loop(lambda state: loop.live(state.sentences).any(), finish_some, state).sentences
+        return lax.while_loop(lambda state: state.beams.live.any(), finish_some, state).beams
 
 
 def schedule(width: int, rows: int, max_length: int) -> Shrinking:

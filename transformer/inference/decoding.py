@@ -20,7 +20,9 @@ from transformer.data.rows import of_one_width, pad
 from transformer.inference.backend import ACCELERATOR, Backend
 from transformer.inference.cache import Cache
 from transformer.inference.cpu import CPU
-from transformer.inference.search import Constrain, Hypotheses, Member, beam_search, mean_step, sample
+from transformer.inference.ensemble import Member, mean_step
+from transformer.inference.generation import Constrain, Hypotheses
+from transformer.inference.search import beam_search, sample
 from transformer.model import Side, Transformer
 from transformer.ops import logits
 from transformer.shapes import Params
@@ -136,7 +138,7 @@ def _search(
     backend: Backend,
 ) -> Hypotheses:
     members = [_decoder(*member, source, source_mask) for member in zip(models, params, strict=True)]
-    step, cache = members[0] if len(members) == 1 else mean_step(members)
+    step, cache = mean_step(members)
     rows, width = source.shape
     schedule = backend.schedule(width, rows, max_length)
     constrain = _constraints(search, ids)

@@ -3,23 +3,15 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Float, Int
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF, CHRFScore
 from sacrebleu.metrics.ter import TER
 
 from transformer.errors import InputError
-from transformer.inference.search import log_mean
-from transformer.model import Transformer
-from transformer.shapes import Batch, Params
 
 LENGTHS = ((0, 10), (11, 20), (21, 30), (31, 50), (51, None))  # of references in words: scores are broken down by them
 
@@ -202,71 +194,3 @@ def _bleu_by_length(hypotheses: Sequence[str], references: Sequence[str]) -> dic
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """The BLEU of `score_translations` alone, without an interval."""
     return BLEU().corpus_score(hypotheses, [references]).score
-
-
-def corpus_loss(model: Transformer, params: Params, batches: Iterable[Batch]) -> float:
-    """The mean negative log-likelihood of a corpus, in nats per target token.
-
-    -1/N sum_n log p(y_n | y_1 .. y_{n-1}, x)
-
-    Args:
-        model: the architecture.
-        params: what its `apply` takes first.
-        batches: the corpus, once; few shapes, since each is compiled.
-
-    Raises:
-        InputError: the batches hold no target token.
-    """
-    sums = jax.device_get([_batch_loss(params, batch, model=model) for batch in batches])
-    total, count = sum(float(loss) for loss, _ in sums), sum(float(tokens) for _, tokens in sums)
-    if count == 0:
-        raise InputError("There is nothing to compute the loss of: the corpus has no target tokens.")
-    return total / count
-
-
-@partial(jax.jit, static_argnames="model")
-def _batch_loss(params: Params, batch: Batch, *, model: Transformer) -> tuple[Array, Array]:
-    """The sum of a batch's losses, and its number of target tokens."""
-    sums: Any = model.apply(params, batch, method="loss")
-    return sums
-
-
-@partial(jax.jit, static_argnums=0)
-def token_log_probabilities(
-    models: tuple[Transformer, ...], params: tuple[Params, ...], batch: Batch
-) -> Float[Array, "B T"]:
-    """The log-probability of each target token given the source and the tokens before it, in nats.
-
-    log p(y_t | y_1 .. y_{t-1}, x), of several models that of their mean probability
-
-    Args:
-        models: the architectures.
-        params: the parameters of each.
-        batch: sentence pairs; what stands at the padding means nothing.
-    """
-
-    def of_model(model: Transformer, params: Params) -> Any:
-        hidden: Any = model.apply(params, batch, method="hidden")
-
-        def of_row(row: tuple[Array, Array]) -> Array:
-            logits: Any = model.apply(params, row[0][None], method="logits")
-            return jnp.take_along_axis(jax.nn.log_softmax(logits[0], axis=-1), row[1][:, None], axis=-1)[:, 0]
-
-        return jax.lax.map(of_row, (hidden, batch.target_output))  # the logits of a whole batch would be large
-
-    return log_mean([of_model(*member) for member in zip(models, params, strict=True)])
-
-
-@partial(jax.jit, static_argnums=0)
-def strongest_sources(model: Transformer, params: Params, batch: Batch) -> Int[Array, "B T"]:
-    """The source position that each target position looks at the most: the mean of all layers and heads (3.2.3).
-
-    Args:
-        model: the architecture.
-        params: its parameters.
-        batch: sentence pairs; what stands at the padding means nothing.
-    """
-    tokens = batch.source, batch.source_mask, batch.target_input, batch.target_mask
-    result: Any = model.apply(params, *tokens, return_weights=True)
-    weights = result[1]
-    return jnp.argmax(weights["cross"].mean(axis=(0, 2)), axis=-1)

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jax import Array, export
 
 from transformer.config import SearchConfig
+from transformer.data.lengths import check_lengths
 from transformer.errors import InputError
 from transformer.inference.backend import ACCELERATOR
 from transformer.inference.decoding import longest_source, longest_translation, search_program
-from transformer.inference.translator import Translator, search_ids
+from transformer.inference.translation import search_ids
+from transformer.inference.translator import Translator
 from transformer.model import Transformer
 from transformer.shapes import Params
 
@@ -63,11 +65,9 @@ def export_search(translator: Translator, search: SearchConfig, longest: int | N
         raise InputError("Only a search can be exported, but search.sample draws translations at random: leave it out.")
     positions = longest_source(translator.members)
     longest = positions if longest is None else longest
-    if not 1 <= longest <= positions:
-        raise InputError(
-            f"The longest sentence of an export must have between 1 and {positions} tokens, the positions of the "
-            f"model, but {longest} were asked for."
-        )
+    if longest < 1:
+        raise InputError(f"--longest must be at least 1, but is {longest}.")
+    check_lengths([longest], positions, lambda _: "The longest source (--longest)", f"Give at most {positions}.")
     max_length = min(longest, longest_translation(translator.members, search))
     tokenizer = translator.tokenizer
     members = tuple(map(_portable, translator.members))

@@ -1,0 +1,148 @@
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from transformer.config import SearchConfig
+from transformer.errors import InputError
+from transformer.inference.decoding import decode
+from transformer.inference.translation import Translation, _join, search_ids, translate
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_a_translation_does_not_depend_on_its_batch_or_place(translator, beam_size, random_sentences):
+    sentences = random_sentences(1, 30, 10)
+    search = dataclasses.replace(translator.config.search, beam_size=beam_size)
+    together = translator.translate(sentences, search)
+    assert len(set(together)) > 15
+    assert len({len(text) for text in together}) > 10
+    assert translator.translate(sentences[::-1], search) == together[::-1]
+    for number in (0, 7, 29):
+        assert translator.translate([sentences[number]], search) == [together[number]]
+    assert translator.translate(sentences, dataclasses.replace(search, batch_tokens=1)) == together
+
+
+def test_one_line_out_for_each_line_in(translator):
+    sentences = ["", "a man", "   ", "the old bird sees", "", "two dogs"]
+    found = translator.translate(sentences)
+    assert len(found) == 6
+    assert [found[0], found[2], found[4]] == ["", "", ""]
+    assert found[1]
+    assert found[1] == translator.translate(["a man"])[0]
+    assert not any("\n" in text or "\r" in text for text in found)
+    assert translator.translate([]) == []
+    assert translator.translate(["", ""]) == ["", ""]
+
+
+def test_a_sentence_beyond_the_positions_is_named(translator):
+    with pytest.raises(InputError, match=r"Line 2 has \d+ tokens, but the model has positions for 80"):
+        translator.translate(["a man", "man " * 200])
+
+
+def test_a_translation_never_outgrows_the_positions_or_its_source(translator, tokenizer):
+    variables = jax.tree.map(jnp.zeros_like, translator.params)  # all tokens alike: the first, a character, is taken
+    sentences = ["a man", " ".join(["a"] * 74)]
+    search = dataclasses.replace(translator.config.search, beam_size=2, length_penalty=5.0)  # the longer the better
+    found = translate(translator.model, variables, tokenizer, sentences, search)
+    assert len(found[0]) == len(tokenizer.encode_batch(["a man"])[0]) + translator.config.search.extra_length
+    assert len(found[1]) == 80 - 1
+
+
+def test_a_string_a_list_and_a_stream(translator):
+    sentences = ["a man runs", "two dogs under the tree"]
+    expected = translator.translate(sentences)
+    assert translator.translate(sentences[0]) == expected[0]
+    assert list(translator.translate(iter(sentences))) == expected
+
+
+def test_a_stream_is_read_a_window_at_a_time(translator, monkeypatch):
+    monkeypatch.setattr("transformer.inference.translation.WINDOW", 4)
+    read, sentences = [], ["a man", "", "two dogs", "the bird", "a tree", "old house", "a man"]
+    found = translator.translate(read.append(line) or line for line in sentences)
+    first = next(found)
+    assert len(read) == 4
+    assert [first, *found] == translator.translate(sentences)
+    with pytest.raises(InputError, match="Line 6 has"):
+        list(translator.translate(iter([*sentences[:5], "man " * 200])))
+
+
+def test_a_long_sentence_is_translated_in_pieces(translator):
+    search = dataclasses.replace(translator.config.search, long_input="split", num_best=2)
+    long = "a man runs. " * 30
+    short, found = translator.n_best(["a man runs", long], search)
+    assert short[0].text == translator.translate("a man runs")
+    assert len(found) == 2
+    assert found[0].tokens > 80 or found[0].text.count(" ") > 0
+    assert translator.translate(["x" * 500], search) != [""]
+
+
+def test_pieces_of_a_line_are_samples_of_their_own(translator, monkeypatch):
+    numbers = []
+
+    def noticed(members, sources, given, search, ids):
+        numbers.append(given.tolist())
+        return decode(members, sources, given, search, ids)
+
+    monkeypatch.setattr("transformer.inference.translation.decode", noticed)
+    search = dataclasses.replace(translator.config.search, long_input="split", sample=True)
+    translator.translate(["two dogs", "", "a man runs. " * 30, "the bird"], search)
+    (own,) = numbers
+    assert len({*own}) == len(own) >= 4
+    assert (own[0], own[1], own[-1]) == (0, 2, 3)  # a line's first piece has the line's number
+
+
+def test_translations_of_pieces_join_where_each_piece_has_one():
+    piece, none = [Translation("a", -1.0, 2), Translation("b", -2.0, 3)], Translation("", -math.inf, 0)
+    assert _join([piece, [piece[1], none]], 2) == [Translation("a b", -3.0, 5)]
+    assert _join([[none], [none]], 1) == [none]
+
+
+def test_n_best_come_with_their_scores(translator):
+    sources = ["a man runs", "", "two dogs under the tree"]
+    search = dataclasses.replace(translator.config.search, num_best=3, length_penalty_form="power", length_penalty=1.0)
+    found = list(translator.n_best(sources, search))
+    assert [len(best) for best in found] == [3, 3, 3]
+    assert found[1] == [("", 0.0, 0)] * 3
+    assert found[0][0].text == translator.translate(sources[0], search)
+    for best in found[::2]:
+        assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
+        assert len({one.score for one in best}) == 3  # of other tokens, though perhaps of one text
+
+
+def test_what_may_be_said(translator, tokenizer):
+    sentences = ["a man runs", "two dogs under the tree"]
+    search = dataclasses.replace(
+        translator.config.search, prefix="the bird", forbidden=("man",), min_length=6, no_repeat_ngram=2
+    )
+    for best in translator.n_best(sentences, search):
+        assert best[0].text.startswith("the bird")
+        assert best[0].tokens >= 6
+        assert "man" not in best[0].text.split()
+    shortest = dataclasses.replace(translator.config.search, max_length=4, num_best=2)
+    for best in translator.n_best(sentences, shortest):
+        assert max(found.tokens for found in best) <= 4
+    both = search_ids(tokenizer, SearchConfig(forbidden=("a",))).forbidden
+    assert len(both) == 2  # behind a space, and without one
+    assert tokenizer.pieces(both) == ["a", "a"]
+    for special in ("</s>", "<pad>"):
+        with pytest.raises(InputError, match="Only what is one piece"):
+            search_ids(tokenizer, SearchConfig(forbidden=(special,)))
+    with pytest.raises(InputError, match=r"Only what is one piece .* 'incomprehensible' is"):
+        translator.translate(sentences, dataclasses.replace(translator.config.search, forbidden=("incomprehensible",)))
+
+
+def test_samples_depend_on_the_place_in_the_input_alone(translator, random_sentences):
+    sentences = random_sentences(2, 12, 10)
+    search = dataclasses.replace(translator.config.search, sample=True, num_best=2, temperature=0.7, top_p=0.9, seed=5)
+
+    def draw(sentences, search):
+        return [[sample.text for sample in samples] for samples in translator.n_best(sentences, search)]
+
+    together = draw(sentences, search)
+    assert draw(sentences[:5], dataclasses.replace(search, batch_tokens=1)) == together[:5]
+    assert any(first != second for first, second in together)
+    assert draw(sentences, dataclasses.replace(search, seed=6)) != together

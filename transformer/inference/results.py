@@ -1,0 +1,122 @@
+"""Evaluations kept as folders: scores, translations, their test set, and all that decides them.
+
+FOLDER/scores.json      the scores, as `evaluate --json` prints them
+FOLDER/hypotheses.txt   the translations, one a line
+FOLDER/test.jsonl       the sources and references
+FOLDER/evaluation.json  config, search, checkpoints, compute type; fingerprints of tokenizer and training pairs
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformer.config import Config, SearchConfig
+from transformer.config_files import to_json
+from transformer.data.corpus import Pairs
+from transformer.errors import InputError
+from transformer.files import PART, write_lines, write_whole
+from transformer.inference.evaluate import Scores
+from transformer.inference.translator import Translator
+from transformer.run_dir import training_data
+
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves of its test set, and what it came from.
+
+    Attributes:
+        name: of the run.
+        pairs: its test set.
+        hypotheses: its translations.
+        config: the `settings`.
+        tokenizer: the tokenizer's fingerprint.
+        training_data: that of the training pairs; None where it is not known.
+        signatures: of its scores, by metric.
+    """
+
+    name: str
+    pairs: Pairs
+    hypotheses: Sequence[str]
+    config: Mapping[str, Any]
+    tokenizer: str
+    training_data: str | None
+    signatures: Mapping[str, str]
+
+
+def evaluate(
+    translator: Translator, pairs: Pairs, search: SearchConfig, members: Sequence[tuple[str, Sequence[int]]]
+) -> tuple[Scores, Result]:
+    """Translates and scores a test set.
+
+    Args:
+        translator: a model or an ensemble.
+        pairs: what is translated, and its references.
+        search: how it is translated.
+        members: of each model, the run directory and the steps of the checkpoints whose mean was taken.
+    """
+    scores, hypotheses = translator.evaluate(pairs, search)
+    (run, steps), *ensemble = members
+    model = dataclasses.replace(translator.config.model, dtype=str(translator.model.dtype))
+    config = dataclasses.replace(translator.config, search=search, model=model)
+    return scores, Result(
+        name=run,
+        pairs=pairs,
+        hypotheses=hypotheses,
+        config=settings(config, steps, ensemble),
+        tokenizer=translator.tokenizer.fingerprint,
+        training_data=training_data(run),
+        signatures={"bleu": scores.bleu.signature, "chrf": scores.chrf.signature, "ter": scores.ter.signature},
+    )
+
+
+def settings(
+    config: Config, steps: Sequence[int], ensemble: Sequence[tuple[str, Sequence[int]]] = ()
+) -> dict[str, Any]:
+    """All that decides a run's translations, as JSON has it: its config, the steps of the checkpoints whose mean was
+    taken, and the further runs of an ensemble with theirs."""
+    decided = json.loads(to_json(config)) | {"checkpoints": [*steps]}
+    del decided["average"]  # what it asks for; the checkpoints are what it got
+    return decided | {"ensemble": [[run, [*own]] for run, own in ensemble]}
+
+
+def write_result(folder: Path, result: Result, scores: Scores) -> None:
+    """Writes the folder: all of it, or nothing of this name.
+
+    Raises: OSError if the folder is there already.
+    """
+    whole, folder = folder, folder.with_name(f"{folder.name}{PART}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    pairs = zip(result.pairs.sources, result.pairs.targets, strict=True)
+    rows = ({"source": source, "reference": reference} for source, reference in pairs)
+    write_lines(folder / "test.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
+    write_lines(folder / "hypotheses.txt", result.hypotheses)
+    write_whole(folder / "scores.json", scores.to_json().encode())
+    about = {name: getattr(result, name) for name in ("config", "tokenizer", "training_data", "signatures")}
+    write_whole(folder / EVALUATION, f"{json.dumps({'run': result.name} | about, indent=2)}\n".encode())
+    folder.rename(whole)
+
+
+def read_result(folder: str | Path) -> Result:
+    """Reads what `write_result` has written.
+
+    Raises: InputError if a file is missing.
+    """
+    try:
+        about = json.loads((Path(folder) / EVALUATION).read_text(encoding="utf-8"))
+        kept, lines = (
+            (Path(folder) / name).read_text(encoding="utf-8").split("\n")[:-1]
+            for name in ("test.jsonl", "hypotheses.txt")
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} is missing: evaluate again, with --output {folder}.") from error
+    del about["run"]
+    rows = [json.loads(row) for row in kept]
+    pairs = Pairs([row["source"] for row in rows], [row["reference"] for row in rows])
+    return Result(str(folder), pairs, lines, **about)

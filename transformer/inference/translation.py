@@ -1,0 +1,151 @@
+"""Sentences in, translations out: text around `decoding.decode`, which takes and gives token ids."""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from transformer.config import SearchConfig
+from transformer.data.lengths import check_lengths
+from transformer.data.text import cut
+from transformer.data.tokenizer import Tokenizer
+from transformer.errors import InputError
+from transformer.inference.decoding import Members, SearchIds, decode, longest_source
+from transformer.model import Transformer
+from transformer.shapes import Params
+
+WINDOW = 2048  # lines that are sorted by length among themselves; a stream takes no more memory than these
+
+
+class Translation(NamedTuple):
+    """One translation of a sentence.
+
+    text: one line.
+    score: its log-probability over the length penalty; of a sample, its log-probability; of a sentence that was
+        translated in pieces, the sum of theirs.
+    tokens: its length in tokens, the end token counted.
+    """
+
+    text: str
+    score: float
+    tokens: int
+
+
+def translate(
+    model: Transformer, params: Params, tokenizer: Tokenizer, sentences: Sequence[str], search: SearchConfig
+) -> list[str]:
+    """The best translation of each sentence by one model, in the same order; see `translations`."""
+    return [found[0].text for found in translations(((model, params),), tokenizer, sentences, search)]
+
+
+def translations(
+    members: Members, tokenizer: Tokenizer, sentences: Iterable[str], search: SearchConfig
+) -> Iterator[list[Translation]]:
+    """Translates sentences, each by itself: neither its neighbours nor its place change a translation.
+
+    A translation has at most `search.extra_length` tokens more than its source, and no more than the model has
+    positions. An empty sentence has empty translations, and every translation is one line. `WINDOW` sentences are read
+    at a time, so a stream of any length takes a constant amount of memory.
+
+    Args:
+        members: one model, or several, whose mean probability is searched.
+        tokenizer: cuts the sentences, joins the translations, and knows the special ids.
+        sentences: raw text.
+        search: how is searched or drawn, and how much at a time.
+
+    Returns:
+        For each sentence in order `search.num_best` translations, the best first; fewer if the search found no more,
+        and one at the least.
+
+    Raises:
+        InputError: a sentence has more tokens than the model has positions (its line is named), and `search.long_input`
+            is not `split`; that is asked for together with a prefix; a forbidden word is not one piece.
+    """
+    members = tuple((model, jax.device_put(params)) for model, params in members)
+    if search.prefix and search.long_input == "split":
+        raise InputError("search.prefix would begin each piece of a line: leave out search.long_input=split.")
+    ids = search_ids(tokenizer, search)
+    longest, numbered = longest_source(members), enumerate(sentences)
+    while window := list(itertools.islice(numbered, WINDOW)):
+        texts = [text if text.strip() else "" for _, text in window]
+        lines, sources = _sources(texts, tokenizer, longest, window[0][0], search.long_input)
+        found = decode(members, sources, _numbers(lines, window[0][0]), search, ids)
+
+        pieces: list[list[Translation]] = [[]] * len(sources)
+        for chosen, (tokens, scores, sizes) in found:
+            texts = tokenizer.decode_batch(tokens.reshape(-1, tokens.shape[-1]).tolist())
+            flat = map(Translation, map(_one_line, texts), scores.ravel().tolist(), sizes.ravel().tolist())
+            for piece in chosen:
+                pieces[piece] = list(itertools.islice(flat, tokens.shape[1]))
+        of_line: list[list[list[Translation]]] = [[] for _ in window]
+        for line, piece in zip(lines, pieces, strict=True):
+            of_line[line].append(piece)
+        yield from (_join(of_one, search.num_best) for of_one in of_line)
+
+
+def search_ids(tokenizer: Tokenizer, search: SearchConfig) -> SearchIds:
+    """The token ids that a search has to know of a tokenizer and of its own words.
+
+    Raises: InputError if a forbidden word is not one piece.
+    """
+    pieces, forbidden = tokenizer.encode_batch(search.forbidden), list[int]()
+    for word, ids in zip(search.forbidden, pieces, strict=True):
+        # Our tokenizer cuts a word as it begins a text: behind a space. Others may do so only where there is one, and
+        # where there is none it is another piece, if any.
+        spaced, inner = tokenizer.encode_batch([f" {word}"])[0], tokenizer.piece_id(word)
+        own = {cut[0] for cut in (ids, spaced) if len(cut) == 1} | ({inner} if inner is not None else set())
+        if not own:
+            raise InputError(
+                f"Only what is one piece of the vocabulary can be forbidden, but {word!r} is {len(ids)} pieces."
+            )
+        forbidden += sorted(own)
+    prefix = tuple(tokenizer.encode_batch([search.prefix])[0]) if search.prefix else ()
+    special_ids = tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id
+    return SearchIds(*special_ids, tuple(forbidden), prefix)
+
+
+def _sources(
+    texts: Sequence[str], tokenizer: Tokenizer, longest: int, first: int, long_input: Literal["refuse", "split"]
+) -> tuple[list[int], list[list[int]]]:
+    """The token ids of what is translated by itself, and the text that each is of: one a text, unless that is empty or
+    too long."""
+    sources = tokenizer.encode_batch(texts)
+    if long_input == "refuse":
+        lengths, advice = [len(ids) + 1 for ids in sources], "Split that line, or let it be split: --long-input split."
+        check_lengths(lengths, longest, lambda line: f"Line {first + line + 1}", advice)
+    lines, pieces = [], []
+    for line, (text, ids) in enumerate(zip(texts, sources, strict=True)):
+        if len(ids) < longest:
+            parts = [ids] if text else []
+        else:
+            parts = tokenizer.encode_batch(cut(text, lambda part: len(tokenizer.encode_batch([part])[0]) < longest))
+        lines += [line] * len(parts)
+        pieces += parts
+    return lines, pieces
+
+
+def _numbers(lines: Sequence[int], first: int) -> np.ndarray:
+    """A number for each piece of the lines, which are in order, for its random numbers: of a line's first piece the
+    line's own number, of further ones another that is far from it."""
+    of_line = np.array(lines, np.int64)
+    place = np.arange(len(of_line)) - np.searchsorted(of_line, of_line)
+    return ((of_line + first + 1_000_003 * place) % 2**31).astype(np.int32)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\r", " ").replace("\n", " ")
+
+
+def _join(pieces: list[list[Translation]], num_best: int) -> list[Translation]:
+    """The translations of a line: of its only piece, or the n-th ones of all its pieces, one after the other."""
+    if not pieces:
+        return [Translation("", 0.0, 0)] * num_best
+    joined = [
+        Translation(" ".join(part.text for part in nth), sum(part.score for part in nth), sum(p.tokens for p in nth))
+        for nth in zip(*pieces, strict=True)
+        if all(part.tokens for part in nth)  # of this piece, the search found no more
+    ]
+    return joined or [Translation("", -math.inf, 0)]

@@ -35,8 +35,8 @@ def two_widths(longest: int) -> Sequence[int]:
     return sorted({min(NARROW, longest), longest})
 
 
-# Compiling is slow and empty rows are cheap: two programs, whatever is translated. With a beam of 4, 65,536 tokens are 256
-# rows of 64, and 16 rows of 1,024: their caches take 1.4 and 0.8 GB in the base model.
+# Compiling is slow and empty rows are cheap: two programs, whatever is translated. With a beam of 4, 65,536 tokens are
+# 256 rows of 64 or 16 rows of 1,024; their caches take 1.4 and 0.8 GB in the base model.
 ACCELERATOR = Backend(
     batch_tokens=65_536,
     at_once=1,

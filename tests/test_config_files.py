@@ -56,6 +56,7 @@ def test_json_round_trip(config: Config):
         ('{"sede": 1}', "has no field sede;"),
         ('{"model": {"d_modle": 64}}', r"has no field model\.d_modle;"),
         ('{"model": {"d_model": 100}}', r"100 is not divisible by 8"),
+        (f'{{"optimizer": {{"scale": {10**400}}}}}', r"field optimizer\.scale is too large"),
     ],
 )
 def test_from_json_names_what_is_wrong(text: str, message: str):

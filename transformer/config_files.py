@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def _from_value(value: Any, hint: Any, where: str) -> Any:
         return _from_dict(hint, value, where)
     if isinstance(value, list):
         return tuple(value)
-    return float(value) if type(value) is int and fits(0.5, hint) else value
+    if type(value) is not int or not fits(0.5, hint):
+        return value
+    require(abs(value) <= sys.float_info.max, f"The config's field {where.removesuffix('.')} is too large a number.")
+    return float(value)
 
 
 def experiments() -> dict[str, Path]:

@@ -1,7 +1,6 @@
 """`transformer train`: train, then score the test set."""
 
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, fields
 
 import tyro
 
@@ -19,10 +18,8 @@ class ExperimentOption:
 
 
 @dataclass(frozen=True)
-class TrainingOptions(ExperimentOption):
+class TrainingOptions(Config, ExperimentOption):
     """Train a Transformer and score it. The same command resumes a run."""
-
-    fields: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
 def main(arguments: list[str]) -> None:
@@ -40,5 +37,6 @@ def parse_config(arguments: list[str]) -> Config:
     """
     program = "transformer train"
     experiment, _ = tyro.cli(ExperimentOption, args=arguments, prog=program, add_help=False, return_unknown_args=True)
-    default = TrainingOptions(experiment.config, load_config(experiment.config))
-    return tyro.cli(TrainingOptions, default=default, args=arguments, prog=program).fields
+    default = TrainingOptions(experiment.config, **vars(load_config(experiment.config)))
+    options = tyro.cli(TrainingOptions, default=default, args=arguments, prog=program)
+    return Config(**{field.name: getattr(options, field.name) for field in fields(Config)})

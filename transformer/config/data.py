@@ -72,6 +72,10 @@ class DataConfig:
             "data.corpus is empty: give files, a file that holds all splits, or a Hugging Face dataset.",
         )
         require(
+            not self.corpus.startswith("package:") or self.is_one_file,
+            f"data.corpus={self.corpus} names no file that comes with the package. Give package:quickstart.jsonl.xz.",
+        )
+        require(
             self.corpus_config is None or not (self.corpus == "files" or self.is_one_file),
             f"data.corpus_config={self.corpus_config} is for a Hugging Face dataset, but data.corpus is {self.corpus}.",
         )

@@ -70,7 +70,7 @@ def to_pairs(
         sources.append(source)
         targets.append(target)
         tags.append(_tags(record, config, where))
-        antecedents.append(_antecedents(record, where))
+        antecedents.append(_antecedents(record))
         numbers.append(number)
     tagged = config.tags is not None or any(tags)
     return Pairs(sources, targets, tags if tagged else None, antecedents if any(antecedents) else None), numbers
@@ -118,20 +118,15 @@ def _tags(record: dict[str, Any], config: DataConfig, where: str) -> tuple[str, 
     raise InputError(f"{where}: {config.tags!r} (data.tags) must be a list of strings, but is {_kind(tags)}.")
 
 
-def _antecedents(record: dict[str, Any], where: str) -> tuple[Antecedent, ...]:
-    """What a record says of its pronouns; nothing if it lacks the key."""
-    found, given = [], record.get(ANTECEDENTS) or []
-    for one in given if isinstance(given, list) else [given]:
+def _antecedents(record: dict[str, Any]) -> tuple[Antecedent, ...]:
+    """What a record says of its pronouns; nothing if it says so in another form, since nobody has asked for them."""
+    found, given = [], record.get(ANTECEDENTS)
+    for one in given if isinstance(given, list) else ():
         match one:
             case {"pronoun": str(pronoun), "noun": str(noun), "nouns": list(nouns)} if noun in nouns and one.get(
                 "owned"
             ) in (None, *nouns):
                 found.append(Antecedent(pronoun, noun, tuple(nouns), one.get("owned")))
-            case _:
-                raise InputError(
-                    f"{where}: {ANTECEDENTS!r} must be a list of objects with 'pronoun', 'noun' and 'nouns' (which has "
-                    f"'noun', and 'owned' where it is given), but one is {one!r:.80}."
-                )
     return tuple(found)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -12,11 +13,12 @@ from transformer.checkpoint import Checkpoints
 from transformer.compilation import Compilations
 from transformer.config import Config, DataConfig
 from transformer.data.batches import Batches, tokenize
-from transformer.data.corpus import Pairs, read_files, read_pairs, splits
+from transformer.data.corpus import Pairs, Split, read_files, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import DivergenceError, InputError
 from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
+from transformer.inference.metrics import metrics_of
 from transformer.inference.translation import translate
 from transformer.inference.translator import load
 from transformer.model import Transformer
@@ -39,6 +41,7 @@ def run(config: Config) -> None:
     pairs, reports = {}, {}
     for split in splits(config.data):
         pairs[split], reports[split] = read_pairs(config.data, split)
+    check_metrics(config, pairs)
     tokenizer = load_or_train_tokenizer(config, pairs["train"])
     pack_length, positions = config.training.pack_length or config.data.max_length, config.model.max_positions
     tokens = {
@@ -102,6 +105,22 @@ def run(config: Config) -> None:
     print(f"\n{compilations}\nEverything is in {run_dir}.\n\n{next_commands(config)}")
 
 
+def check_metrics(config: Config, pairs: Mapping[Split, Pairs]) -> None:
+    """Says what makes the scores of a run misleading, before it begins.
+
+    Raises: InputError if a metric lacks its tokenizer.
+    """
+    metrics = metrics_of(config)
+    scored = [pairs["test"]] if "test" in pairs else []
+    if scored:
+        metrics.chosen()
+    if "validation" in pairs and config.training.validation_bleu:
+        metrics.bleu()
+        scored.append(pairs["validation"])
+    for warning in dict.fromkeys(warning for own in scored for warning in metrics.warnings(own.targets)):
+        print(f"warning: {warning}")
+
+
 def examples(pairs: Pairs, hypotheses: list[str], number: int = 5) -> str:
     """Some of the test set's sentences, from its whole length, with their references and translations."""
     number = min(number, len(hypotheses))
@@ -155,7 +174,7 @@ def read_test_set(run_dir: str | Path, config: DataConfig) -> Pairs:
     file = Path(run_dir) / TEST_SET
     if not file.exists():
         raise InputError(f"The run in {run_dir} has no test set: give --source and --reference.")
-    return read_files((str(file),), dataclasses.replace(config, tags=None))[0]  # under their usual key
+    return read_files((str(file),), dataclasses.replace(config, tags=None), empty="keep")[0]  # under their usual key
 
 
 def validation_bleu(config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pairs, params: Params) -> dict[str, float]:
@@ -163,7 +182,7 @@ def validation_bleu(config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pai
     model = Transformer(config.model, dtype=jnp.dtype(dtype))
     greedy = dataclasses.replace(config.search, beam_size=1)
     hypotheses = translate(model, params, tokenizer, pairs.sources, greedy)
-    return {"validation_bleu": bleu(hypotheses, pairs.targets)}
+    return {"validation_bleu": bleu(hypotheses, pairs.targets, metrics=metrics_of(config))}
 
 
 def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:

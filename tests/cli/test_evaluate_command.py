@@ -1,8 +1,11 @@
+import gzip
 import json
 import re
 
 import pytest
 from command_line import assert_refused, call
+
+from transformer.inference.results import read_result
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -12,10 +15,97 @@ def test_evaluate_finds_the_same_scores(corpus, trained):
     assert found.status == 0
     assert re.fullmatch(r"compute dtype: (bfloat16|float32) \(.+\)\n", found.err)
     scores = json.loads(found.out)
+    evaluation = scores.pop("evaluation")
     assert scores == json.loads((corpus / "run" / "scores.json").read_text())
     assert {"score", "signature"} <= set(scores["bleu"])
     assert 0 <= scores["chrf"]["score"] <= 100
     assert scores["loss"] > 0
+    assert len(scores["bleu"]["precisions"]) == 4
+    assert {"brevity_penalty", "translation_length", "reference_length"} <= set(scores["bleu"])
+    assert scores["bleu"]["tokenizer"] == "13a"
+    assert (evaluation["run"], evaluation["checkpoints"], evaluation["average"]) == (f"{corpus}/run", [10, 20], 2)
+    assert evaluation["search"]["beam_size"] == 2
+    assert evaluation["dtype"] in ("bfloat16", "float32")
+    assert (evaluation["ensemble"], evaluation["test_set"]["sentences"]) == ([], 10)
+    assert (evaluation["test_set"]["references"], evaluation["test_set"]["with_an_empty_side"]) == (1, 0)
+
+
+def test_evaluate_computes_the_metrics_that_are_asked_for(corpus, trained):
+    options = ("--metrics", "chrf", "bleu", "--tokenize", "char", "--lowercase", "--chrf-word-order", "2")
+    found = call("evaluate", f"{corpus}/run", "--json", *options, "--beam-size", "1")
+    assert found.status == 0
+    scores = json.loads(found.out)
+    assert "|case:lc|eff:no|tok:char|" in scores["bleu"]["signature"]
+    assert scores["chrf"]["name"] == "chrF2++"
+    assert (scores["ter"], scores["bleu"]["tokenizer"]) == (None, "char")
+    assert scores["evaluation"]["search"]["beam_size"] == 1
+    assert_refused(call("evaluate", f"{corpus}/run", "--tokenize", "13b"), "invalid choice.*13b")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
+        refused = call("evaluate", f"{corpus}/run", "--tokenize", "ja-mecab")
+    assert_refused(refused, r"pip install 'sacrebleu\[ja\]'")
+
+
+def test_evaluate_reads_what_training_reads(corpus, trained, tmp_path):
+    """The same pairs in every format give the same scores, and so does a mixture of formats."""
+    sources, targets = ((corpus / f"val.{side}").read_text().splitlines() for side in ("en", "de"))
+    pairs, run = list(zip(sources, targets, strict=True)), f"{corpus}/run"
+    (tmp_path / "x.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    rows = "".join(f"{json.dumps({'en': source, 'de': target})}\n" for source, target in pairs)
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    text = ("--source", f"{corpus}/val.en", "--reference", f"{corpus}/val.de")
+    expected = json.loads(call("evaluate", run, *text, "--json", "--metrics", "chrf").out)
+    for files in (
+        ("--source", f"{tmp_path}/x.tsv", "--reference", f"{tmp_path}/x.tsv"),
+        ("--source", f"{tmp_path}/x.jsonl.gz"),
+        ("--source", f"{corpus}/val.en", "--reference", f"{tmp_path}/x.tsv"),
+    ):
+        found = call("evaluate", run, *files, "--json", "--metrics", "chrf")
+        assert (found.status, json.loads(found.out)) == (0, expected)
+    for files, message in (
+        (("--source", f"{corpus}/val.en"), "--source and --reference go together"),
+        (("--reference", f"{tmp_path}/x.tsv"), "--source and --reference go together"),
+        (("--source", f"{corpus}/val.en", "--reference", f"{corpus}/test.de"), r"val\.en has 12 lines, but .* has 10"),
+        (("--source", f"{corpus}/test.en", "--reference", f"{corpus}/test.de", f"{corpus}/val.de"), "has 12"),
+    ):
+        assert_refused(call("evaluate", run, *files), message)
+
+
+def test_several_references_and_empty_lines(corpus, trained, tmp_path):
+    run, out, second = f"{corpus}/run", str(tmp_path / "out"), str(tmp_path / "second")
+    lines = (corpus / "test.de").read_text().splitlines()
+    (tmp_path / "b.de").write_text("".join(f"der {line}\n" for line in lines))
+    files = ("--source", f"{corpus}/test.en", "--reference", f"{corpus}/test.de", f"{tmp_path}/b.de")
+    found = call("evaluate", run, *files, "--json", "--output", out)
+    assert found.status == 0
+    scores = json.loads(found.out)
+    assert all(scores[name]["signature"].startswith("nrefs:2|") for name in ("bleu", "chrf", "ter"))
+    assert scores["evaluation"]["test_set"]["references"] == 2
+    kept = read_result(out)
+    assert (kept.pairs.targets, kept.pairs.further_references) == (lines, ([f"der {line}" for line in lines],))
+    assert call("evaluate", run, *files, "--beam-size", "1", "--output", second).status == 0
+    assert "nrefs:2|" in call("compare", out, second).out
+    compared = json.loads(call("compare", run, second, "--json", "--reference", *files[3:]).out)
+    assert set(compared["metrics"]) == {"BLEU", "chrF2", "TER"}
+    assert all(metric["signature"].startswith("nrefs:2|") for metric in compared["metrics"].values())
+    assert compared["metrics"]["BLEU"]["first"] == pytest.approx(scores["bleu"]["score"])
+    assert len(compared["changes"][0]["references"] if compared["changes"] else [1, 2]) == 2
+    assert_refused(
+        call("compare", run, second, "--reference", f"{corpus}/val.de"), "12 references, but .* 10 sentences"
+    )
+    assert_refused(call("compare", run, out), "the same test set can be compared")
+    tuned = call("tune", run, *files, "--beams", "1", "--alphas", "0", "--candidates", "1")
+    assert tuned.status == 0
+
+    (tmp_path / "gap.en").write_text("old dog\n\nred man\n")
+    (tmp_path / "gap.de").write_text("alt hund\nhaus\n\n")
+    gaps = ("--source", f"{tmp_path}/gap.en", "--reference", f"{tmp_path}/gap.de")
+    assert_refused(call("evaluate", run, *gaps), r"gap\.en, line 2 has an empty source: .* --allow-empty")
+    found = call("evaluate", run, *gaps, "--allow-empty", "--json", "--output", str(tmp_path / "gaps"))
+    assert found.status == 0
+    assert "2 of 3 pairs have an empty side." in found.err
+    assert json.loads(found.out)["evaluation"]["test_set"]["with_an_empty_side"] == 2
+    assert read_result(tmp_path / "gaps").hypotheses[1] == ""
 
 
 def test_evaluate_other_files(corpus, trained, tmp_path):
@@ -62,6 +152,25 @@ def test_compare_says_what_two_evaluations_may_be_compared_in(corpus, trained, t
     assert_refused(call("compare", f"{corpus}/run", greedy), r"hypotheses\.txt is missing: evaluate again")
 
 
+def test_compare_takes_checkpoints(run, monkeypatch):
+    assert_refused(call("compare", run, f"{run}@30"), "There is no checkpoint of step 30")
+    assert_refused(call("compare", run, f"{run}@first"), "A checkpoint is named RUN@STEP, RUN@best or RUN@last")
+    found = call("compare", f"{run}@10", f"{run}@last", "--metrics", "chrf", "--json")
+    assert found.status == 0
+    assert f"Translating the test set with {run}@10." in found.err
+    values = json.loads(found.out)
+    assert (values["names"], values["sentences"]) == ([f"{run}@10", f"{run}@last"], 10)
+    assert list(values["metrics"]) == ["chrF2"]
+    assert "checkpoints is [10] against [10, 20]." in values["caveats"]
+    same = json.loads(call("compare", run, f"{run}@last", "--json").out)  # what the run has kept of the same model
+    assert same["different_translations"] == 0
+    assert same["metrics"]["BLEU"]["difference"] == 0
+    assert call("evaluate", run, "--watch", "--interval", "0.1").status == 0
+    monkeypatch.setattr("transformer.cli.compare.load_translator", None)  # nothing is translated again
+    kept = call("compare", f"{run}@10", f"{run}@20", "--json")
+    assert (kept.status, kept.err) == (0, "")
+
+
 def test_evaluate_watches_a_run_to_its_end(run, monkeypatch):
     first = call("evaluate", run, "--watch")
     assert (first.status, len(first.err.splitlines())) == (0, 1)
@@ -84,7 +193,7 @@ def test_evaluate_watches_a_run_to_its_end(run, monkeypatch):
 
 
 def test_tune_finds_a_beam_and_a_penalty(corpus, run):
-    options = ("--beams", "1", "2", "--alphas", "0", "1", "--candidates", "4")
+    options = ("--beams", "1", "2", "--alphas", "0", "1", "--candidates", "4", "--tokenize", "char")
     first = call("tune", run, *options)
     assert first.status == 0
     table = [line.split() for line in first.out.splitlines()[1:-1]]

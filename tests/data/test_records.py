@@ -154,7 +154,7 @@ def test_one_file_may_hold_all_splits(write, tmp_path, name):
         read_pairs(DataConfig(corpus=path, split_key="set"), "test")
     with pytest.raises(InputError, match=rf"{name}, {unit} 1 has no 'split', .* Set data\.split_key"):
         read_pairs(DataConfig(corpus=path), "train")
-    assert len(read_files((path,), CONFIG if name == "x.parquet" else DataConfig(), drop_empty=True)[0].sources) == 4
+    assert len(read_files((path,), CONFIG if name == "x.parquet" else DataConfig(), empty="drop")[0].sources) == 4
 
 
 def test_a_file_of_the_package_is_found_wherever_that_is(tmp_path, monkeypatch):

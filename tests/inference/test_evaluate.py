@@ -99,6 +99,11 @@ def test_translations_that_share_nothing_have_an_interval():
     assert isinstance(scores.chrf.interval[0], float)
 
 
+def test_empty_references_have_an_interval():
+    scores = score_translations(["", "x", "ein Kind"], ["", "", "ein Kind"], bootstrap=50)
+    assert scores.ter.interval[0] <= scores.ter.interval[1]
+
+
 def test_bleu_alone_is_the_same():
     assert bleu(HYPOTHESES, REFERENCES) == score_translations(HYPOTHESES, REFERENCES, bootstrap=2).bleu.score
 

@@ -1,13 +1,18 @@
 """`transformer compare`: whether one run translates better than another."""
 
+import dataclasses
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
+from transformer.cli.decoding import Checkpoint, RunOptions, load_translator, members_of, named_checkpoint
+from transformer.config import ScoresConfig
 from transformer.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,39 +21,68 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """Compare two runs on their test set: a paired bootstrap test, what else differs, the sentences that changed."""
+    """Compare two runs on their test set: a paired bootstrap test, what else differs, the sentences that changed.
+
+    Each is a run, whose kept translations of the test set are compared; a folder of `transformer evaluate --output`; or
+    RUN@STEP, RUN@best or RUN@last, a checkpoint, which is translated with unless RUN/evaluation has been kept by
+    `evaluate --watch`. The scores are computed as those of the first were, unless other options are given."""
 
     first: Positional[str]
-    """The run to compare with, or a folder of `transformer evaluate --output`."""
+    """The run to compare with."""
     second: Positional[str]
-    """The run in question, or such a folder."""
+    """The run in question."""
+    reference: tuple[str, ...] = ()
+    """Files of reference translations (text, TSV, JSONL or parquet) instead of those of the test set. Several files
+    give each sentence several references."""
     sentences: int = 5
     """How many of the sentences that changed the most are shown."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    scores: OmitArgPrefixes[ScoresConfig] = field(default_factory=ScoresConfig)
 
 
 def main(arguments: list[str]) -> None:
     """Compare two runs on their test set."""
-    options = tyro.cli(ComparisonOptions, args=arguments, prog="transformer compare")
-    first, second = _read(options.first), _read(options.second)
-    from transformer.analysis.comparison import compare, to_text
+    parse = partial(tyro.cli, args=arguments, prog="transformer compare")
+    first = _read(parse(ComparisonOptions).first)
+    config = first.run_config
+    options = parse(partial(ComparisonOptions, scores=config.scores))
+    results = [first, _read(options.second)]
+    if options.reference:
+        results = [_with_references(result, options.reference) for result in results]
+    from transformer.analysis.comparison import compare, to_json, to_text
+    from transformer.inference.metrics import Metrics
 
-    print(to_text(compare(first, second), first, second, options.sentences))
+    comparison = compare(*results, metrics=Metrics(options.scores, config.data.target_language))
+    if options.json:
+        print(to_json(comparison, *results, options.sentences), end="")
+    else:
+        print(to_text(comparison, *results, options.sentences))
 
 
-def _read(run_dir: str) -> "Result":
-    """What a run has kept of its test set, or an evaluation of its own: nothing is translated anew."""
-    from transformer.inference.results import EVALUATION, Result, read_result, settings
+def _read(name: str) -> "Result":
+    """What a run has kept of its test set, an evaluation of its own, or the translations of a checkpoint."""
+    from transformer.inference.results import EVALUATION, read_result
 
-    if (Path(run_dir) / EVALUATION).exists():
-        return read_result(run_dir)
+    if (Path(name) / EVALUATION).exists():
+        return read_result(name)
+    run, checkpoint = named_checkpoint(name, "last")
+    return _kept(run) if run == name else _of_checkpoint(name, run, checkpoint)
+
+
+def _kept(run_dir: str) -> "Result":
     from transformer.data.tokenizer import Tokenizer
     from transformer.experiment import read_test_set
+    from transformer.inference.results import Result, settings
     from transformer.run_dir import checkpoint_steps, read_config, training_data
 
     config, run = read_config(run_dir), Path(run_dir)
     for name in ("hypotheses.txt", "scores.json"):
         if not (run / name).exists():
-            raise InputError(f"The run in {run_dir} has no {name}: it has not come to its end, or has no test set.")
+            raise InputError(
+                f"The run in {run_dir} has no {name}: it has not come to its end, or has no test set. "
+                f"{run_dir}@last is its last checkpoint."
+            )
     scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.load(run / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
     return Result(
@@ -58,5 +92,36 @@ def _read(run_dir: str) -> "Result":
         config=settings(config, checkpoint_steps(run)),
         tokenizer=tokenizer.fingerprint,
         training_data=training_data(run),
-        signatures={name: scores[name]["signature"] for name in ("bleu", "chrf", "ter")},
+        signatures={name: scores[name]["signature"] for name in ("bleu", "chrf", "ter") if scores.get(name)},
+    )
+
+
+def _of_checkpoint(name: str, run: str, checkpoint: Checkpoint) -> "Result":
+    """The test set as a checkpoint translates it: as `evaluate --watch` has kept it, or translated now."""
+    from transformer.experiment import read_test_set
+    from transformer.inference.results import EVALUATION, evaluate, read_result
+    from transformer.inference.watch import FOLDER
+    from transformer.run_dir import read_config
+
+    options = RunOptions(run, checkpoint)
+    members, config = members_of(options), read_config(run)
+    pairs, kept = read_test_set(run, config.data), Path(run) / FOLDER / str(members[0].steps[-1])
+    if (kept / EVALUATION).exists():
+        result = read_result(kept)
+        if (result.config["checkpoints"], result.pairs.fingerprint) == (members[0].steps, pairs.fingerprint):
+            return dataclasses.replace(result, name=name)
+    print(f"Translating the test set with {name}.", file=sys.stderr)
+    _, result = evaluate(load_translator(options, members), pairs, config.search, members)
+    return dataclasses.replace(result, name=name)
+
+
+def _with_references(result: "Result", files: tuple[str, ...]) -> "Result":
+    from transformer.data.corpus import read_targets
+
+    pairs, references = result.pairs, [read_targets(file, result.run_config.data) for file in files]
+    for file, own in zip(files, references, strict=True):
+        if len(own) != len(pairs.sources):
+            raise InputError(f"{file} has {len(own)} references, but {result.name} has {len(pairs.sources)} sentences.")
+    return dataclasses.replace(
+        result, pairs=pairs._replace(targets=references[0], further_references=tuple(references[1:]))
     )

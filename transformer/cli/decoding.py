@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -58,9 +58,9 @@ class DecodingOptions(RunOptions):
 
 
 def parse(options: type[Options], arguments: list[str], command: str) -> Options:
-    """A command's options; those of the search are the run's unless given.
+    """A command's options; those of the search and of the scores are the run's unless given.
 
-    The arguments are parsed twice: for the name of the run, and again with the run's search as defaults.
+    The arguments are parsed twice: for the name of the run, and again with the run's own as defaults.
 
     Raises: InputError if there is no such run, or a setting of the search fails its check.
     """
@@ -68,8 +68,11 @@ def parse(options: type[Options], arguments: list[str], command: str) -> Options
     run = parse_with(options).run
     from transformer.run_dir import read_config
 
-    own = SearchOptions(**vars(read_config(run).search))
-    parsed = parse_with(partial(options, search=own))
+    config = read_config(run)
+    own: dict[str, Any] = {"search": SearchOptions(**vars(config.search))}
+    if "scores" in (field.name for field in dataclasses.fields(options)):
+        own["scores"] = config.scores
+    parsed = parse_with(partial(options, **own))
     return dataclasses.replace(parsed, search=SearchConfig(**vars(parsed.search)))
 
 
@@ -89,7 +92,7 @@ def members_of(options: RunOptions) -> list[Member]:
 
     others = options.ensemble if isinstance(options, DecodingOptions) else ()
     named: list[tuple[str, Checkpoint]] = [(options.run, options.checkpoint)]
-    named += [_named(other, options) for other in others]
+    named += [named_checkpoint(other, options.checkpoint) for other in others]
     return [Member(run, checkpoint_steps(run, checkpoint, options.average)) for run, checkpoint in named]
 
 
@@ -102,15 +105,18 @@ def load_translator(options: RunOptions, members: Sequence[Member] | None = None
     return ensemble([load(run, steps[-1], len(steps), options.dtype) for run, steps in members])
 
 
-def _named(name: str, options: RunOptions) -> tuple[str, Checkpoint]:
-    """A further run of an ensemble, and its checkpoint."""
+def named_checkpoint(name: str, default: Checkpoint) -> tuple[str, Checkpoint]:
+    """The run and the checkpoint that RUN@STEP, RUN@best or RUN@last names; of RUN alone, the default.
+
+    Raises: InputError if what follows the @ is no checkpoint.
+    """
     run, at, checkpoint = name.rpartition("@")
     if not at or os.path.isdir(name):
-        return name, options.checkpoint
+        return name, default
     if checkpoint == "last" or checkpoint == "best":
         return run, checkpoint
     if not checkpoint.isdecimal():
-        raise InputError(f"A checkpoint of an ensemble is named RUN@STEP, RUN@best or RUN@last, but {name!r} is not.")
+        raise InputError(f"A checkpoint is named RUN@STEP, RUN@best or RUN@last, but {name!r} is not.")
     return run, int(checkpoint)
 
 

@@ -1,32 +1,30 @@
 """`transformer evaluate`: score a run on its test set, or on other files."""
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformer.cli.decoding import DecodingOptions, load_translator, members_of, parse, prepare
-from transformer.cli.pairs import given_pairs
+from transformer.cli.pairs import PairOptions, checked_metrics, given_pairs
 from transformer.errors import InputError
 from transformer.files import check_writable
 
 if TYPE_CHECKING:
     from transformer.data.corpus import Pairs
+    from transformer.inference.metrics import Metrics
 
 
 @dataclass(frozen=True)
-class EvaluationOptions(DecodingOptions):
-    """Score a run: BLEU and chrF with sacreBLEU's signatures, exact match, loss and perplexity."""
+class EvaluationOptions(PairOptions, DecodingOptions):
+    """Score a run: BLEU, chrF and TER with sacreBLEU's signatures, exact match, loss and perplexity."""
 
-    source: str | None = None
-    """Source sentences, one a line, instead of the run's test set; needs --reference."""
-    reference: str | None = None
-    """Their reference translations, one a line."""
     output: str | None = None
     """A new folder for scores.json, hypotheses.txt (the translations, one a line), and what they are of: the test set,
     and the search, checkpoint and compute type in evaluation.json. `transformer compare` takes it as it takes a run."""
     json: bool = False
-    """Print JSON instead of a table."""
+    """Print JSON instead of a table; besides the scores it has the checkpoints, search, compute type and test set."""
     watch: bool = False
     """Score each checkpoint as it appears, a line each, until the run has ended: beside the training, on any machine
     that sees the run directory. The run's evaluation/STEP, or STEP in the folder of --output, keeps what --output keeps
@@ -45,13 +43,17 @@ def main(arguments: list[str]) -> None:
         if Path(options.output).exists():
             raise InputError(f"--output {options.output} is there already: give the name of a new folder.")
         check_writable(options.output)
-    pairs = _pairs(options)
+    pairs, metrics = _scored(options)
     members = members_of(options)
     translator = load_translator(options, members=members)
-    from transformer.inference.results import evaluate, write_result
+    from transformer.inference.results import describe, evaluate, write_result
 
-    scores, result = evaluate(translator, pairs, options.search, members)
-    print(scores.to_json() if options.json else f"{scores.to_text()}\n", end="")
+    scores, result = evaluate(translator, pairs, options.search, members, metrics)
+    if options.json:
+        values = json.loads(scores.to_json()) | {"evaluation": describe(result)}
+        print(json.dumps(values, indent=2, ensure_ascii=False))
+    else:
+        print(scores.to_text())
     if options.output is not None:
         write_result(Path(options.output), result, scores)
 
@@ -66,7 +68,7 @@ def _watch(options: EvaluationOptions) -> None:
             raise InputError(f"{name} is for one evaluation: leave it out with --watch, which scores each checkpoint.")
     if options.interval <= 0:
         raise InputError(f"--interval must be positive, in seconds, but is {options.interval}.")
-    pairs = _pairs(options)
+    pairs, metrics = _scored(options)
     prepare(options)
     from transformer.inference.watch import watch
 
@@ -75,6 +77,7 @@ def _watch(options: EvaluationOptions) -> None:
         pairs,
         options.search,
         options.output,
+        metrics=metrics,
         average=1 if options.average is None else options.average,
         dtype=options.dtype,
         interval=options.interval,
@@ -82,10 +85,13 @@ def _watch(options: EvaluationOptions) -> None:
     )
 
 
-def _pairs(options: EvaluationOptions) -> "Pairs":
+def _scored(options: EvaluationOptions) -> tuple["Pairs", "Metrics"]:
+    """What is translated, and how it is scored."""
     from transformer.experiment import read_test_set
     from transformer.run_dir import read_config
 
-    data = read_config(options.run).data
-    pairs = given_pairs(options.source, options.reference, data)
-    return read_test_set(options.run, data) if pairs is None else pairs
+    config = read_config(options.run)
+    pairs = given_pairs(options, config.data)
+    if pairs is None:
+        pairs = read_test_set(options.run, config.data)
+    return pairs, checked_metrics(options, config, pairs)

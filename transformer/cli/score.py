@@ -12,9 +12,9 @@ class ScoringOptions(DecodingOptions):
     """Print the log-probability of each given translation, in nats, the end token counted: one line a pair."""
 
     source: str | None = None
-    """Source sentences, one a line."""
+    """File of source sentences: text with one a line, or TSV, JSONL or parquet, as in training."""
     target: str | None = None
-    """Their translations, one a line."""
+    """File of their translations, in the same forms."""
     tokens: bool = False
     """Print a JSON object a pair instead: its pieces, and the log-probability of each."""
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     translator = load_translator(options)
     from transformer.data.corpus import read_parallel
 
-    pairs = read_parallel(options.source, options.target)
+    pairs = read_parallel(options.source, options.target, translator.config.data)
     found = translator.log_probabilities(pairs.sources, pairs.targets)
     tokenizer = translator.tokenizer
     for ids, log_probs in zip(tokenizer.encode_batch(pairs.targets), found, strict=True):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from transformer.cli.decoding import DecodingOptions, load_translator, parse
-from transformer.cli.pairs import given_pairs
+from transformer.cli.pairs import PairOptions, checked_metrics, given_pairs
+from transformer.config import DataConfig
 from transformer.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,16 +14,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TuningOptions(DecodingOptions):
+class TuningOptions(PairOptions, DecodingOptions):
     """BLEU of the validation set by beam size and length penalty, from one search a beam size.
 
     The most probable translations that a search comes across are ranked by each length penalty. A larger --candidates
     leaves less to chance: a translation that is not among them is not ranked."""
 
-    source: str | None = None
-    """Source sentences, one a line, instead of the run's validation set; needs --reference."""
-    reference: str | None = None
-    """Their reference translations, one a line."""
     beams: tuple[int, ...] = (1, 2, 4, 8)
     """Beam sizes to compare."""
     alphas: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
@@ -34,16 +31,20 @@ class TuningOptions(DecodingOptions):
 def main(arguments: list[str]) -> None:
     """Compare beam sizes and length penalties on a validation set."""
     options = parse(TuningOptions, arguments, "tune")
+    from transformer.run_dir import read_config
+
     if not options.beams or not options.alphas or min(options.beams) < 1 or min(options.alphas) < 0:
         raise InputError("--beams must be at least 1 and --alphas not negative, and there must be one of each.")
-    pairs = _pairs(options)
+    config = read_config(options.run)
+    pairs = _pairs(options, config.data)
+    metrics = checked_metrics(options, config, pairs)
     translator = load_translator(options)
     from transformer.inference.tune import trials
 
     search = dataclasses.replace(options.search, num_best=options.candidates)
     results = []
     print("beam  form   alpha   BLEU")
-    for trial in trials(translator, pairs, search, sorted({*options.beams}), sorted({*options.alphas})):
+    for trial in trials(translator, pairs, search, sorted({*options.beams}), sorted({*options.alphas}), metrics):
         beam_size, alpha, form, bleu = trial
         print(f"{beam_size:4}  {form:<5}{alpha:7.2f}{bleu:7.2f}", flush=True)
         results.append(trial)
@@ -55,12 +56,10 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def _pairs(options: TuningOptions) -> "Pairs":
+def _pairs(options: TuningOptions, data: DataConfig) -> "Pairs":
     from transformer.data.corpus import read_pairs, splits
-    from transformer.run_dir import read_config
 
-    data = read_config(options.run).data
-    if (pairs := given_pairs(options.source, options.reference, data)) is not None:
+    if (pairs := given_pairs(options, data)) is not None:
         return pairs
     if "validation" not in splits(data):
         raise InputError(f"The run in {options.run} has no validation set: give --source and --reference.")

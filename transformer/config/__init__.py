@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from transformer.config.bounds import Natural, check
 from transformer.config.data import DataConfig, TokenizerConfig
 from transformer.config.model import ModelConfig
+from transformer.config.scores import ScoresConfig
 from transformer.config.search import SearchConfig
 from transformer.config.training import OptimizerConfig, TrainingConfig
 from transformer.errors import require
@@ -19,6 +20,7 @@ __all__ = [
     "DataConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ScoresConfig",
     "SearchConfig",
     "TokenizerConfig",
     "TrainingConfig",
@@ -43,6 +45,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    scores: ScoresConfig = field(default_factory=ScoresConfig)
 
     def __post_init__(self) -> None:
         check(self)

@@ -35,7 +35,7 @@ class SearchConfig:
     """Text that every translation begins with; not together with long_input=split."""
     num_best: Count = 1
     """Number of translations to return per sentence: the best ones found by the search, or that many samples. May
-    exceed the beam size."""
+    exceed the beam size. A text found in several tokenizations is returned once, so there may be fewer."""
     sample: bool = False
     """Draw translations at random, instead of searching for the most probable."""
     temperature: Positive = 1.0

@@ -13,6 +13,7 @@ from transformer.data.text import read_lines
 from transformer.errors import InputError
 
 Split = Literal["train", "validation", "test"]
+Empty = Literal["refuse", "drop", "keep"]  # what becomes of a pair with an empty side
 
 
 def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
@@ -24,15 +25,15 @@ def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
     if split != "test":
         config = dataclasses.replace(config, tags=None)
     # A validation or test set is scored on all of its references, so nothing is ever dropped from those.
-    drop_empty = split == "train" and config.drop_empty
+    empty: Empty = "drop" if split == "train" and config.drop_empty else "refuse"
     if not given:
         raise InputError(f"No {split} pairs are given: name them with --data.{split}.")
     if config.corpus == "files":
-        pairs, report = read_files(given, config, drop_empty=drop_empty)
+        pairs, report = read_files(given, config, empty=empty)
     elif config.is_one_file:
-        pairs, report = read_files((config.corpus,), config, split=given[0], drop_empty=drop_empty)
+        pairs, report = read_files((config.corpus,), config, split=given[0], empty=empty)
     else:
-        pairs, report = _read_hub(given[0], config, drop_empty)
+        pairs, report = _read_hub(given[0], config, empty)
     if split != "test":  # only what is scored and looked into needs its annotations
         pairs = Pairs(pairs.sources, pairs.targets)
     if split == "train" and config.drop_duplicates:
@@ -56,12 +57,29 @@ def _given(config: DataConfig) -> dict[Split, tuple[str, ...]]:
     return given or ({split: (split,) for split in every} if config.is_one_file else {})
 
 
-def read_parallel(source: str, target: str) -> Pairs:
-    """Line by line the pairs of two files, empty lines too.
+def read_references(source: str, references: Sequence[str], config: DataConfig, *, empty: Empty = "refuse") -> Pairs:
+    """An evaluation set with one or several reference translations of each source.
 
-    Raises: InputError if a file cannot be read (see `read_lines`), or one has more lines than the other.
+    Args:
+        source: A file of text, or of pairs.
+        references: Files of the same kinds; none if `source` is a file of pairs that has the reference.
+        config: Names the languages and columns.
+        empty: As in `read_files`.
+
+    Raises: InputError if `read_files` does for the source and any of the references.
     """
-    pairs = Pairs(read_lines(source), read_lines(target))
+    config = dataclasses.replace(config, tags=None)  # those under the usual key are read
+    every = [(source, reference) for reference in references] or [(source,)]
+    pairs, *others = (read_files(files, config, empty=empty)[0] for files in every)
+    return pairs._replace(further_references=tuple(other.targets for other in others))
+
+
+def read_parallel(source: str, target: str, config: DataConfig) -> Pairs:
+    """Line by line the pairs of two files, empty lines too. Of a file of pairs, its own side is taken.
+
+    Raises: InputError if a file cannot be read (see `read_files`), or one has more lines than the other.
+    """
+    pairs = Pairs(_read_side(source, 0, config), _read_side(target, 1, config))
     if len(pairs.sources) != len(pairs.targets):
         raise InputError(
             f"{source} has {len(pairs.sources)} lines, but {target} has {len(pairs.targets)}: each line of the "
@@ -71,7 +89,7 @@ def read_parallel(source: str, target: str) -> Pairs:
 
 
 def read_files(
-    files: tuple[str, ...], config: DataConfig, *, split: str | None = None, drop_empty: bool = False
+    files: tuple[str, ...], config: DataConfig, *, split: str | None = None, empty: Empty = "refuse"
 ) -> tuple[Pairs, Report]:
     """The sentence pairs of two files (a Moses pair) or of one. Text stays as it is, neither normalized nor stripped.
 
@@ -79,41 +97,62 @@ def read_files(
 
     Args:
         files: Source file and target file, one sentence a line; or one .tsv, .jsonl, .json or .parquet file of pairs.
-            Each may be compressed: .gz, .xz, .zst. `package:NAME` is a file that comes with this package.
+            Where two files are given, one of pairs gives the side that it is named for. Each may be compressed: .gz,
+            .xz, .zst. `package:NAME` is a file that comes with this package.
         config: Names the languages and columns.
         split: Of JSONL and parquet take only the pairs whose `config.split_key` has this value; None takes all.
-        drop_empty: Drop and count pairs with an empty side.
+        empty: Pairs with an empty side are an error, dropped and counted, or kept.
 
     Raises: InputError, naming file and line, if a file is missing, damaged, or of an unknown kind; not UTF-8; has `\\r`
         in its lines, another number of lines than its partner, a missing or superfluous column, a missing or
-        non-string side, an empty side (unless drop_empty); or if no pair is left.
+        non-string side, an empty side (unless `empty` says otherwise); or if no pair is left.
     """
     if not all(files):
         raise InputError("The name of a file of sentence pairs is empty: give its path.")
     if config.tags is not None and (len(files) == 2 or _suffix(files[0]) == ".tsv"):
         raise InputError(f"{files[0]} has no tags, but data.tags is {config.tags}: they need JSONL or parquet.")
-    if len(files) == 2:
-        return _without_empty(read_parallel(*files), files, "line", drop_empty)
-    (path,) = files
-    match _suffix(path):
-        case ".tsv":
-            return _without_empty(_read_tsv(path, config.tsv_columns), (path, path), "line", drop_empty)
-        case ".jsonl" | ".json":
-            unit, records = "line", read_jsonl(path)
-        case ".parquet":
-            unit, records = "row", read_parquet(path, config)
-        case _:
-            raise InputError(
-                f"{path}: pairs in one file must be .tsv, .jsonl, .json or .parquet, or any of these with .gz, .xz or "
-                ".zst. For text with one sentence a line give two files, source and target."
-            )
-    pairs, numbers = to_pairs(records, config, name=path, unit=unit, split=split)
+    if len(files) == 2 and not (files[0] == files[1] and is_file_of_pairs(files[0])):
+        return _without_empty(read_parallel(*files, config), files, "line", empty)
+    path = files[0]
+    pairs, numbers = _read_one(path, config, split)
     if split is not None and not pairs.sources:
         raise InputError(
             f"{path} has no pairs whose {config.split_key!r} (data.split_key) is {split!r}. Name the splits that it "
             "has with --data.train, --data.validation and --data.test, or add --data.corpus files to read other files."
         )
-    return _without_empty(pairs, (path, path), unit, drop_empty, numbers)
+    return _without_empty(pairs, (path, path), "row" if _suffix(path) == ".parquet" else "line", empty, numbers)
+
+
+def read_targets(path: str, config: DataConfig) -> list[str]:
+    """The lines of a text file, or the target sides of a file of pairs, empty ones too.
+
+    Raises: InputError if the file cannot be read (see `read_files`).
+    """
+    return _read_side(path, 1, config)
+
+
+def is_file_of_pairs(path: str) -> bool:
+    """Whether a file's name says that it holds both sides of each pair."""
+    return _suffix(path) in (".tsv", ".jsonl", ".json", ".parquet")
+
+
+def _read_one(path: str, config: DataConfig, split: str | None = None) -> tuple[Pairs, Sequence[int] | None]:
+    """The pairs of a file that holds both sides, and the number of each one's record; None counts them."""
+    match _suffix(path):
+        case ".tsv":
+            return _read_tsv(path, config.tsv_columns), None
+        case ".jsonl" | ".json":
+            return to_pairs(read_jsonl(path), config, name=path, unit="line", split=split)
+        case ".parquet":
+            return to_pairs(read_parquet(path, config), config, name=path, unit="row", split=split)
+    raise InputError(
+        f"{path}: pairs in one file must be .tsv, .jsonl, .json or .parquet, or any of these with .gz, .xz or .zst. "
+        "For text with one sentence a line give two files, source and target."
+    )
+
+
+def _read_side(path: str, side: Literal[0, 1], config: DataConfig) -> list[str]:
+    return _read_one(path, config)[0][side] if is_file_of_pairs(path) else read_lines(path)
 
 
 def _suffix(path: str) -> str:
@@ -135,7 +174,7 @@ def _read_tsv(path: str, columns: tuple[int, int]) -> Pairs:
     return Pairs([row[columns[0]] for row in rows], [row[columns[1]] for row in rows])
 
 
-def _read_hub(split: str, config: DataConfig, drop_empty: bool) -> tuple[Pairs, Report]:
+def _read_hub(split: str, config: DataConfig, empty: Empty) -> tuple[Pairs, Report]:
     import datasets  # takes a second to import, and most runs read local files
 
     name = " ".join(part for part in (config.corpus, config.corpus_config, split) if part)
@@ -146,27 +185,27 @@ def _read_hub(split: str, config: DataConfig, drop_empty: bool) -> tuple[Pairs, 
             f"The Hugging Face dataset {name} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     pairs, numbers = to_pairs(rows, config, name=name, unit="row")
-    return _without_empty(pairs, (name, name), "row", drop_empty, numbers)
+    return _without_empty(pairs, (name, name), "row", empty, numbers)
 
 
 def _without_empty(
-    pairs: Pairs, names: tuple[str, ...], unit: str, drop_empty: bool, numbers: Sequence[int] | None = None
+    pairs: Pairs, names: tuple[str, ...], unit: str, empty: Empty, numbers: Sequence[int] | None = None
 ) -> tuple[Pairs, Report]:
-    """The pairs, those with an empty side dropped or refused, and the report.
+    """The pairs, those with an empty side dropped, refused or kept, and the report.
 
     `names` has the file of each side, `numbers` the line or row of each pair; None counts them.
     """
     report = Report(files=tuple(dict.fromkeys(names)), read=len(pairs.sources))
     kept: list[int] = []
     for index, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
-        empty = [not text.strip() for text in pair]
-        if not any(empty):
+        blank = [not text.strip() for text in pair]
+        if empty == "keep" or not any(blank):
             kept.append(index)
-        elif not drop_empty:
-            side, number = empty.index(True), index + 1 if numbers is None else numbers[index]
+        elif empty == "refuse":
+            side, number = blank.index(True), index + 1 if numbers is None else numbers[index]
             raise InputError(
                 f"{names[side]}, {unit} {number} has an empty {('source', 'target')[side]}: mend it, or take "
-                "the pair out (of training pairs, data.drop_empty does so)."
+                "the pair out (of training pairs, data.drop_empty does so; evaluate and tune --allow-empty keep it)."
             )
     report.drop("empty", report.read - len(kept))
     if not kept:

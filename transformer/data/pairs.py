@@ -33,6 +33,8 @@ class Pairs(NamedTuple):
     """What each pair has been tagged with, to break scores down; None if the corpus has no tags."""
     antecedents: list[tuple[Antecedent, ...]] | None = None
     """The antecedents of each source sentence's pronouns; None if the corpus does not say."""
+    further_references: tuple[list[str], ...] = ()
+    """Second, third, ... translations of every source, where a test set has several."""
 
     def select(self, kept: Sequence[int]) -> "Pairs":
         """The pairs with these indices."""
@@ -45,7 +47,14 @@ class Pairs(NamedTuple):
             of(self.targets),
             None if self.tags is None else of(self.tags),
             None if self.antecedents is None else of(self.antecedents),
+            tuple(map(of, self.further_references)),
         )
+
+    @property
+    def num_empty(self) -> int:
+        """Pairs of which a side is empty; blank space alone is empty, too."""
+        sides = zip(self.sources, self.targets, *self.further_references, strict=True)
+        return sum(not all(text.strip() for text in texts) for texts in sides)
 
     def rows(self, source_language: str, target_language: str) -> Iterator[dict[str, Any]]:
         """The pairs as rows of a JSONL file, with the keys that `read_files` knows."""
@@ -61,7 +70,7 @@ class Pairs(NamedTuple):
     def fingerprint(self) -> str:
         """SHA-256 of the sentences, in hex: which data this is, whatever files it came from."""
         digest = hashlib.sha256()
-        for pair in zip(self.sources, self.targets, strict=True):
+        for pair in zip(self.sources, self.targets, *self.further_references, strict=True):
             digest.update(json.dumps(pair).encode())
         return digest.hexdigest()
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF, CHRFScore
+from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
 from transformer.errors import InputError
+from transformer.inference.metrics import Metrics
 
-LENGTHS = ((0, 10), (11, 20), (21, 30), (31, 50), (51, None))  # of references in words: scores are broken down by them
+LENGTHS = ((0, 10), (11, 20), (21, 30), (31, 50), (51, None))  # of references in tokens: BLEU is broken down by them
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,40 @@ class Score:
     """A metric's value for a corpus, from 0 to 100 (TER may exceed it).
 
     Attributes:
+        name: sacreBLEU's: BLEU, chrF2, chrF2++, TER.
         score: the value.
         signature: sacreBLEU's: how it was computed, to be quoted with it.
         interval: lower and upper end of the 95 % bootstrap confidence interval.
     """
 
+    name: str
     score: float
     signature: str
     interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
+class BleuScore(Score):
+    """BLEU with its parts. Lengths are in tokens of `tokenizer`.
+
+    Attributes:
+        tokenizer: sacreBLEU's name of the tokenizer.
+        precisions: of 1-grams to 4-grams, in percent.
+        brevity_penalty: the factor for translations that are too short; 1 is none.
+        translation_length: tokens of all translations.
+        reference_length: tokens of the references, of several for a sentence the one closest in length.
+    """
+
+    tokenizer: str
+    precisions: tuple[float, ...]
+    brevity_penalty: float
+    translation_length: int
+    reference_length: int
+
+
+@dataclass(frozen=True)
 class ExactMatch:
-    """How many translations are the reference, character by character.
+    """How many translations are the reference, or one of several, character by character.
 
     Attributes:
         score: percent of the sentences.
@@ -46,7 +68,7 @@ class ExactMatch:
 
 @dataclass(frozen=True)
 class LengthBucket:
-    """BLEU of the sentences whose reference has so many words, without an interval.
+    """BLEU of the sentences whose first reference has a length in some range, without an interval.
 
     Attributes:
         score: cased BLEU.
@@ -62,25 +84,33 @@ class Scores:
     """What a translated test set was worth.
 
     Attributes:
-        bleu: cased BLEU of detokenized text, tokenized as `13a`.
-        chrf: character F-score (chrF2).
+        bleu: BLEU of detokenized text; like the next two, None where the metric was not asked for.
+        chrf: character F-score (chrF2, or chrF++).
         ter: edits, shifts included, in percent of the references' words: the lower the better.
-        length_ratio: words of the translations over words of the references, tokenized as for BLEU.
-        bleu_by_length: of the sentences in each range of reference lengths in words, split at spaces.
+        length_ratio: tokens of the translations over tokens of the references, as BLEU counts them; None without BLEU.
+        bleu_by_length: BLEU of the sentences in each range of reference lengths, in tokens of the same kind.
         exact_match: of all sentences.
         exact_match_by_tag: of the sentences with each tag, by its name; empty where the sentences have none.
         loss: nats per target token given the source and the tokens before it, the end token counted, without label
-            smoothing; None where it was not computed.
+            smoothing; None where it was not computed. Of several references, it is the loss of the first.
+        warnings: what makes the scores misleading, a sentence each.
     """
 
-    bleu: Score
-    chrf: Score
-    ter: Score
-    length_ratio: float
+    bleu: BleuScore | None
+    chrf: Score | None
+    ter: Score | None
+    length_ratio: float | None
     bleu_by_length: dict[str, LengthBucket]
     exact_match: ExactMatch
     exact_match_by_tag: dict[str, ExactMatch]
     loss: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def by_metric(self) -> dict[str, Score]:
+        """The scores that were asked for, by the metric's name in the config."""
+        every = {"bleu": self.bleu, "chrf": self.chrf, "ter": self.ter}
+        return {name: score for name, score in every.items() if score is not None}
 
     @property
     def perplexity(self) -> float | None:
@@ -95,12 +125,14 @@ class Scores:
     def to_text(self) -> str:
         """The same for people: a table in plain text, so that no terminal cuts the signatures off."""
         lines = []
-        for name, score in (("BLEU", self.bleu), ("chrF2", self.chrf), ("TER", self.ter)):
+        for score in self.by_metric.values():
             lower, upper = score.interval
-            lines.append(f"{name:<11}{score.score:7.2f}  95 % in {lower:.2f} to {upper:.2f}  {score.signature}")
-        lines.append(f"{'length':<11}{self.length_ratio:7.3f}  words of translations / words of references")
-        for words, bucket in self.bleu_by_length.items():
-            lines.append(f"  {words:<5} words {bucket.score:6.2f}  BLEU of {bucket.sentences:,} sentences")
+            lines.append(f"{score.name:<11}{score.score:7.2f}  95 % in {lower:.2f} to {upper:.2f}  {score.signature}")
+        if self.bleu is not None:
+            unit = f"tokens ({self.bleu.tokenizer})"
+            lines.append(f"{'length':<11}{self.length_ratio:7.3f}  {unit} of translations / of references")
+        for length, bucket in self.bleu_by_length.items():
+            lines.append(f"  {length:<5} tokens{bucket.score:6.2f}  BLEU of {bucket.sentences:,} sentences")
         if self.loss is not None:
             lines.append(f"{'loss':<11}{self.loss:7.4f}  nats per target token")
             lines.append(f"{'perplexity':<11}{self.perplexity:7.2f}")
@@ -108,23 +140,16 @@ class Scores:
         width = max(map(len, self.exact_match_by_tag), default=0)
         for tag, match in self.exact_match_by_tag.items():
             lines.append(f"  {tag:<{width}} {match.score:7.2f}  % of {match.sentences:,}")
+        lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
-
-
-class _FloatCHRF(CHRF):
-    """chrF in Python's floats. Where a resampled corpus shares nothing with its references, sacreBLEU 2.6 has a 0.0
-    among numpy's float32, and Python's `statistics` refuses the mixture."""
-
-    def _compute_score_from_stats(self, stats: Any) -> CHRFScore:
-        result = super()._compute_score_from_stats(stats)
-        result.score = float(result.score)
-        return result
 
 
 def score_translations(
     hypotheses: Sequence[str],
     references: Sequence[str],
     *,
+    further_references: Sequence[Sequence[str]] = (),
+    metrics: Metrics | None = None,
     tags: Sequence[Sequence[str]] | None = None,
     loss: float | None = None,
     bootstrap: int = 1000,
@@ -138,59 +163,88 @@ def score_translations(
     Args:
         hypotheses: a translation for each reference.
         references: the raw reference translations.
+        further_references: second, third, ... references of every sentence.
+        metrics: which metrics, and how they are computed; by default all, for a language with spaces.
         tags: what each sentence has been tagged with, to break exact match down.
         loss: of the same references, to be kept with the scores.
         bootstrap: corpora resampled for the interval, at least 2.
 
     Raises:
-        InputError: there are no sentences, or not as many hypotheses as references.
+        InputError: there are no sentences, not as many hypotheses as references, or a metric lacks its tokenizer.
     """
-    if len(hypotheses) != len(references):
-        raise InputError(
-            f"Scoring needs one reference for each translation, but there are {len(hypotheses)} translations and "
-            f"{len(references)} references."
-        )
+    metrics = Metrics() if metrics is None else metrics
+    every = [references, *further_references]
+    for own in every:
+        if len(hypotheses) != len(own):
+            raise InputError(
+                f"Scoring needs one reference for each translation, but there are {len(hypotheses)} translations and "
+                f"{len(own)} references."
+            )
     if not references:
         raise InputError("There is nothing to score: the references are empty.")
-
-    def score(metric: BLEU | CHRF | TER) -> tuple[Score, Any]:
-        result = metric.corpus_score(hypotheses, [references], n_bootstrap=bootstrap)
-        mean, half_width = float(result._mean), float(result._ci)  # sacreBLEU has no public name for them
-        return Score(float(result.score), str(metric.get_signature()), (mean - half_width, mean + half_width)), result
-
-    matches = [hypothesis == reference for hypothesis, reference in zip(hypotheses, references, strict=True)]
+    found = {name: _score(metric, hypotheses, every, bootstrap) for name, metric in metrics.chosen().items()}
+    cased_bleu, counts = found.get("bleu", (None, None))
+    if counts is not None:
+        cased_bleu = BleuScore(
+            **vars(cased_bleu),
+            tokenizer=metrics.tokenize,
+            precisions=tuple(map(float, counts.precisions)),
+            brevity_penalty=float(counts.bp),
+            translation_length=int(counts.sys_len),
+            reference_length=int(counts.ref_len),
+        )
+    matches = [hypothesis in own for hypothesis, *own in zip(hypotheses, *every, strict=True)]
     by_tag: dict[str, list[bool]] = {}
     for match, own in zip(matches, tags or [()] * len(matches), strict=True):
         for tag in own:
             by_tag.setdefault(tag, []).append(match)
-    cased_bleu, counts = score(BLEU())
     return Scores(
         bleu=cased_bleu,
-        chrf=score(_FloatCHRF())[0],
-        ter=score(TER())[0],
-        length_ratio=counts.sys_len / max(counts.ref_len, 1),
-        bleu_by_length=_bleu_by_length(hypotheses, references),
+        chrf=found.get("chrf", (None,))[0],
+        ter=found.get("ter", (None,))[0],
+        length_ratio=None if counts is None else counts.sys_len / max(counts.ref_len, 1),
+        bleu_by_length={} if counts is None else _bleu_by_length(hypotheses, every, metrics),
         exact_match=_exact_match(matches),
         exact_match_by_tag={tag: _exact_match(by_tag[tag]) for tag in sorted(by_tag)},
         loss=loss,
+        warnings=metrics.warnings(references),
     )
+
+
+def _score(
+    metric: BLEU | CHRF | TER, hypotheses: Sequence[str], references: Sequence[Sequence[str]], bootstrap: int
+) -> tuple[Score, Any]:
+    """A metric's score, and sacreBLEU's own result."""
+    result = metric.corpus_score(hypotheses, references, n_bootstrap=bootstrap)
+    mean, half_width = float(result._mean), float(result._ci)  # sacreBLEU has no public name for them
+    interval = (mean - half_width, mean + half_width)
+    return Score(result.name, float(result.score), str(metric.get_signature()), interval), result
 
 
 def _exact_match(matches: list[bool]) -> ExactMatch:
     return ExactMatch(100 * sum(matches) / len(matches), len(matches))
 
 
-def _bleu_by_length(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, LengthBucket]:
-    words = [len(reference.split()) for reference in references]
-    found = {}
+def _bleu_by_length(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], metrics: Metrics
+) -> dict[str, LengthBucket]:
+    tokenizer, found = metrics.bleu().tokenizer, {}
+    lengths = [len(tokenizer(reference.rstrip()).split()) for reference in references[0]]
     for low, high in LENGTHS:
-        own = [place for place, number in enumerate(words) if low <= number and (high is None or number <= high)]
+        own = [index for index, length in enumerate(lengths) if low <= length and (high is None or length <= high)]
         if own:
-            score = bleu([hypotheses[place] for place in own], [references[place] for place in own])
+            chosen, *texts = ([column[index] for index in own] for column in (hypotheses, *references))
+            score = bleu(chosen, texts[0], texts[1:], metrics)
             found[f"{low}-{high}" if high else f"{low}+"] = LengthBucket(score, len(own))
     return found
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+def bleu(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    further_references: Sequence[Sequence[str]] = (),
+    metrics: Metrics | None = None,
+) -> float:
     """The BLEU of `score_translations` alone, without an interval."""
-    return BLEU().corpus_score(hypotheses, [references]).score
+    metrics = Metrics() if metrics is None else metrics
+    return float(metrics.bleu().corpus_score(hypotheses, [references, *further_references]).score)

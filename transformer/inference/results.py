@@ -1,8 +1,8 @@
 """Evaluations kept as folders: scores, translations, their test set, and all that decides them.
 
-FOLDER/scores.json      the scores, as `evaluate --json` prints them
+FOLDER/scores.json      the scores
 FOLDER/hypotheses.txt   the translations, one a line
-FOLDER/test.jsonl       the sources and references
+FOLDER/test.jsonl       the sources and references, each as a string; as a list where a sentence has several
 FOLDER/evaluation.json  config, search, checkpoints, compute type; fingerprints of tokenizer and training pairs
 """
 
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from transformer.config import Config, SearchConfig
-from transformer.config_files import to_json
+from transformer.config_files import from_json, to_json
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.files import PART, write_lines, write_whole
 from transformer.inference.evaluate import Scores
+from transformer.inference.metrics import Metrics, metrics_of
 from transformer.inference.translator import Translator
 from transformer.run_dir import training_data
 
@@ -48,9 +49,27 @@ class Result:
     training_data: str | None
     signatures: Mapping[str, str]
 
+    @property
+    def run_config(self) -> Config:
+        """The run's config, with the search, scores and compute type of this evaluation.
+
+        Raises: InputError if another version of this library wrote it.
+        """
+        fields = {name: value for name, value in self.config.items() if name not in ("checkpoints", "ensemble")}
+        return from_json(json.dumps(fields))
+
+    @property
+    def metrics(self) -> Metrics:
+        """How the translations were scored."""
+        return metrics_of(self.run_config)
+
 
 def evaluate(
-    translator: Translator, pairs: Pairs, search: SearchConfig, members: Sequence[tuple[str, Sequence[int]]]
+    translator: Translator,
+    pairs: Pairs,
+    search: SearchConfig,
+    members: Sequence[tuple[str, Sequence[int]]],
+    metrics: Metrics | None = None,
 ) -> tuple[Scores, Result]:
     """Translates and scores a test set.
 
@@ -59,11 +78,13 @@ def evaluate(
         pairs: what is translated, and its references.
         search: how it is translated.
         members: of each model, the run directory and the steps of the checkpoints whose mean was taken.
+        metrics: how it is scored; as the run's config says unless given.
     """
-    scores, hypotheses = translator.evaluate(pairs, search)
+    metrics = metrics_of(translator.config) if metrics is None else metrics
+    scores, hypotheses = translator.evaluate(pairs, search, metrics)
     (run, steps), *ensemble = members
     model = dataclasses.replace(translator.config.model, dtype=str(translator.model.dtype))
-    config = dataclasses.replace(translator.config, search=search, model=model)
+    config = dataclasses.replace(translator.config, search=search, model=model, scores=metrics.config)
     return scores, Result(
         name=run,
         pairs=pairs,
@@ -71,8 +92,27 @@ def evaluate(
         config=settings(config, steps, ensemble),
         tokenizer=translator.tokenizer.fingerprint,
         training_data=training_data(run),
-        signatures={"bleu": scores.bleu.signature, "chrf": scores.chrf.signature, "ter": scores.ter.signature},
+        signatures={name: score.signature for name, score in scores.by_metric.items()},
     )
+
+
+def describe(result: Result) -> dict[str, Any]:
+    """What scores are of, for `evaluate --json`: checkpoints, search, compute type and test set."""
+    config, pairs = result.config, result.pairs
+    return {
+        "run": result.name,
+        "checkpoints": config["checkpoints"],
+        "average": len(config["checkpoints"]),
+        "ensemble": config["ensemble"],
+        "search": config["search"],
+        "dtype": config["model"]["dtype"],
+        "test_set": {
+            "sentences": len(pairs.sources),
+            "with_an_empty_side": pairs.num_empty,
+            "references": 1 + len(pairs.further_references),
+            "fingerprint": pairs.fingerprint,
+        },
+    }
 
 
 def settings(
@@ -93,8 +133,8 @@ def write_result(folder: Path, result: Result, scores: Scores) -> None:
     whole, folder = folder, folder.with_name(f"{folder.name}{PART}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    pairs = zip(result.pairs.sources, result.pairs.targets, strict=True)
-    rows = ({"source": source, "reference": reference} for source, reference in pairs)
+    pairs = zip(result.pairs.sources, result.pairs.targets, *result.pairs.further_references, strict=True)
+    rows = ({"source": source, "reference": own if len(own) > 1 else own[0]} for source, *own in pairs)
     write_lines(folder / "test.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
     write_lines(folder / "hypotheses.txt", result.hypotheses)
     write_whole(folder / "scores.json", scores.to_json().encode())
@@ -118,5 +158,7 @@ def read_result(folder: str | Path) -> Result:
         raise InputError(f"{error.filename} is missing: evaluate again, with --output {folder}.") from error
     del about["run"]
     rows = [json.loads(row) for row in kept]
-    pairs = Pairs([row["source"] for row in rows], [row["reference"] for row in rows])
+    references = [own if isinstance(own := row["reference"], list) else [own] for row in rows]
+    targets, *further = map(list, zip(*references, strict=True))
+    pairs = Pairs([row["source"] for row in rows], targets, further_references=tuple(further))
     return Result(str(folder), pairs, lines, **about)

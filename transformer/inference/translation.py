@@ -86,6 +86,18 @@ def translations(
         yield from (_join(of_one, search.num_best) for of_one in of_line)
 
 
+def distinct(found: Sequence[Translation]) -> list[Translation]:
+    """The translations without repeated texts, each as it comes first: the same text can be tokenized in several ways.
+
+    Args:
+        found: of one sentence, the best first.
+    """
+    first: dict[str, Translation] = {}
+    for translation in found:
+        first.setdefault(translation.text, translation)
+    return list(first.values())
+
+
 def search_ids(tokenizer: Tokenizer, search: SearchConfig) -> SearchIds:
     """The token ids that a search has to know of a tokenizer and of its own words.
 

@@ -22,7 +22,8 @@ from transformer.errors import InputError
 from transformer.inference import forced_decoding
 from transformer.inference.decoding import Members, longest_source
 from transformer.inference.evaluate import Scores, score_translations
-from transformer.inference.translation import Translation, translations
+from transformer.inference.metrics import Metrics, metrics_of
+from transformer.inference.translation import Translation, distinct, translations
 from transformer.model import Transformer
 from transformer.run_dir import checkpoint_steps, read_config
 from transformer.runtime import resolve_dtype, use_compilation_cache
@@ -76,8 +77,14 @@ class Translator:
         return list(best) if isinstance(sentences, list) else best
 
     def n_best(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[list[Translation]]:
-        """The `search.num_best` translations of each sentence, as they come; see `translations`."""
-        return translations(self.members, self.tokenizer, sentences, self.config.search if search is None else search)
+        """The `search.num_best` translations of each sentence, as they come; see `translations`.
+
+        A text that a search has found in several tokenizations is returned once, with its best score, so there may be
+        fewer. Samples are independent draws, which may be equal.
+        """
+        search = self.config.search if search is None else search
+        found = translations(self.members, self.tokenizer, sentences, search)
+        return found if search.sample else map(distinct, found)
 
     def score(self, pairs: Sequence[tuple[str, str]], search: SearchConfig | None = None) -> Scores:
         """BLEU, chrF, exact match and loss of the translations of `pairs`, each a source and its reference.
@@ -87,8 +94,12 @@ class Translator:
         """
         return self.evaluate(Pairs([source for source, _ in pairs], [target for _, target in pairs]), search)[0]
 
-    def evaluate(self, pairs: Pairs, search: SearchConfig | None = None) -> tuple[Scores, list[str]]:
+    def evaluate(
+        self, pairs: Pairs, search: SearchConfig | None = None, metrics: Metrics | None = None
+    ) -> tuple[Scores, list[str]]:
         """The scores of a test set, broken down by its tags, and the translations that they are of.
+
+        Search and metrics are as the run's config says unless given.
 
         With `search.long_input=split` they have no loss if a side of a pair has more tokens than the model has
         positions: what is translated in pieces has no probability as a whole.
@@ -97,7 +108,15 @@ class Translator:
         split = search.long_input == "split" and not all(self.fit(pairs.sources, pairs.targets))
         loss = None if split else self.loss(pairs.sources, pairs.targets)  # first: it tells early what is too long
         hypotheses = self.translate(pairs.sources, search)
-        return score_translations(hypotheses, pairs.targets, tags=pairs.tags, loss=loss), hypotheses
+        scores = score_translations(
+            hypotheses,
+            pairs.targets,
+            further_references=pairs.further_references,
+            metrics=metrics_of(self.config) if metrics is None else metrics,
+            tags=pairs.tags,
+            loss=loss,
+        )
+        return scores, hypotheses
 
     def fit(self, sources: Sequence[str], targets: Sequence[str]) -> list[bool]:
         """Whether the model has positions for both sides of each pair, their end tokens counted."""

@@ -9,14 +9,15 @@ from transformer.config import SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.inference.evaluate import bleu
-from transformer.inference.translation import Translation
+from transformer.inference.metrics import Metrics, metrics_of
+from transformer.inference.translation import Translation, translations
 from transformer.inference.translator import Translator
 
 Form = Literal["wu", "power"]
 
 
 class Trial(NamedTuple):
-    """A beam size and a length penalty, with the cased BLEU that they reach; the names are those of `SearchConfig`."""
+    """A beam size and a length penalty, with the BLEU that they reach; the names are those of `SearchConfig`."""
 
     beam_size: int
     length_penalty: float
@@ -25,7 +26,12 @@ class Trial(NamedTuple):
 
 
 def trials(
-    translator: Translator, pairs: Pairs, search: SearchConfig, beam_sizes: Sequence[int], penalties: Sequence[float]
+    translator: Translator,
+    pairs: Pairs,
+    search: SearchConfig,
+    beam_sizes: Sequence[int],
+    penalties: Sequence[float],
+    metrics: Metrics | None = None,
 ) -> Iterator[Trial]:
     """The BLEU of each beam size under each length penalty, in both forms.
 
@@ -39,18 +45,21 @@ def trials(
             among the `num_best` most probable cannot be chosen by a penalty either.
         beam_sizes: a beam of 1 is greedy: it has no penalty.
         penalties: exponents, not negative.
+        metrics: how BLEU is computed; as the run's config says unless given.
 
     Raises:
         InputError: the search draws samples, or a sentence has more tokens than the model has positions.
     """
     if search.sample:
         raise InputError("Only a beam search has a length penalty. Leave out --sample.")
+    metrics = metrics_of(translator.config) if metrics is None else metrics
     for beam_size in beam_sizes:
         unranked = dataclasses.replace(search, beam_size=beam_size, length_penalty=0.0, long_input="refuse")
-        found = list(translator.n_best(pairs.sources, unranked))
+        # Not `n_best`: of one text in several tokenizations, any may rank highest under a penalty.
+        found = list(translations(translator.members, translator.tokenizer, pairs.sources, unranked))
         for form, alpha in _grid(penalties if beam_size > 1 else (0.0,)):
             best = [max(own, key=partial(score, form=form, alpha=alpha)).text for own in found]
-            yield Trial(beam_size, alpha, form, bleu(best, pairs.targets))
+            yield Trial(beam_size, alpha, form, bleu(best, pairs.targets, pairs.further_references, metrics))
 
 
 def _grid(penalties: Sequence[float]) -> list[tuple[Form, float]]:

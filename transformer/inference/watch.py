@@ -11,6 +11,7 @@ from transformer.config import SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.inference.evaluate import Scores
+from transformer.inference.metrics import Metrics, metrics_of
 from transformer.inference.results import evaluate, read_result, write_result
 from transformer.inference.translator import load
 from transformer.run_dir import is_finished, read_config, saved_steps
@@ -25,6 +26,7 @@ def watch(
     search: SearchConfig,
     folder: str | Path | None = None,
     *,
+    metrics: Metrics | None = None,
     average: int = 1,
     dtype: Literal["auto", "bfloat16", "float32"] | None = None,
     interval: float = 30.0,
@@ -41,6 +43,7 @@ def watch(
         pairs: what is translated and scored.
         search: how it is translated.
         folder: where the evaluations are kept; RUN/evaluation unless given.
+        metrics: how it is scored; as the run's config says unless given.
         average: each checkpoint is scored as the mean of this many, itself and those before it, or as many as there
             are.
         dtype: compute type instead of the run's.
@@ -48,15 +51,17 @@ def watch(
         report: takes a line for each checkpoint.
 
     Raises:
-        InputError: the folder has evaluations of other pairs, another search or another compute type; a checkpoint is
-            damaged, at two looks one after the other, or of another tokenizer.
+        InputError: the folder has evaluations of other pairs, another search, other metrics or another compute type; a
+            checkpoint is damaged, at two looks one after the other, or of another tokenizer.
     """
     folder = Path(run_dir) / FOLDER if folder is None else Path(folder)
     folder.mkdir(exist_ok=True)
     done = {int(kept.name) for kept in folder.iterdir() if kept.name.isdecimal()}
-    resolved, _ = resolve_dtype(dtype or read_config(run_dir).model.dtype)
+    config = read_config(run_dir)
+    metrics = metrics_of(config) if metrics is None else metrics
+    resolved, _ = resolve_dtype(dtype or config.model.dtype)
     for step in sorted(done):
-        _check_same(folder, step, pairs, search, resolved)
+        _check_same(folder, step, pairs, search, metrics, resolved)
     known, failed = set[int](), set[int]()
     while True:
         finished = is_finished(run_dir)  # asked first: of a finished run, no checkpoint comes after the list
@@ -83,18 +88,20 @@ def watch(
             failed.add(step)
             time.sleep(interval)
             continue
-        scores, result = evaluate(translator, pairs, search, [(str(run_dir), averaged)])
+        scores, result = evaluate(translator, pairs, search, [(str(run_dir), averaged)], metrics)
         write_result(folder / str(step), result, scores)
         done.add(step)
         report(f"step {step:,}: {_line(scores)}, in {time.monotonic() - start:.0f} s")
 
 
-def _check_same(folder: Path, step: int, pairs: Pairs, search: SearchConfig, dtype: str) -> None:
+def _check_same(folder: Path, step: int, pairs: Pairs, search: SearchConfig, metrics: Metrics, dtype: str) -> None:
     kept = read_result(folder / str(step))
     if kept.pairs.fingerprint != pairs.fingerprint:
         other = "other sentences"
     elif kept.config["search"] != json.loads(json.dumps(dataclasses.asdict(search))):
         other = "other search options"
+    elif kept.metrics != metrics:
+        other = "other metrics"
     elif kept.config["model"]["dtype"] != dtype:
         other = "another compute type"
     else:
@@ -103,9 +110,10 @@ def _check_same(folder: Path, step: int, pairs: Pairs, search: SearchConfig, dty
 
 
 def _line(scores: Scores) -> str:
-    lower, upper = scores.bleu.interval
-    loss = "" if scores.loss is None else f", loss {scores.loss:.4f}"
-    return (
-        f"BLEU {scores.bleu.score:.2f} ({lower:.2f} to {upper:.2f}), chrF2 {scores.chrf.score:.2f}, "
-        f"exact match {scores.exact_match.score:.2f} %{loss}"
-    )
+    parts = [f"{score.name} {score.score:.2f}" for score in scores.by_metric.values()]
+    first = next(iter(scores.by_metric.values()))
+    parts[0] += " ({:.2f} to {:.2f})".format(*first.interval)
+    parts.append(f"exact match {scores.exact_match.score:.2f} %")
+    if scores.loss is not None:
+        parts.append(f"loss {scores.loss:.4f}")
+    return ", ".join(parts)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from transformer.analysis.figures import DASHES, PALETTE, line_style
-from transformer.analysis.history import History
+from transformer.analysis.history import Curve, History
 from transformer.shapes import Array
 
 
@@ -49,10 +49,14 @@ def learning_rates(histories: Sequence[History], schedules: Sequence[Float[Array
     """
     figure = _figure(histories, 4.0)
     axes = figure.subplots()
-    for number, (history, schedule) in enumerate(zip(histories, schedules, strict=True)):
-        style = line_style(number)
-        axes.plot(*history.curves["learning_rate"], **style, **_LOGGED)
-        axes.plot(np.arange(1, len(schedule) + 1), schedule, **style, **_PLANNED)
+    logged = {number: history.curves["learning_rate"] for number, history in enumerate(histories)}
+    planned = {
+        number: Curve(np.arange(1, len(schedule) + 1), np.asarray(schedule))
+        for number, schedule in enumerate(schedules)
+    }
+    for number in range(len(histories)):
+        for curves, form in ((logged, _LOGGED), (planned, _PLANNED)):
+            axes.plot(*curves[number], **_style(number, curves, form))
     _finish(axes, "learning rate")
     _legend(figure, histories, {"logged": _LOGGED, "schedule of its config": _PLANNED})
     return figure
@@ -68,10 +72,14 @@ def learning_curves(histories: Sequence[History]) -> Figure:
     figure = _figure(histories, 5.8 if scored else 4.0)
     grid = figure.subplots(1 + scored, 1, squeeze=False, sharex=True, height_ratios=(2, 1)[: 1 + scored])[:, 0]
     lines = (("loss", 0, _TRAINING), ("validation_loss", 0, _VALIDATION), ("validation_bleu", -1, _VALIDATION))
-    for number, history in enumerate(histories):
-        for name, place, form in lines:
-            if name in history.curves:
-                grid[place].plot(*history.curves[name], **line_style(number), **form)
+    drawn = {
+        name: {number: run.curves[name] for number, run in enumerate(histories) if name in run.curves}
+        for name, _, _ in lines
+    }
+    for number in range(len(histories)):
+        for name, index, form in lines:
+            if number in drawn[name]:
+                grid[index].plot(*drawn[name][number], **_style(number, drawn[name], form))
     _finish(grid[0], "loss, nats per target token")
     if scored:
         _finish(grid[1], "validation BLEU")
@@ -84,6 +92,28 @@ _LOGGED: dict[str, Any] = {"linewidth": 5, "alpha": 0.35, "marker": "o", "marker
 _PLANNED: dict[str, Any] = {"linewidth": 1.2}
 _TRAINING: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.55}
 _VALIDATION: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 3.5}
+
+
+def _style(number: int, curves: Mapping[int, Curve], form: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run's curve is drawn among those of other runs: curves that coincide share a line, by turns a dash each.
+
+    Args:
+        number: of the run.
+        curves: of this and other runs, by their numbers.
+        form: what all of the curves have in common.
+    """
+    alike = [other for other, curve in curves.items() if _coincide(curve, curves[number])]
+    order, style = alike.index(number), line_style(number) | dict(form)
+    if len(alike) > 1:
+        style["linestyle"] = (-4 * order, (4, 4 * (len(alike) - 1)))
+        if "marker" in form:  # the first to be drawn is the largest
+            style["markersize"] += 3 * (len(alike) - 1 - order)
+    return style
+
+
+def _coincide(one: Curve, other: Curve) -> bool:
+    """Whether a picture cannot tell two curves apart."""
+    return np.array_equal(one.steps, other.steps) and np.allclose(one.values, other.values, rtol=1e-3, equal_nan=True)
 
 
 def _figure(histories: Sequence[History], height: float) -> Figure:

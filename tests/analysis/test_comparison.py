@@ -1,11 +1,14 @@
 import dataclasses
+import json
 
 import pytest
 import sacrebleu
 
-from transformer.analysis.comparison import compare, to_text
+from transformer.analysis.comparison import compare, to_json, to_text
+from transformer.config import ScoresConfig
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
+from transformer.inference.metrics import Metrics
 from transformer.inference.results import Result
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -60,6 +63,29 @@ def test_what_else_differs_is_said():
     ):
         assert said in text
     assert "run_dir" not in text
+    assert text.count("reference  ") == 2
+
+
+def test_the_metrics_are_those_asked_for():
+    """Chinese, which 13a does not split, against sacreBLEU's own scores of two references."""
+    chinese = [f"第{n}句话说的是一只狗。" for n in range(40)]
+    translated = [sentence.replace("一只", "") if n % 2 else sentence for n, sentence in enumerate(chinese)]
+    pairs = Pairs(SOURCES, chinese, further_references=(translated[::-1],))
+    first, second = result(translated, pairs=pairs), result(chinese, pairs=pairs)
+    found = compare(first, second, metrics=Metrics(ScoresConfig(metrics=("bleu",)), "zh"), bootstrap=20)
+    references = [chinese, translated[::-1]]
+    assert list(found.metrics) == ["BLEU"]
+    assert found.metrics["BLEU"].first == sacrebleu.corpus_bleu(translated, references, tokenize="zh").score
+    assert found.metrics["BLEU"].signature.startswith("nrefs:2|")
+    assert "|tok:zh|" in found.metrics["BLEU"].signature
+    assert found.warnings == ()
+    (warning,) = compare(first, second, bootstrap=20).warnings
+    values = json.loads(to_json(found, first, second, sentences=3))
+    assert values["metrics"]["BLEU"]["difference"] == found.metrics["BLEU"].second - found.metrics["BLEU"].first
+    assert (values["sentences"], values["different_translations"], len(values["changes"])) == (40, 20, 3)
+    assert values["changes"][0]["references"] == [own[values["changes"][0]["line"] - 1] for own in references]
+    text = to_text(compare(first, second, bootstrap=20), first, second, sentences=1)
+    assert f"warning: {warning}" in text
     assert text.count("reference  ") == 2
 
 

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from transformer.config import Config, DataConfig, ScoresConfig
+from transformer import experiment
+from transformer.config import Config, DataConfig, ScoresConfig, TrainingConfig
+from transformer.data.corpus import Pairs, Split
 from transformer.errors import InputError
 from transformer.inference.evaluate import LengthBucket, bleu, score_translations
 from transformer.inference.metrics import Metrics, metrics_of
@@ -73,11 +75,12 @@ def test_other_tokenizers_case_and_word_order_are_those_of_sacrebleu(tmp_path):
     expected = command(tmp_path, ENGLISH, [GERMAN], "-m", "chrf", "--chrf-word-order", "2", "--chrf-lowercase")
     assert scores.chrf.score == pytest.approx(expected["score"], abs=1e-4)
     assert (scores.chrf.name, expected["name"]) == ("chrF2++", "chrF2++")
-    assert scores.ter is None
     assert list(scores.by_metric) == ["bleu", "chrf"]
-    assert json.loads(scores.to_json())["ter"] is None
+    assert "ter" not in json.loads(scores.to_json())
+    with pytest.raises(InputError, match=r"scores\.metrics does not name ter: only bleu, chrf was computed"):
+        _ = scores.ter
     alone = score_translations(ENGLISH, GERMAN, metrics=Metrics(ScoresConfig(metrics=("ter",))), bootstrap=2)
-    assert (alone.bleu, alone.length_ratio, alone.bleu_by_length) == (None, None, {})
+    assert (list(alone.by_metric), alone.length_ratio, alone.bleu_by_length) == (["ter"], None, {})
     assert [line.split()[0] for line in alone.to_text().splitlines()] == ["TER", "exact"]
 
 
@@ -161,6 +164,35 @@ def test_13a_warns_of_text_without_spaces():
         assert Metrics().warnings(references) == ()
     assert Metrics(ScoresConfig(metrics=("chrf",))).warnings(CHINESE) == ()
     assert Metrics(ScoresConfig(tokenize="char")).warnings(CHINESE) == ()
+
+
+def test_validation_bleu_is_that_of_the_target_language(monkeypatch, tokenizer):
+    monkeypatch.setattr("transformer.experiment.translate", lambda *_: TRANSLATED)
+    config, pairs = Config(data=DataConfig(target_language="zh")), Pairs(["x"] * len(CHINESE), CHINESE)
+    found = experiment.validation_bleu(config, "float32", tokenizer, pairs, {})
+    assert found == {"validation_bleu": bleu(TRANSLATED, CHINESE, metrics=Metrics(language="zh"))}
+    assert found["validation_bleu"] > 60
+
+
+def test_training_checks_its_metrics_before_it_begins(monkeypatch, capsys):
+    pairs: dict[Split, Pairs] = {
+        "train": Pairs(["x"], ["y"]),
+        "validation": Pairs(["x"], ["y"]),
+        "test": Pairs(["x"], CHINESE[:1]),
+    }
+    experiment.check_metrics(Config(data=DataConfig(target_language="zh")), pairs)
+    assert capsys.readouterr().out == ""
+    experiment.check_metrics(Config(), pairs)
+    assert capsys.readouterr().out.startswith("warning: The references have no spaces between words")
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
+    cases: list[tuple[Split, bool]] = [("test", False), ("validation", True)]
+    for split, training in cases:
+        japanese = Config(
+            data=DataConfig(target_language="ja"), training=TrainingConfig(validation_bleu=training, steps=2)
+        )
+        with pytest.raises(InputError, match=r"pip install 'sacrebleu\[ja\]'"):
+            experiment.check_metrics(japanese, {split: pairs[split]})
+    experiment.check_metrics(Config(data=DataConfig(target_language="ja")), {"validation": pairs["validation"]})
 
 
 @pytest.mark.parametrize("seed", ["abc", "-1", ""])

@@ -8,7 +8,7 @@ import pytest
 from transformer.config import SearchConfig
 from transformer.errors import InputError
 from transformer.inference.decoding import decode
-from transformer.inference.translation import Translation, _join, search_ids, translate
+from transformer.inference.translation import Translation, _join, distinct, search_ids, translate, translations
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -105,12 +105,19 @@ def test_n_best_come_with_their_scores(translator):
     sources = ["a man runs", "", "two dogs under the tree"]
     search = dataclasses.replace(translator.config.search, num_best=3, length_penalty_form="power", length_penalty=1.0)
     found = list(translator.n_best(sources, search))
-    assert [len(best) for best in found] == [3, 3, 3]
-    assert found[1] == [("", 0.0, 0)] * 3
+    every = list(translations(translator.members, translator.tokenizer, sources, search))
+    assert [len(best) for best in every] == [3, 3, 3]
+    assert found == [distinct(best) for best in every]
+    assert found[1] == [("", 0.0, 0)]
     assert found[0][0].text == translator.translate(sources[0], search)
-    for best in found[::2]:
+    for best in every[::2]:
         assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
         assert len({one.score for one in best}) == 3  # of other tokens, though perhaps of one text
+
+
+def test_a_text_in_several_tokenizations_is_one_translation():
+    found = [Translation("a b", -1.0, 3), Translation("c", -2.0, 2), Translation("a b", -3.0, 4)]
+    assert distinct(found) == found[:2]
 
 
 def test_what_may_be_said(translator, tokenizer):

@@ -9,9 +9,11 @@ import jax
 import pytest
 
 from transformer.checkpoint import Checkpoints
+from transformer.config import ScoresConfig
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.inference import watch as watching
+from transformer.inference.metrics import Metrics
 from transformer.inference.results import read_result
 from transformer.inference.translator import load
 from transformer.inference.watch import watch
@@ -92,6 +94,8 @@ def test_each_checkpoint_is_scored_once_as_it_appears(trained, run, random_trans
             watch(run, pairs, dataclasses.replace(search, length_penalty=penalty), report=lines.append)
     with pytest.raises(InputError, match=r"Step 10 was scored with another compute type in .*evaluation"):
         watch(run, PAIRS, search, dtype="bfloat16", report=lines.append)
+    with pytest.raises(InputError, match=r"Step 10 was scored with other metrics in .*evaluation"):
+        watch(run, PAIRS, search, metrics=Metrics(ScoresConfig(tokenize="char")), report=lines.append)
     watch(run, PAIRS, dataclasses.replace(search, length_penalty=0.7), run / "other", report=lines.append)
     assert len(lines) == 7
 

@@ -47,17 +47,17 @@ def main(arguments: list[str]) -> None:
     first = _read(parse(ComparisonOptions).first)
     config = first.run_config
     options = parse(partial(ComparisonOptions, scores=config.scores))
-    results = [first, _read(options.second)]
+    second = _read(options.second)
     if options.reference:
-        results = [_with_references(result, options.reference) for result in results]
+        first, second = (_with_references(result, options.reference) for result in (first, second))
     from transformer.analysis.comparison import compare, to_json, to_text
     from transformer.inference.metrics import Metrics
 
-    comparison = compare(*results, metrics=Metrics(options.scores, config.data.target_language))
+    comparison = compare(first, second, metrics=Metrics(options.scores, config.data.target_language))
     if options.json:
-        print(to_json(comparison, *results, options.sentences), end="")
+        print(to_json(comparison, first, second, options.sentences), end="")
     else:
-        print(to_text(comparison, *results, options.sentences))
+        print(to_text(comparison, first, second, options.sentences))
 
 
 def _read(name: str) -> "Result":

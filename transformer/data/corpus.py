@@ -152,7 +152,7 @@ def _read_one(path: str, config: DataConfig, split: str | None = None) -> tuple[
 
 
 def _read_side(path: str, side: Literal[0, 1], config: DataConfig) -> list[str]:
-    return _read_one(path, config)[0][side] if is_file_of_pairs(path) else read_lines(path)
+    return _read_one(path, config)[0][:2][side] if is_file_of_pairs(path) else read_lines(path)
 
 
 def _suffix(path: str) -> str:

@@ -39,7 +39,7 @@ class BleuScore(Score):
     """BLEU with its parts. Lengths are in tokens of `tokenizer`.
 
     Attributes:
-        tokenizer: sacreBLEU's name of the tokenizer.
+        tokenizer: its name in the signature.
         precisions: of 1-grams to 4-grams, in percent.
         brevity_penalty: the factor for translations that are too short; 1 is none.
         translation_length: tokens of all translations.
@@ -84,11 +84,8 @@ class Scores:
     """What a translated test set was worth.
 
     Attributes:
-        bleu: BLEU of detokenized text; like the next two, None where the metric was not asked for.
-        chrf: character F-score (chrF2, or chrF++).
-        ter: edits, shifts included, in percent of the references' words: the lower the better.
-        length_ratio: tokens of the translations over tokens of the references, as BLEU counts them; None without BLEU.
-        bleu_by_length: BLEU of the sentences in each range of reference lengths, in tokens of the same kind.
+        by_metric: the scores of the metrics that were asked for, by the metric's name in the config.
+        bleu_by_length: BLEU of the sentences in each range of reference lengths, in tokens as BLEU counts them.
         exact_match: of all sentences.
         exact_match_by_tag: of the sentences with each tag, by its name; empty where the sentences have none.
         loss: nats per target token given the source and the tokens before it, the end token counted, without label
@@ -96,10 +93,7 @@ class Scores:
         warnings: what makes the scores misleading, a sentence each.
     """
 
-    bleu: BleuScore | None
-    chrf: Score | None
-    ter: Score | None
-    length_ratio: float | None
+    by_metric: dict[str, Score]
     bleu_by_length: dict[str, LengthBucket]
     exact_match: ExactMatch
     exact_match_by_tag: dict[str, ExactMatch]
@@ -107,10 +101,36 @@ class Scores:
     warnings: tuple[str, ...] = ()
 
     @property
-    def by_metric(self) -> dict[str, Score]:
-        """The scores that were asked for, by the metric's name in the config."""
-        every = {"bleu": self.bleu, "chrf": self.chrf, "ter": self.ter}
-        return {name: score for name, score in every.items() if score is not None}
+    def bleu(self) -> BleuScore:
+        """BLEU of detokenized text.
+
+        Raises: InputError, like `chrf` and `ter`, if the metric was not asked for.
+        """
+        score = self._of("bleu")
+        assert isinstance(score, BleuScore)
+        return score
+
+    @property
+    def chrf(self) -> Score:
+        """Character F-score: chrF2, or chrF2++."""
+        return self._of("chrf")
+
+    @property
+    def ter(self) -> Score:
+        """Edits, shifts included, in percent of the references' words: the lower the better."""
+        return self._of("ter")
+
+    def _of(self, metric: str) -> Score:
+        if metric not in self.by_metric:
+            raise InputError(f"scores.metrics does not name {metric}: only {', '.join(self.by_metric)} was computed.")
+        return self.by_metric[metric]
+
+    @property
+    def length_ratio(self) -> float | None:
+        """Tokens of the translations over tokens of the references, as BLEU counts them; None without BLEU."""
+        if "bleu" not in self.by_metric:
+            return None
+        return self.bleu.translation_length / max(self.bleu.reference_length, 1)
 
     @property
     def perplexity(self) -> float | None:
@@ -119,7 +139,8 @@ class Scores:
 
     def to_json(self) -> str:
         """`scores.json`: bleu.score, bleu.signature, bleu.interval, the same of chrf, exact_match.score, loss ..."""
-        values = dataclasses.asdict(self) | {"perplexity": self.perplexity}
+        values = dataclasses.asdict(self)
+        values = values.pop("by_metric") | {"length_ratio": self.length_ratio, **values, "perplexity": self.perplexity}
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     def to_text(self) -> str:
@@ -128,7 +149,7 @@ class Scores:
         for score in self.by_metric.values():
             lower, upper = score.interval
             lines.append(f"{score.name:<11}{score.score:7.2f}  95 % in {lower:.2f} to {upper:.2f}  {score.signature}")
-        if self.bleu is not None:
+        if self.length_ratio is not None:
             unit = f"tokens ({self.bleu.tokenizer})"
             lines.append(f"{'length':<11}{self.length_ratio:7.3f}  {unit} of translations / of references")
         for length, bucket in self.bleu_by_length.items():
@@ -182,28 +203,15 @@ def score_translations(
             )
     if not references:
         raise InputError("There is nothing to score: the references are empty.")
-    found = {name: _score(metric, hypotheses, every, bootstrap) for name, metric in metrics.chosen().items()}
-    cased_bleu, counts = found.get("bleu", (None, None))
-    if counts is not None:
-        cased_bleu = BleuScore(
-            **vars(cased_bleu),
-            tokenizer=metrics.tokenize,
-            precisions=tuple(map(float, counts.precisions)),
-            brevity_penalty=float(counts.bp),
-            translation_length=int(counts.sys_len),
-            reference_length=int(counts.ref_len),
-        )
+    by_metric = {name: _score(metric, hypotheses, every, bootstrap) for name, metric in metrics.chosen().items()}
     matches = [hypothesis in own for hypothesis, *own in zip(hypotheses, *every, strict=True)]
     by_tag: dict[str, list[bool]] = {}
     for match, own in zip(matches, tags or [()] * len(matches), strict=True):
         for tag in own:
             by_tag.setdefault(tag, []).append(match)
     return Scores(
-        bleu=cased_bleu,
-        chrf=found.get("chrf", (None,))[0],
-        ter=found.get("ter", (None,))[0],
-        length_ratio=None if counts is None else counts.sys_len / max(counts.ref_len, 1),
-        bleu_by_length={} if counts is None else _bleu_by_length(hypotheses, every, metrics),
+        by_metric=by_metric,
+        bleu_by_length=_bleu_by_length(hypotheses, every, metrics) if "bleu" in by_metric else {},
         exact_match=_exact_match(matches),
         exact_match_by_tag={tag: _exact_match(by_tag[tag]) for tag in sorted(by_tag)},
         loss=loss,
@@ -213,12 +221,21 @@ def score_translations(
 
 def _score(
     metric: BLEU | CHRF | TER, hypotheses: Sequence[str], references: Sequence[Sequence[str]], bootstrap: int
-) -> tuple[Score, Any]:
-    """A metric's score, and sacreBLEU's own result."""
-    result = metric.corpus_score(hypotheses, references, n_bootstrap=bootstrap)
-    mean, half_width = float(result._mean), float(result._ci)  # sacreBLEU has no public name for them
+) -> Score:
+    found: Any = metric.corpus_score(hypotheses, references, n_bootstrap=bootstrap)
+    mean, half_width = float(found._mean), float(found._ci)  # sacreBLEU has no public name for them
     interval = (mean - half_width, mean + half_width)
-    return Score(result.name, float(result.score), str(metric.get_signature()), interval), result
+    score = Score(found.name, float(found.score), str(metric.get_signature()), interval)
+    if not isinstance(metric, BLEU):
+        return score
+    return BleuScore(
+        **vars(score),
+        tokenizer=metric.tokenizer.signature(),
+        precisions=tuple(map(float, found.precisions)),
+        brevity_penalty=float(found.bp),
+        translation_length=int(found.sys_len),
+        reference_length=int(found.ref_len),
+    )
 
 
 def _exact_match(matches: list[bool]) -> ExactMatch:

@@ -77,6 +77,23 @@ def test_learning_curves_are_what_was_logged(histories):
     assert len(alone.lines) == 1
 
 
+def test_equal_curves_stay_visible(histories):
+    """Each of them has dashes of its own where the other has gaps, and a marker of its own size."""
+    first, alone = histories
+    both = [first, replace(first, name="again"), alone]
+    losses, bleu = learning_curves(both).axes
+    (axes,) = learning_rates(both, [equation_3(512, 40)] * 2 + [equation_3(256, 40)]).axes
+    # By run: training and validation loss; validation BLEU; logged and planned rate.
+    for lines in (losses.lines[:4:2], losses.lines[1:4:2], bleu.lines, axes.lines[:4:2], axes.lines[1:4:2]):
+        offsets, dashes = zip(*(vars(line)["_unscaled_dash_pattern"] for line in lines), strict=True)
+        assert dashes[0] == dashes[1] == (4, 4)
+        assert (offsets[1] - offsets[0]) % 8 == 4
+        assert lines[0].get_color() != lines[1].get_color()
+    assert bleu.lines[0].get_markersize() > bleu.lines[1].get_markersize()
+    for line in (losses.lines[4], axes.lines[4], axes.lines[5]):
+        assert line.get_linestyle() == "-"
+
+
 def test_a_long_name_is_not_cut(histories):
     figure = learning_curves([replace(histories[0], name="a_long_way/" * 15)])
     figure.draw_without_rendering()

@@ -13,8 +13,9 @@ class DataConfig:
     """Where sentence pairs come from, and which of them are kept.
 
     In files, a split is two files (a Moses pair: source first, target second, one sentence a line) or one file (TSV,
-    JSONL or parquet), any of them also as .gz, .xz or .zst. Where two files are given, one of pairs gives its own side. Of a Hugging Face dataset it is the name of a split there.
-    One JSONL or parquet file can also hold all splits, with a key that names the split of each pair.
+    JSONL or parquet), any of them also as .gz, .xz or .zst. Where two files are given, a file of pairs gives the side
+    that it is named for. Of a Hugging Face dataset a split is the name of a split there. One JSONL or parquet file can
+    also hold all splits, with a key that names the split of each pair.
     """
 
     corpus: str = "files"

@@ -93,7 +93,8 @@ def test_evaluate_watches_a_run_to_its_end(run, monkeypatch):
 
     monkeypatch.setattr("transformer.inference.watch.time.sleep", interrupt)
     monkeypatch.setattr("transformer.inference.watch.is_finished", lambda _: False)
-    assert call("evaluate", run, "--watch")[::2] == (130, again.err + "Interrupted.\n")
+    waits = "waiting for a checkpoint after step 20; looking every 30 s\n"
+    assert call("evaluate", run, "--watch")[::2] == (130, f"{again.err}{waits}Interrupted.\n")
 
 
 def test_tune_finds_a_beam_and_a_penalty(corpus, run):

@@ -107,14 +107,14 @@ assert (dropped == ops.dropout(jnp.ones((4, 100, 32)), 0.1, dropout_key, site=0)
 # defaults are the paper's base model, whose parameters can be counted without computing one:
 
 # %%
-tokens, token_mask = jnp.zeros((1, 4), int), jnp.ones((1, 4), bool)
-shapes = jax.eval_shape(Transformer(ModelConfig()).init, jax.random.key(0), tokens, token_mask, tokens)
-print(f"base: {sum(leaf.size for leaf in jax.tree.leaves(shapes)):,} parameters")
+shapes = parameters.shapes(Transformer(ModelConfig()))
+print(f"base: {parameters.count(shapes):,} parameters")
 
 # %% [markdown]
 # A small one to compute with. `apply` is pure: parameters and token ids in, logits out, and the attention weights of
 # every layer and head as a plain dict where they are asked for. Parameters and weights of all layers are stacked: their
-# first axis is the layer.
+# first axis is the layer. What `apply` takes first has one shape everywhere, in a run (`run.params`) and in training
+# (`TrainState.params`): the parameters are its part `params`, and batch norm's running statistics stand beside it.
 
 # %%
 config = ModelConfig(

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Train and look
 #
-# The quickstart in a notebook: train on the package's synthetic corpus, translate, and look at where a pronoun looks.
+# The quickstart in a notebook: a model of the package's synthetic corpus, its translations, and where a pronoun looks.
 # "it" becomes *er*, *sie* or *es* by the gender of the German noun that it stands for, so a model that translates it
 # rightly must have found that noun.
 
@@ -30,12 +30,24 @@ from transformer.data.corpus import read_pairs
 config = load_config("quickstart")
 
 # %% [markdown]
-# Training is one call, and takes minutes on two cores. Interrupt it, and the same call goes on. Where `python train.py`
-# has done it before, in the folder of this notebook, there is nothing left to do.
+# Training is one call, `transformer.train(config)`, or one command, `python train.py`. Interrupt it, and the same call
+# goes on. It takes about four minutes on two cores, so this notebook does not do it: it looks for the run in its own
+# folder and in those above it, and finds the one that `python train.py` has made in the project's folder.
+
 
 # %%
-if not Path(config.run_dir, "scores.json").exists():
-    transformer.train(config)
+def find_run(run_dir):
+    """The directory of a trained run, here or in a folder above."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / run_dir / "scores.json").exists():
+            return folder / run_dir
+    raise FileNotFoundError(
+        f"There is no trained run {run_dir} in {Path.cwd()} or above it. Train it first, with `python train.py` in the "
+        "project's folder or with transformer.train(config) here: about four minutes on two cores."
+    )
+
+
+run_dir = find_run(config.run_dir)
 
 # %% [markdown]
 # ## Translate
@@ -43,7 +55,8 @@ if not Path(config.run_dir, "scores.json").exists():
 # A run loads on any machine. What it holds: `config`, `params`, `tokenizer`, `model`.
 
 # %%
-run = transformer.load(config.run_dir)
+run = transformer.load(run_dir)
+print(f"{run.num_parameters:,} parameters")
 test, _ = read_pairs(config.data, "test")
 about_it = test.select([i for i, source in enumerate(test.sources) if " it " in source and "pronoun" in test.tags[i]])
 translations = run.translate(about_it.sources)
@@ -108,5 +121,5 @@ draw(weights, source, source, f"encoder self-attention, layer {layer}, head {hea
 # words and constructions that were held out of training.
 
 # %%
-scores, _ = transformer.load(config.run_dir, "best").evaluate(test.select(range(500)))
+scores, _ = transformer.load(run_dir, "best").evaluate(test.select(range(500)))
 print(scores.to_text())

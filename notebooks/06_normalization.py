@@ -105,7 +105,6 @@ NORMS = {"layer norm": small, **{f"{n} norm": ModelConfig(**vars(small) | {"norm
 schedule = OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=40)
 of_seeds = lambda values: f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"  # noqa: E731
 stacked = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)  # noqa: E731
-accumulated = lambda batch: jax.tree.map(lambda leaf: leaf[None], batch)  # noqa: E731  # the step's axis of accumulation
 
 
 def learn(config):
@@ -113,15 +112,15 @@ def learn(config):
     model, optimizer = Transformer(config), make_optimizer(schedule, config.d_model, STEPS)
     step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=0.0, seed=0)
     step = jax.jit(jax.vmap(step, in_axes=(0, None)))
-    evaluate = jax.jit(jax.vmap(partial(eval_step, model=model), in_axes=(0, 0, None)))
+    evaluate = jax.jit(jax.vmap(partial(eval_step, model=model), in_axes=(0, None)))
     mean = lambda sums: np.asarray(sums["loss_sum"] / sums["target_tokens"])  # noqa: E731
     state = stacked([create_state(model, optimizer, seed) for seed in SEEDS])
     losses, held_out_losses = [], []
     for n in range(STEPS):
-        state, metrics = step(state, accumulated(batches[n]))
+        state, metrics = step(state, batches[n])
         losses.append(mean(metrics))
         if (n + 1) % EVERY == 0:
-            held_out_losses.append(mean(evaluate(state.params, state.variables, held_out[0])))
+            held_out_losses.append(mean(evaluate(state.params, held_out[0])))
     return state, np.stack(losses, 1), np.stack(held_out_losses, 1)
 
 
@@ -168,9 +167,9 @@ companies = [
 def log_probabilities(config, state, batch, training):
     """[B, T]: of each row's tokens; a dropout key is what tells the model that it is training (the rate is 0)."""
     key = ops.dropout_key(seed=0, step=0, row=batch.row) if training else None
-    variables = {"params": state.params, **state.variables}
     inputs = batch.source, batch.source_mask, batch.target_input, batch.target_mask, key
-    (logits, _), _ = Transformer(config).apply(variables, *inputs, mutable=list(state.variables))
+    statistics = [name for name in state.params if name != "params"]  # of batch norm
+    (logits, _), _ = Transformer(config).apply(state.params, *inputs, mutable=statistics)
     of_tokens = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.target_output[..., None], -1)[..., 0]
     return jnp.where(batch.target_mask, of_tokens, 0)
 
@@ -244,7 +243,7 @@ def begin(norm_position):
     state = stacked([stacked([create_state(model, optimizer(1), seed)] * len(WARMUPS)) for seed in SEEDS])
     losses, norms = [], []
     for batch in few:
-        state, metrics = step(state, WARMUPS, accumulated(batch))
+        state, metrics = step(state, WARMUPS, batch)
         losses.append(metrics["loss_sum"] / metrics["target_tokens"])
         norms.append(state.optimizer_state[0])
     return np.stack(losses, -1), np.stack(norms, -2)

@@ -18,17 +18,16 @@ OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda count:
 class State(NamedTuple):
     step: Any
     params: Any
-    variables: Any
     optimizer_state: Any
 
 
 def make_state(step: int) -> State:
     """A state whose every array depends on the step."""
     keys = jax.random.split(jax.random.key(step), 3)
-    params = {"layer": {"kernel": jax.random.normal(keys[0], (64, 32)), "bias": jax.random.normal(keys[1], (32,))}}
-    statistics = {"batch_stats": {"mean": jax.random.normal(keys[2], (32,))}}
-    _, optimizer_state = OPTIMIZER.update(params, OPTIMIZER.init(params))
-    return State(jnp.asarray(step, jnp.int32), params, statistics, optimizer_state)
+    trained = {"layer": {"kernel": jax.random.normal(keys[0], (64, 32)), "bias": jax.random.normal(keys[1], (32,))}}
+    params = {"params": trained, "batch_stats": {"mean": jax.random.normal(keys[2], (32,))}}
+    _, optimizer_state = OPTIMIZER.update(trained, OPTIMIZER.init(trained))
+    return State(jnp.asarray(step, jnp.int32), params, optimizer_state)
 
 
 def save(run_dir: Path, losses: dict[int, float], keep_last: int = 3) -> None:
@@ -56,11 +55,12 @@ def test_restores_every_bit(tmp_path: Path):
 
 
 def test_restores_without_batch_statistics(tmp_path: Path):
-    state = make_state(1)._replace(variables={})
+    state = make_state(1)
+    state = state._replace(params={"params": state.params["params"]})
     with Checkpoints(tmp_path, 1, "print") as checkpoints:
         checkpoints.save(1, state, {})
         assert_equal(checkpoints.restore(1, state), state)
-    assert_equal(load_params(tmp_path, [1]), {"params": state.params})
+    assert_equal(load_params(tmp_path, [1]), state.params)
 
 
 def test_restores_onto_devices(tmp_path: Path):
@@ -79,7 +79,7 @@ def test_saves_the_values_of_the_moment_of_the_call(tmp_path: Path):
     """Donated buffers are reused by the next step while the checkpoint is written in the background."""
 
     def large(step: int) -> State:
-        return make_state(step)._replace(params={"kernel": jnp.full((8, 1024, 1024), step, jnp.float32)})
+        return make_state(step)._replace(params={"params": {"kernel": jnp.full((8, 1024, 1024), step, jnp.float32)}})
 
     donating = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
     state, expected = large(1), jax.tree.map(np.array, large(1))
@@ -149,7 +149,7 @@ def test_clears_away_what_a_crash_left(tmp_path: Path):
     save(tmp_path, {5: 1.0})
     unfinished = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp"
     unfinished.mkdir()
-    assert_equal(load_params(tmp_path, [5])["params"], make_state(5).params)
+    assert_equal(load_params(tmp_path, [5]), make_state(5).params)
     assert unfinished.exists()  # it may be a running job's: only the job itself clears away
     with Checkpoints(tmp_path, 3, "print") as checkpoints:
         assert checkpoints.steps() == [5]
@@ -160,7 +160,8 @@ def test_clears_away_what_a_crash_left(tmp_path: Path):
 def test_refuses_another_shape_or_type(tmp_path: Path):
     save(tmp_path, {5: 1.0})
     wider = make_state(5)._replace(step=jnp.zeros((2,), jnp.int32))
-    other = make_state(5)._replace(variables={"batch_stats": {"mean": jnp.zeros(32, jnp.bfloat16)}})
+    other = make_state(5)
+    other = other._replace(params={**other.params, "batch_stats": {"mean": jnp.zeros(32, jnp.bfloat16)}})
     with Checkpoints(tmp_path, 3, "print") as checkpoints:
         with pytest.raises(InputError, match=r"step'\] is int32\[\] there and int32\[2\] here"):
             checkpoints.restore(5, wider)
@@ -174,7 +175,7 @@ def test_averages_checkpoints(tmp_path: Path, steps: list[int]):
     states = [make_state(step) for step in steps]
     expected = jax.tree.map(
         lambda *leaves: np.mean([np.asarray(leaf, np.float64) for leaf in leaves], axis=0).astype(np.float32),
-        *({"params": state.params, **state.variables} for state in states),
+        *(state.params for state in states),
     )
     actual = load_params(tmp_path, steps)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7), actual, expected)
@@ -183,7 +184,7 @@ def test_averages_checkpoints(tmp_path: Path, steps: list[int]):
 
 def test_refuses_another_tokenizer(tmp_path: Path):
     save(tmp_path, {1: 1.0})
-    assert_equal(load_params(tmp_path, [1], "print")["params"], make_state(1).params)
+    assert_equal(load_params(tmp_path, [1], "print"), make_state(1).params)
     with pytest.raises(InputError, match="trained with another tokenizer"):
         load_params(tmp_path, [1], "other")
     with Checkpoints(tmp_path, 1, "other") as checkpoints, pytest.raises(InputError, match="another tokenizer"):

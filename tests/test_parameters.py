@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import math
 import os
 import subprocess
@@ -16,6 +17,7 @@ from flax.traverse_util import flatten_dict
 
 from transformer import parameters
 from transformer.config import ModelConfig
+from transformer.errors import InputError
 from transformer.model import Transformer
 
 CONFIG = ModelConfig(
@@ -45,6 +47,39 @@ def test_the_numbers_are_those_of_every_version_of_numpy():
     numbers = drawn()
     bits = b"".join(numbers[name].tobytes() for name in sorted(numbers))
     assert hashlib.sha256(bits).hexdigest() == "701f4b125ba03230b4265d90564133d28e17e754799a02a93149f94abb2e7922"
+
+
+def test_a_key_draws_what_its_seed_draws():
+    small = dataclasses.replace(CONFIG, vocabulary_size=50, d_model=8, d_ff=8, norm="layer")
+    model, expected = Transformer(small), drawn(small, 3)
+    others = [np.int64(3), jnp.int32(3), jax.random.key(3), jax.random.PRNGKey(3)]
+    for seed in others:
+        numbers: Any = flatten_dict(parameters.draw(model, seed), sep="/")
+        assert all(np.array_equal(numbers[name], expected[name]) for name in expected)
+    first, second = (parameters.draw(model, key)["params"] for key in jax.random.split(jax.random.key(3)))
+    assert not np.array_equal(first["source_embedding"], second["source_embedding"])
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, "3", np.arange(2), jax.random.split(jax.random.key(0))], ids=repr)
+def test_a_seed_is_an_integer_or_one_key(seed):
+    with pytest.raises(InputError, match=r"must be an integer that is not negative, or one PRNG key, but is"):
+        inspect.unwrap(parameters.draw)(Transformer(CONFIG), seed)
+
+
+def test_parameters_are_not_drawn_inside_a_compiled_function():
+    with pytest.raises(InputError, match=r"drawn on the host, .* Draw them outside of it"):
+        jax.jit(lambda key: parameters.draw(Transformer(CONFIG), key))(jax.random.key(0))
+
+
+def test_the_count_is_of_parameters_alone():
+    model = Transformer(CONFIG)
+    params = parameters.draw(model, 0)
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, parameters.shapes(model))
+    leaves: Any = flatten_dict(params, sep="/")
+    sizes = {name: leaf.size for name, leaf in leaves.items()}
+    assert parameters.count(params) == parameters.count(parameters.shapes(model))
+    assert parameters.count(params) == sum(size for name, size in sizes.items() if name.startswith("params/"))
+    assert parameters.count(params) < sum(sizes.values())  # batch norm's statistics are none
 
 
 def test_the_distributions_are_those_of_init():

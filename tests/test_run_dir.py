@@ -49,7 +49,7 @@ def save(run_dir: Path, losses: dict[int, float | None], **arguments: Any) -> No
     with Checkpoints(run_dir, 5, "print") as checkpoints:
         for step, loss in losses.items():
             metrics = {} if loss is None else {"validation_loss": loss}
-            checkpoints.save(step, State(np.array(step), np.zeros(1)), metrics, **arguments)
+            checkpoints.save(step, State(np.array(step), {"params": np.zeros(1)}), metrics, **arguments)
 
 
 def test_open_run_makes_the_directory_once(tmp_path: Path):
@@ -138,6 +138,13 @@ def test_open_run_refuses_a_directory_that_is_not_writable(tmp_path: Path):
         pytest.skip("this user may write everywhere")
     with pytest.raises(InputError, match="cannot be written to"):
         open_run(tmp_path, small_config())
+
+
+def test_read_config_takes_a_byte_order_mark(tmp_path: Path):
+    file = open_run(tmp_path, small_config()) / "config.json"
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert read_config(tmp_path) == small_config()
 
 
 def test_read_config_says_what_is_wrong(tmp_path: Path):

@@ -1,4 +1,5 @@
 import ctypes
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,11 @@ def test_auto_is_bfloat16_where_the_device_has_it(monkeypatch, device, flags, ex
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(**device)])
     monkeypatch.setattr(runtime, "_cpu_flags", lambda: flags)
     assert resolve_dtype("auto") == expected
+
+
+def test_an_unknown_type_is_refused():
+    with pytest.raises(InputError, match=r"one of auto, bfloat16, float32, but is 'float23'\. Did you mean float32\?"):
+        inspect.unwrap(resolve_dtype)("float23")
 
 
 def test_auto_without_a_device(monkeypatch):

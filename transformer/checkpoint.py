@@ -23,9 +23,6 @@ from transformer.parameters import from_version_0_1
 from transformer.run_dir import CHECKPOINTS, LAYOUT, Counters, Record, best, records, validation_loss
 from transformer.shapes import Params
 
-_RESUMING = ("step", "optimizer_state")  # the fields of a state that only resuming needs
-ON_DISK = {"variables": "batch_stats"}  # fields of a state with another name on disk, which they had first
-
 
 class Checkpoints:
     """The checkpoints of a run while it trains: saved in the background, the last ones and the best one kept."""
@@ -60,7 +57,8 @@ class Checkpoints:
 
         Args:
             step: Updates made.
-            state: A named tuple of pytrees of arrays, with `params` among its fields.
+            state: A named tuple of pytrees of arrays. Its field `params` is what `Transformer.apply` takes first; only
+                resuming needs the others.
             metrics: Kept with it. The checkpoint of the lowest `validation_loss` is the best.
             counters: Kept with it, for resuming.
             resume_only: As in `Record`.
@@ -114,8 +112,8 @@ class Checkpoints:
                     f"The checkpoint of step {step} does not fit this config: {jax.tree_util.keystr(path)} is "
                     f"{there.dtype}{list(there.shape)} there and {here.dtype}{list(here.shape)} here."
                 )
-        fields = {**restored["params"], **restored["rest"]}
-        return type(state)(**{name: fields[ON_DISK.get(name) or name] for name in state._fields})
+        params = {"params": restored["params"]["params"], **restored["params"]["batch_stats"]}
+        return type(state)(params=params, **restored["rest"])
 
     def counters(self, step: int) -> Counters:
         """The counters that were saved at a step."""
@@ -229,9 +227,13 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 
 
 def _items(state: Any) -> dict[str, dict[str, Any]]:
-    """What evaluation needs, and what resuming needs besides: apart, so that the one loads without the other."""
-    params = {ON_DISK.get(name) or name: field for name, field in state._asdict().items()}
-    return {"rest": {name: params.pop(name) for name in _RESUMING if name in params}, "params": params}
+    """What evaluation needs, and what resuming needs besides: apart, so that the one loads without the other.
+
+    On disk, what a model keeps besides its parameters has the name that it had first.
+    """
+    rest = state._asdict()
+    others = dict(rest.pop("params"))
+    return {"rest": rest, "params": {"params": others.pop("params"), "batch_stats": others}}
 
 
 def _read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The tree of parameters: how it is drawn, which of its leaves are matrices, and how version 0.1 arranged it."""
+"""The tree of parameters: its shapes and size, how it is drawn, and how version 0.1 arranged it."""
 
 import hashlib
 import math
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +10,47 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.core import Tracer
 
 from transformer.batch_norm import initial_variable
+from transformer.errors import InputError
 from transformer.model import Transformer
 from transformer.shapes import Params
 
 STACKED = "layers"  # the module whose parameters lead with the axis of layers
 
 
-def draw(model: Transformer, seed: int) -> Params:
+def shapes(model: Transformer) -> Params:
+    """What `Transformer.apply` takes first, each array as its shape and type: nothing is computed."""
+
+    def init() -> Any:
+        tokens, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
+        return model.init(jax.random.key(0), tokens, mask, tokens, mask)
+
+    return jax.eval_shape(init)
+
+
+def count(params: Params) -> int:
+    """The number of parameters in what `Transformer.apply` takes first, or in its `shapes`, without other variables."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params["params"]))
+
+
+def require_fit(model: Transformer, params: Params) -> None:
+    """Raises InputError unless parameters and other variables have the names and shapes of a model's."""
+    here, given = (
+        {jax.tree_util.keystr(path): [*leaf.shape] for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (shapes(model), params)
+    )
+    for name in sorted({*here, *given}):
+        if here.get(name) != given.get(name):
+            raise InputError(
+                f"These parameters do not fit the model: {name} is {given.get(name, 'missing')}, but "
+                f"{here.get(name, 'the model has none of this name')} was expected."
+            )
+
+
+def draw(model: Transformer, seed: int | np.integer | Array) -> Params:
     """The variables of an untrained model: parameters drawn from `seed`, and others where it has any.
 
     They are drawn on the host: nothing is compiled, and every backend and any number of devices gets the same bits.
@@ -31,15 +64,15 @@ def draw(model: Transformer, seed: int) -> Params:
 
     Args:
         model: the architecture.
-        seed: of the run, not negative.
+        seed: an integer, not negative, or a PRNG key; `jax.random.key(n)` draws what n draws.
 
     Returns:
-        What `Transformer.apply` takes, as NumPy arrays in float32.
-    """
+        What `Transformer.apply` takes first, as NumPy arrays in float32.
 
-    def init() -> Any:
-        tokens, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
-        return model.init(jax.random.key(0), tokens, mask, tokens, mask)
+    Raises:
+        InputError: the seed is neither, or it is traced.
+    """
+    number = _number(seed)
 
     def leaf(path: tuple[Any, ...], like: Any) -> np.ndarray:
         collection, *names = (entry.key for entry in path)
@@ -47,10 +80,30 @@ def draw(model: Transformer, seed: int) -> Params:
             return initial_variable(names[-1], like.shape)
         fill = _distribution(names, like.shape)
         if STACKED not in names:
-            return fill(_stream(seed, names, 0), like.shape)
-        return np.stack([fill(_stream(seed, names, layer), like.shape[1:]) for layer in range(like.shape[0])])
+            return fill(_stream(number, names, 0), like.shape)
+        return np.stack([fill(_stream(number, names, layer), like.shape[1:]) for layer in range(like.shape[0])])
 
-    return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(init))
+    return jax.tree_util.tree_map_with_path(leaf, shapes(model))
+
+
+def _number(seed: Any) -> int:
+    """The seed as an integer: of a PRNG key, the one that its words [.., high, low] make."""
+    if isinstance(seed, Tracer):
+        raise InputError(
+            "Parameters are drawn on the host, so their seed or key cannot be an argument of a jitted or mapped "
+            "function. Draw them outside of it."
+        )
+    if isinstance(seed, Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        seed = jax.random.key_data(seed)
+    if isinstance(seed, Array | np.ndarray) and seed.ndim == 1 and seed.dtype == np.uint32:
+        return int.from_bytes(np.asarray(seed).astype(">u4").tobytes(), "big")
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0 or isinstance(seed, bool):
+        raise InputError(f"The seed must be an integer that is not negative, or one PRNG key, but is {seed!r}.")
+    return number
 
 
 Fill = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]

@@ -167,7 +167,7 @@ def read_config(run_dir: str | Path) -> Config:
     if not file.is_file():
         raise InputError(f"{run_dir} is not the directory of a run: it has no config.json.")
     try:
-        return from_json(file.read_text(encoding="utf-8"))
+        return from_json(file.read_text(encoding="utf-8-sig"))  # an editor may leave a byte-order mark
     except (InputError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be used. {error}") from error
 

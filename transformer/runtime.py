@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from transformer.errors import InputError
+from transformer.errors import InputError, require_choice
 
 CACHED_FROM = 0.1  # seconds of compilation; reading a shorter one from the cache would save nothing
 
@@ -68,6 +68,15 @@ def compute_before_returning() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+def share_device_memory() -> None:
+    """Let JAX allocate a GPU's memory as it needs it, for a process beside another that computes on it.
+
+    By default JAX claims three quarters of the memory when it starts its backend: call this before. A choice of the
+    user's stays.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def _computes_on_cpu() -> bool:
     """Whether JAX will compute on the CPU, as far as can be known before it is imported."""
     if platforms := os.environ.get("JAX_PLATFORMS"):
@@ -81,10 +90,11 @@ def resolve_dtype(dtype: Literal["auto", "bfloat16", "float32"]) -> tuple[str, s
     `auto` is bfloat16 on a TPU, on a GPU of compute capability 8 or higher, and on a CPU with AVX512-BF16 or AMX-BF16.
 
     Raises:
-        InputError: JAX finds no device.
+        InputError: JAX finds no device, or there is no such compute type.
     """
     import jax
 
+    require_choice("The compute type", dtype, ("auto", "bfloat16", "float32"))
     try:
         device = jax.devices()[0]
     except (RuntimeError, AssertionError) as error:  # jax asserts where the platform it was told to use has no device

@@ -25,7 +25,9 @@ else:
     Array = Any  # the rooms that make batches on the host do not import jax
 
 Params = Mapping[str, Any]
-"""Arrays by name, nested: what `Transformer.apply` takes first, or its part `params`, in float32."""
+"""Arrays by name, nested, in float32: what `Transformer.apply` takes first. The parameters are its part `params`; what
+else a model keeps (the running statistics of batch norm) stands beside it. `run.params`, `TrainState.params` and what
+`parameters.draw` returns have this one shape."""
 
 DEVICES = "data"
 """The name of the axis of devices, over which the rows of a batch are spread in a mapped program."""

@@ -62,7 +62,7 @@ def test_several_pronouns_of_a_sentence_are_asked_one_by_one(run):
 
 def test_untrained_is_what_training_begins_with(run):
     begins = create_state(run.model, make_optimizer(run.config.optimizer, run.model.config.d_model, 1), seed=0).params
-    jax.tree.map(np.testing.assert_array_equal, untrained(run).params["params"], begins)
+    jax.tree.map(np.testing.assert_array_equal, untrained(run).params, begins)
 
 
 def test_no_pronouns(run):

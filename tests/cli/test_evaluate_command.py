@@ -134,6 +134,19 @@ def test_evaluate_in_another_compute_type(corpus, trained, tmp_path):
     assert json.loads((out / "evaluation.json").read_text())["config"]["model"]["dtype"] == "float32"
 
 
+@pytest.mark.parametrize(("trained_in", "other"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_run_is_evaluated_in_the_type_that_it_was_not_trained_in(command, tmp_path, trained_in, other):
+    """Whatever the device prefers: parameters are float32, and either type computes on every backend."""
+    run = str(tmp_path / "run")
+    assert call(*command, "--run-dir", run, "--model.dtype", trained_in, "--training.steps", "4").status == 0
+    own = json.loads((tmp_path / "run" / "scores.json").read_text())
+    found = call("evaluate", run, "--json", "--dtype", other)
+    assert (found.status, found.err) == (0, f"compute dtype: {other} (as configured)\n")
+    assert json.loads(found.out)["loss"] == pytest.approx(own["loss"], rel=2**-8)
+    translated = call("translate", run, "--dtype", other, stdin="red house\n")
+    assert (translated.status, translated.out.count("\n")) == (0, 1)
+
+
 def test_compare_says_what_two_evaluations_may_be_compared_in(corpus, trained, tmp_path):
     greedy = str(tmp_path / "greedy")
     options = ("--checkpoint", "10", "--beam-size", "1", "--output", greedy)
@@ -189,7 +202,8 @@ def test_evaluate_watches_a_run_to_its_end(run, monkeypatch):
 
     monkeypatch.setattr("transformer.inference.watch.time.sleep", interrupt)
     monkeypatch.setattr("transformer.inference.watch.is_finished", lambda _: False)
-    assert call("evaluate", run, "--watch")[::2] == (130, again.err + "Interrupted.\n")
+    waits = "waiting for a checkpoint after step 20; looking every 30 s\n"
+    assert call("evaluate", run, "--watch")[::2] == (130, f"{again.err}{waits}Interrupted.\n")
 
 
 def test_tune_finds_a_beam_and_a_penalty(corpus, run):

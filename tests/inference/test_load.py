@@ -16,7 +16,6 @@ from transformer.run_dir import open_run
 
 class State(NamedTuple):
     params: Any
-    batch_stats: Any
     step: Any
 
 
@@ -29,7 +28,7 @@ def save(random_translator, tmp_path):
         run_dir, tokenizer = open_run(tmp_path / "run", config), random_translator.tokenizer
         tokenizer.save(run_dir / "tokenizer.json")
         with Checkpoints(run_dir, 1, tokenizer.fingerprint) as checkpoints:
-            checkpoints.save(1, State(random_translator.params["params"], {}, 1), {})
+            checkpoints.save(1, State(random_translator.params, 1), {})
         return run_dir
 
     return make

@@ -26,7 +26,6 @@ PAIRS = Pairs(["seven men", "the sea", "then see"], ["seven seas", "the men", "s
 
 class State(NamedTuple):
     params: Any
-    batch_stats: Any
     step: Any
 
 
@@ -39,8 +38,8 @@ def trained(random_translator, tmp_path_factory) -> Path:
     random_translator.tokenizer.save(run_dir / "tokenizer.json")
     with Checkpoints(run_dir, 5, random_translator.tokenizer.fingerprint) as checkpoints:
         for step in (10, 20, 30):
-            params = jax.tree.map(lambda leaf, step=step: leaf * (1 - step / 100), random_translator.params["params"])
-            checkpoints.save(step, State(params, {}, step), {"validation_loss": 1.0 + step})
+            params = jax.tree.map(lambda leaf, step=step: leaf * (1 - step / 100), random_translator.params)
+            checkpoints.save(step, State(params, step), {"validation_loss": 1.0 + step})
     return run_dir
 
 
@@ -62,7 +61,7 @@ def publish(trained: Path, run: Path, *steps: int) -> None:
 
 
 def test_each_checkpoint_is_scored_once_as_it_appears(trained, run, random_translator):
-    search, lines = random_translator.config.search, []
+    search, lines, notes = random_translator.config.search, [], []
 
     def train() -> None:
         for step in (10, 20, 30):
@@ -71,8 +70,11 @@ def test_each_checkpoint_is_scored_once_as_it_appears(trained, run, random_trans
 
     job = threading.Thread(target=train)
     job.start()
-    watch(run, PAIRS, search, interval=0.05, report=lines.append)
+    watch(run, PAIRS, search, interval=0.05, report=lines.append, note=notes.append)
     job.join()
+    assert notes[0] == "waiting for the first checkpoint; looking every 0.05 s"
+    assert {*notes[1:]} <= {f"waiting for a checkpoint after step {step}; looking every 0.05 s" for step in (10, 20)}
+    assert len({*notes}) == len(notes)
     assert [line.split(": ")[0] for line in lines] == ["step 10", "step 20", "step 30"]
     folder = run / "evaluation"
     assert sorted(path.name for path in folder.iterdir()) == ["10", "20", "30"]

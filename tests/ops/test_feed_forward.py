@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer.errors import InputError
 from transformer.ops.feed_forward import ACTIVATIONS, feed_forward
 
 REFERENCE = {
@@ -32,6 +33,11 @@ def test_every_activation_has_a_reference():
 def test_feed_forward_is_eq_2(activation, dtype, assert_matches):
     function = partial(feed_forward, activation=activation)
     assert_matches(function, partial(reference, activation), arguments(), dtype, activations=1)
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(InputError, match=r"must be one of relu, gelu, swish, but is 'Relu'\. Did you mean relu\?"):
+        feed_forward(*map(jnp.float32, arguments()), activation="Relu")
 
 
 def test_feed_forward_with_a_linear_map_that_is_written_out(written_out, dtype, assert_matches):

@@ -1,5 +1,6 @@
 """The implementations against each other: which one a model has changes its speed and no result."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer.errors import InputError
 from transformer.ops.dropout import DropoutKey
 from transformer.ops.implementation import ACCELERATOR, CPU, PLAIN, Implementation, select
 
@@ -22,6 +24,8 @@ def test_select():
         assert select("plain", backend) is PLAIN
     assert select("auto", "cpu") is CPU
     assert select("auto", "gpu") is select("auto", "tpu") is ACCELERATOR
+    with pytest.raises(InputError, match=r"must be one of auto, plain, but is 'plane'\. Did you mean plain\?"):
+        inspect.unwrap(select)("plane", "cpu")
 
 
 def attend(ops: Implementation, query: Any, key: Any, value: Any, mask: Any, rows: Any) -> Any:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.config import ModelConfig
 from transformer.ops.normalization import batch_norm, rms_norm
 
 EPSILON = 1e-5
@@ -24,6 +25,23 @@ def rms_norm_reference(x, scale):
 def test_layer_norm(ops, dtype, assert_matches):
     arrays = [features(2, 3, 7), features(7, seed=1), features(7, seed=2)]
     assert_matches(partial(ops.layer_norm, epsilon=EPSILON), layer_norm_reference, arrays, dtype, activations=1)
+
+
+def test_layer_norm_with_a_traced_epsilon(ops, dtype, assert_matches):
+    """It is an argument like any other, of which there is a gradient."""
+
+    def reference(x, scale, bias, epsilon):
+        return scale * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon) + bias
+
+    arrays = [features(2, 3, 7), features(7, seed=1), features(7, seed=2), np.array(0.5)]
+    assert_matches(ops.layer_norm, reference, arrays, dtype, activations=1)
+
+
+def test_epsilon_is_that_of_the_config_unless_given(ops):
+    x, scale, bias = (jnp.asarray(array, jnp.float32) for array in (features(4, 7) * 1e-3, features(7), features(7)))
+    epsilon = ModelConfig().norm_epsilon
+    np.testing.assert_array_equal(ops.layer_norm(x, scale, bias), ops.layer_norm(x, scale, bias, epsilon))
+    np.testing.assert_array_equal(rms_norm(x, scale), rms_norm(x, scale, epsilon))
 
 
 def test_rms_norm(dtype, assert_matches):

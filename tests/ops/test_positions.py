@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import jax
@@ -5,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer.errors import InputError
 from transformer.ops.positions import rotate, segment_positions, sinusoidal_positions
 
 LAYOUTS = ("interleaved", "halved", "halved_t2t")
@@ -31,6 +33,24 @@ def test_interleaved_is_section_3_5():
 )
 def test_layouts_are_pinned(layout, expected):
     np.testing.assert_allclose(sinusoidal_positions(3, 4, layout)[2], expected, rtol=0, atol=5e-9 + 6e-8)
+
+
+def test_the_layout_is_the_paper_s_unless_given():
+    np.testing.assert_array_equal(sinusoidal_positions(9, 8), sinusoidal_positions(9, 8, "interleaved"))
+
+
+@pytest.mark.parametrize(
+    ("d_model", "layout", "message"),
+    [
+        (8, "interleave", r"must be one of interleaved, halved, halved_t2t, but is 'interleave'\. Did you mean interl"),
+        (8, None, r"must be one of interleaved, halved, halved_t2t, but is None\.$"),
+        (7, "interleaved", "need an even d_model of at least 2, but it is 7"),
+        (2, "halved_t2t", "need an even d_model of at least 4, but it is 2"),
+    ],
+)
+def test_another_layout_or_an_odd_width_is_refused(d_model, layout, message):
+    with pytest.raises(InputError, match=message):
+        inspect.unwrap(sinusoidal_positions)(9, d_model, layout)  # without the tests' own check of types
 
 
 def test_halved_has_the_features_of_interleaved_in_another_order():

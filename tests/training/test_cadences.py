@@ -24,20 +24,20 @@ STEPS = 12
 
 
 def create_state(*_: Any) -> TrainState:
-    return TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(2)}, {}, jnp.zeros(()))
+    return TrainState(jnp.zeros((), jnp.int32), {"params": {"w": jnp.zeros(2)}}, jnp.zeros(()))
 
 
 def train_step(state: TrainState, batch: Any, **_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
     tokens = parallel.total(batch.target_mask.sum(dtype=jnp.float32))
     ids = parallel.total(batch.source.sum(dtype=jnp.float32))
-    params = {"w": jnp.sin(state.params["w"] + ids)}
-    sums = {"loss_sum": tokens * params["w"].sum(), "target_tokens": tokens, "source_tokens": tokens}
-    return TrainState(state.step + 1, params, {}, ids), sums | {"gradient_norm": params["w"][0]}
+    w = jnp.sin(state.params["params"]["w"] + ids)
+    sums = {"loss_sum": tokens * w.sum(), "target_tokens": tokens, "source_tokens": tokens}
+    return TrainState(state.step + 1, {"params": {"w": w}}, ids), sums | {"gradient_norm": w[0]}
 
 
-def eval_step(params: Any, variables: Any, batch: Any, **_: Any) -> dict[str, jax.Array]:
+def eval_step(params: Any, batch: Any, **_: Any) -> dict[str, jax.Array]:
     tokens = parallel.total(batch.target_mask.sum(dtype=jnp.float32))
-    return {"loss_sum": tokens * (2 + params["w"][1]), "target_tokens": tokens}
+    return {"loss_sum": tokens * (2 + params["params"]["w"][1]), "target_tokens": tokens}
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import pytest
 
 from transformer.checkpoint import Checkpoints
 from transformer.config import ModelConfig
+from transformer.errors import InputError
 from transformer.model import Transformer
 from transformer.ops.dropout import DropoutKey, dropout_key
 from transformer.shapes import Batch
@@ -40,9 +41,7 @@ def plain_loss_sum(
     model: Transformer, params: Any, batch: Batch, *, smoothing: float, dropout: DropoutKey | None = None
 ) -> jax.Array:
     """Cross-entropy with the smoothed target distribution, written out over the logits of `__call__`."""
-    logits, _ = model.apply(
-        {"params": params}, batch.source, batch.source_mask, batch.target_input, batch.target_mask, dropout
-    )
+    logits, _ = model.apply(params, batch.source, batch.source_mask, batch.target_input, batch.target_mask, dropout)
     size = logits.shape[-1]
     target = (1 - smoothing) * jax.nn.one_hot(batch.target_output, size) + smoothing / size
     losses = -(target * jax.nn.log_softmax(logits)).sum(-1)
@@ -90,6 +89,29 @@ def test_update_is_the_gradient_of_the_mean_loss_per_token(tiny_model, make_batc
     }
 
 
+def test_a_batch_without_the_axis_of_accumulation_is_one_step(tiny_model, make_batch):
+    state = create_state(Transformer(tiny_model), OPTIMIZER, SEED)
+    batch = make_batch(0, rows=8, S=6, T=7, empty_rows=2)
+    plain, accumulated = (jitted_step(tiny_model)(state, given) for given in (batch, pieces(batch, 1)))
+    jax.tree.map(np.testing.assert_array_equal, plain, accumulated)
+    with pytest.raises(
+        InputError, match=r"\[accumulation, B, \.\.\.\], but .* of shape \[1, 2, 4\]\. The axis of devices"
+    ):
+        jitted_step(tiny_model)(state, jax.tree.map(lambda x: x[None], pieces(batch, 2)._replace()))
+
+
+def test_a_state_has_what_the_model_applies(tiny_model, make_batch):
+    """`state.params` is what `Transformer.apply` takes first, of batch norm too; a key begins it as a seed does."""
+    model = Transformer(dataclasses.replace(tiny_model, norm="batch"))
+    state = create_state(model, OPTIMIZER, jax.random.key(SEED))
+    jax.tree.map(np.testing.assert_array_equal, state, create_state(model, OPTIMIZER, SEED))
+    batch = make_batch(0, rows=2, S=6, T=7, empty_rows=0)
+    logits, _ = jax.jit(model.apply)(
+        state.params, batch.source, batch.source_mask, batch.target_input, batch.target_mask
+    )
+    assert logits.shape == (2, 7, 270)
+
+
 def test_dropout_differs_between_steps_and_rows(tiny_model, make_batch):
     step = jitted_step(tiny_model)
     state = create_state(Transformer(tiny_model), OPTIMIZER, SEED)
@@ -113,7 +135,7 @@ def test_evaluation_sums_the_unsmoothed_loss_without_dropout(tiny_model, make_ba
     model = Transformer(tiny_model)
     batch = make_batch(1, rows=8, S=6, T=7, empty_rows=2)
     state = create_state(model, OPTIMIZER, SEED)
-    sums = jax.jit(partial(eval_step, model=model))(state.params, state.variables, batch)
+    sums = jax.jit(partial(eval_step, model=model))(state.params, batch)
     expected = jax.jit(partial(plain_loss_sum, model, smoothing=0.0))(state.params, batch)
     assert float(sums["loss_sum"]) == pytest.approx(float(expected), rel=1e-6)
     assert float(sums["target_tokens"]) == batch.target_mask.sum()
@@ -124,19 +146,19 @@ def test_state_before_the_first_step(tiny_model):
     state, other = create_state(model, optimizer, 1), create_state(model, optimizer, 2)
     assert isinstance(state, TrainState)
     assert int(state.step) == 0
-    assert set(state.variables) == {"batch_stats"}
+    assert set(state.params) == {"params", "batch_stats"}
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(state.optimizer_state))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    assert not np.array_equal(state.params["embedding"], other.params["embedding"])
+    assert not np.array_equal(*(drawn.params["params"]["embedding"] for drawn in (state, other)))
     jax.tree.map(np.testing.assert_array_equal, state, create_state(model, optimizer, 1))
 
 
 def test_a_state_on_disk_has_the_names_that_it_began_with(tiny_model, tmp_path):
-    """So that earlier runs can be resumed: what is `variables` now was `batch_stats`."""
+    """So that earlier runs can be resumed."""
     state = create_state(Transformer(dataclasses.replace(tiny_model, norm="batch")), OPTIMIZER, 1)
     with Checkpoints(tmp_path, 1, "print") as checkpoints:
         checkpoints.save(7, state, {})
         jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(7, state), state)
     metadata = json.loads((tmp_path / "checkpoints" / "7" / "params" / "_METADATA").read_text(encoding="utf-8"))
     names = {tuple(key["key"] for key in leaf["key_metadata"])[:2] for leaf in metadata["tree_metadata"].values()}
-    assert names == {("batch_stats", "batch_stats"), *(("params", name) for name in state.params)}
+    assert names == {("batch_stats", "batch_stats"), *(("params", name) for name in state.params["params"])}

@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from itertools import takewhile
 
+from transformer.cli import process
 from transformer.errors import InputError
 from transformer.runtime import keep_freed_memory
 
@@ -29,6 +30,7 @@ COMMANDS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 2 for unusable input, 130 after Ctrl-C, 141 if nobody reads on."""
+    process.open_standard_streams()
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help"):
         print(f"usage: transformer {{{','.join(COMMANDS)}}} ...   (`transformer COMMAND --help` for its options)")
@@ -36,8 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a run
     try:
+        process.require_utf8(given)
         if given[0] not in COMMANDS:
             raise InputError(f"There is no command {given[0]}; the commands are {', '.join(COMMANDS)}.")
+        process.require_streams(given[0])
+        process.require_environment()
+        given = [process.expand_home(argument) for argument in given]
         refuse_repeated_options(given[1:])
         keep_freed_memory()
         import_module(f"transformer.cli.{given[0]}").main(given[1:])
@@ -47,6 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except (InputError, OSError) as error:  # an OSError names the file and what the system said
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except UnicodeEncodeError as error:  # of a file name, where Python's encoding is not UTF-8
+        text = ascii(error.object[:100])
+        print(f"error: {text} cannot be encoded as {error.encoding} here: set PYTHONUTF8=1.", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"error: {process.out_of_memory(given[0], error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         goes_on = " The same command goes on from the last checkpoint." if given[0] == "train" else ""

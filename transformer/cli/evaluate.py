@@ -1,6 +1,7 @@
 """`transformer evaluate`: score a run on its test set, or on other files."""
 
 import json
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from transformer.cli.decoding import DecodingOptions, load_translator, members_o
 from transformer.cli.pairs import PairOptions, checked_metrics, given_pairs
 from transformer.errors import InputError
 from transformer.files import check_writable
+from transformer.runtime import share_device_memory
 
 if TYPE_CHECKING:
     from transformer.data.corpus import Pairs
@@ -26,9 +28,10 @@ class EvaluationOptions(PairOptions, DecodingOptions):
     json: bool = False
     """Print JSON instead of a table; besides the scores it has the checkpoints, search, compute type and test set."""
     watch: bool = False
-    """Score each checkpoint as it appears, a line each, until the run has ended: beside the training, on any machine
-    that sees the run directory. The run's evaluation/STEP, or STEP in the folder of --output, keeps what --output keeps
-    of one evaluation. A step that is there already is not scored again."""
+    """Score each checkpoint as it appears, a line each, until the run has ended: beside the training, on any
+    machine that sees the run directory, and with no more of a GPU's memory than it needs. The run's
+    evaluation/STEP, or STEP in the folder of --output, keeps what --output keeps of one evaluation. A step that is
+    there already is not scored again."""
     interval: float = 30.0
     """With --watch: seconds to wait before looking for a new checkpoint again."""
 
@@ -68,6 +71,7 @@ def _watch(options: EvaluationOptions) -> None:
             raise InputError(f"{name} is for one evaluation: leave it out with --watch, which scores each checkpoint.")
     if options.interval <= 0:
         raise InputError(f"--interval must be positive, in seconds, but is {options.interval}.")
+    share_device_memory()
     pairs, metrics = _scored(options)
     prepare(options)
     from transformer.inference.watch import watch
@@ -82,6 +86,7 @@ def _watch(options: EvaluationOptions) -> None:
         dtype=options.dtype,
         interval=options.interval,
         report=partial(print, flush=True),
+        note=partial(print, file=sys.stderr, flush=True),
     )
 
 

@@ -5,6 +5,7 @@ keeps the resolved one as `config.json`. An annotation gives a field's type, cho
 concerns several fields is checked in `__post_init__`.
 """
 
+import os.path
 from dataclasses import dataclass, field
 
 from transformer.config.bounds import Natural, check
@@ -49,6 +50,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self)
+        object.__setattr__(self, "run_dir", os.path.expanduser(self.run_dir))
         require(
             1 <= self.average <= self.training.keep_last,
             f"average must lie between 1 and training.keep_last ({self.training.keep_last}), but is {self.average}: "

@@ -1,13 +1,12 @@
 """What the fields of a config may hold: types, choices and bounds, as annotations and checked by one function."""
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
-from transformer.errors import InputError
+from transformer.errors import InputError, did_you_mean
 
 
 class Bound(NamedTuple):
@@ -89,7 +88,4 @@ def _type_name(hint: Any) -> str:
 
 
 def _closest(value: Any, hint: Any) -> str:
-    """The choice that a mistyped one resembles, as a question; empty if there is none."""
-    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    close = difflib.get_close_matches(str(value), choices, n=1)
-    return f" Did you mean {close[0]}?" if close else ""
+    return did_you_mean(value, typing.get_args(hint) if typing.get_origin(hint) is Literal else ())

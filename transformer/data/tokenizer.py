@@ -111,7 +111,7 @@ class Tokenizer:
             id of the config is not one of the file's special tokens.
         """
         try:
-            tokenizer = cls(Path(path).read_bytes().decode("utf-8"), config)
+            tokenizer = cls(Path(path).read_bytes().decode("utf-8-sig"), config)
         except OSError as error:
             raise InputError(f"The tokenizer {path} cannot be read: {error.strerror}.") from error
         except Exception as error:  # the library raises nothing narrower for what is not a tokenizer

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int
 
+from transformer import parameters
 from transformer.checkpoint import load_params
 from transformer.config import Config, SearchConfig
 from transformer.data.corpus import Pairs
@@ -37,9 +38,10 @@ class Translator:
     Attributes:
         config: the run's.
         model: the architecture, with the compute type in use.
-        params: parameters, and further variables where the model has any: what `apply` takes first.
+        params: what `apply` takes first: the parameters under `params`, and other variables where the model has any.
         tokenizer: the run's.
         others: further models that translate together with this one; see `ensemble`.
+        checkpoints: steps of the checkpoints that the parameters are the mean of; empty if they are not a run's.
     """
 
     config: Config
@@ -47,6 +49,12 @@ class Translator:
     params: Params
     tokenizer: Tokenizer
     others: Members = ()
+    checkpoints: tuple[int, ...] = ()
+
+    @property
+    def num_parameters(self) -> int:
+        """How many parameters the model has; of several models, the first."""
+        return parameters.count(self.params)
 
     @property
     def members(self) -> Members:
@@ -245,7 +253,7 @@ def load(
     steps = checkpoint_steps(run_dir, checkpoint, average)
     params = load_params(run_dir, steps, tokenizer.fingerprint)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))
-    return Translator(config, model, jax.device_put(params), tokenizer)
+    return Translator(config, model, jax.device_put(params), tokenizer, checkpoints=tuple(steps))
 
 
 def ensemble(translators: Sequence[Translator]) -> Translator:

@@ -31,6 +31,7 @@ def watch(
     dtype: Literal["auto", "bfloat16", "float32"] | None = None,
     interval: float = 30.0,
     report: Callable[[str], None] = print,
+    note: Callable[[str], None] = print,
 ) -> None:
     """Scores the checkpoints of a run, the earliest first, until the run has ended and all are scored.
 
@@ -49,6 +50,7 @@ def watch(
         dtype: compute type instead of the run's.
         interval: seconds to wait before looking again, when nothing is left to score.
         report: takes a line for each checkpoint.
+        note: takes a line whenever it begins to wait for one.
 
     Raises:
         InputError: the folder has evaluations of other pairs, another search, other metrics or another compute type; a
@@ -62,7 +64,7 @@ def watch(
     resolved, _ = resolve_dtype(dtype or config.model.dtype)
     for step in sorted(done):
         _check_same(folder, step, pairs, search, metrics, resolved)
-    known, failed = set[int](), set[int]()
+    known, failed, waiting = set[int](), set[int](), False
     while True:
         finished = is_finished(run_dir)  # asked first: of a finished run, no checkpoint comes after the list
         steps = saved_steps(run_dir)
@@ -74,9 +76,13 @@ def watch(
         if not left and finished:
             return
         if not left:
+            if not waiting:
+                after = f"a checkpoint after step {max(known):,}" if known else "the first checkpoint"
+                note(f"waiting for {after}; looking every {interval:g} s")
+            waiting = True
             time.sleep(interval)
             continue
-        step = left[0]
+        step, waiting = left[0], False
         start = time.monotonic()
         averaged = steps[max(0, steps.index(step) + 1 - average) : steps.index(step) + 1]
         try:

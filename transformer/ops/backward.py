@@ -166,15 +166,18 @@ def _mix_backward(products: Products, saved: tuple[Array, Array], g: Array) -> t
 _mix.defvjp(_mix_forward, _mix_backward)
 
 
-@partial(custom_vjp, nondiff_argnums=(3,))
+@custom_vjp
 def layer_norm(
-    x: Float[Array, "... D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
+    x: Float[Array, "... D"],
+    scale: Float[Array, " D"],
+    bias: Float[Array, " D"],
+    epsilon: float | Float[Array, ""] = 1e-6,
 ) -> Float[Array, "... D"]:
     """`ops.layer_norm`; kept are `x` in its own type, and two numbers a token."""
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
 
-def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple]:
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float | Array) -> tuple[Array, tuple]:
     x32 = x.astype(jnp.float32)
     mean = x32.mean(-1, keepdims=True)
     inverse_deviation = lax.rsqrt(jnp.square(x32 - mean).mean(-1, keepdims=True) + epsilon)
@@ -182,13 +185,15 @@ def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> 
     return (normalized * scale + bias).astype(x.dtype), (x, scale, mean, inverse_deviation)
 
 
-def _layer_norm_backward(epsilon: float, saved: tuple, g: Array) -> tuple[Array, Array, Array]:
+def _layer_norm_backward(saved: tuple, g: Array) -> tuple[Array, Array, Array, Array]:
     x, scale, mean, inverse_deviation = saved
     normalized, g = (x.astype(jnp.float32) - mean) * inverse_deviation, g.astype(jnp.float32)
     tokens, scaled = tuple(range(x.ndim - 1)), g * scale
     along = (scaled * normalized).mean(-1, keepdims=True)
     dx = inverse_deviation * (scaled - scaled.mean(-1, keepdims=True) - normalized * along)
-    return dx.astype(x.dtype), (g * normalized).sum(tokens).astype(scale.dtype), g.sum(tokens).astype(scale.dtype)
+    dscale, dbias = (g * normalized).sum(tokens).astype(scale.dtype), g.sum(tokens).astype(scale.dtype)
+    depsilon = -0.5 * x.shape[-1] * (along * jnp.square(inverse_deviation)).sum()
+    return dx.astype(x.dtype), dscale, dbias, depsilon
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

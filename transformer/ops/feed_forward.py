@@ -8,6 +8,7 @@ import jax
 from jax import Array
 from jaxtyping import Float
 
+from transformer.errors import require_choice
 from transformer.ops.linear import linear
 
 ACTIVATIONS = MappingProxyType(
@@ -25,7 +26,7 @@ def feed_forward(
     bias_in: Float[Array, " F"],
     kernel_out: Float[Array, "F D"],
     bias_out: Float[Array, " D"],
-    activation: str,
+    activation: str = "relu",
     dropout: Callable[[Array], Array] | None = None,
     linear: Callable[[Array, Array, Array], Array] = linear,
 ) -> Float[Array, "... D"]:
@@ -47,7 +48,11 @@ def feed_forward(
 
     Returns:
         The output at each position, in the type of `x`.
+
+    Raises:
+        InputError: there is no such activation.
     """
+    require_choice("The activation", activation, [*ACTIVATIONS])
     hidden = ACTIVATIONS[activation](linear(x, kernel_in, bias_in))
     if dropout is not None:
         hidden = dropout(hidden)

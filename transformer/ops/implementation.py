@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from transformer.errors import require_choice
 from transformer.ops import backward, backward_loss, cpu
 from transformer.ops.attention import merge_heads, scaled_dot_product_attention, split_heads
 from transformer.ops.backward import Products
@@ -37,7 +38,10 @@ def select(name: Literal["auto", "plain"], backend: str) -> Implementation:
 
     `plain` is the equations as they are written in `ops`, which differentiate in every mode; `auto` is what trains
     fastest on the backend, with its backward passes written out (`ops.backward`).
+
+    Raises: InputError if there is no implementation of that name.
     """
+    require_choice("The implementation", name, ("auto", "plain"))
     if name == "plain":
         return PLAIN
     return CPU if backend == "cpu" else ACCELERATOR

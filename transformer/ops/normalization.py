@@ -9,7 +9,10 @@ from transformer.ops.masks import require_bool
 
 
 def layer_norm(
-    x: Float[Array, "... D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
+    x: Float[Array, "... D"],
+    scale: Float[Array, " D"],
+    bias: Float[Array, " D"],
+    epsilon: float | Float[Array, ""] = 1e-6,
 ) -> Float[Array, "... D"]:
     """Normalizes each token over its features (section 3.1; Ba et al. 2016, arXiv 1607.06450, Eq. 4).
 
@@ -30,7 +33,9 @@ def layer_norm(
     return (centred * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(x.dtype)
 
 
-def rms_norm(x: Float[Array, "... D"], scale: Float[Array, " D"], epsilon: float) -> Float[Array, "... D"]:
+def rms_norm(
+    x: Float[Array, "... D"], scale: Float[Array, " D"], epsilon: float | Float[Array, ""] = 1e-6
+) -> Float[Array, "... D"]:
     """Scales each token to unit root mean square over its features (Zhang & Sennrich 2019, arXiv 1910.07467, Eq. 4).
 
     y = scale * x / sqrt(mean(x^2) + epsilon)
@@ -58,8 +63,8 @@ def batch_norm(
     running_mean: Float[Array, " D"],
     running_variance: Float[Array, " D"],
     *,
-    epsilon: float,
-    momentum: float,
+    epsilon: float | Float[Array, ""] = 1e-6,
+    momentum: float | Float[Array, ""],
     train: bool,
     axis_name: str | None,
 ) -> tuple[Float[Array, "B T D"], Float[Array, " D"], Float[Array, " D"]]:

@@ -1,16 +1,18 @@
 """Sinusoidal positions (section 3.5) and their half-split variants, rotary positions, and positions in packed rows."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
+from transformer.errors import require, require_choice
 
-def sinusoidal_positions(
-    length: int, d_model: int, layout: Literal["interleaved", "halved", "halved_t2t"]
-) -> Float[Array, "T D"]:
+Layout = Literal["interleaved", "halved", "halved_t2t"]
+
+
+def sinusoidal_positions(length: int, d_model: int, layout: Layout = "interleaved") -> Float[Array, "T D"]:
     """Position encodings of fixed sinusoids (section 3.5).
 
     interleaved:  PE[pos, 2i] = sin(pos / 10000^(2i/d)),  PE[pos, 2i + 1] = cos(pos / 10000^(2i/d))
@@ -30,7 +32,16 @@ def sinusoidal_positions(
 
     Returns:
         The table, in float32 (the angles are exact: computed in float64 when the program is traced).
+
+    Raises:
+        InputError: there is no such layout, or d_model is not even, or too small for it.
     """
+    require_choice("The layout of positions", layout, get_args(Layout))
+    smallest = 4 if layout == "halved_t2t" else 2
+    require(
+        d_model % 2 == 0 and d_model >= smallest,
+        f"Sinusoidal positions need an even d_model of at least {smallest}, but it is {d_model}.",
+    )
     half = d_model // 2
     exponent = np.arange(half) / (half - 1 if layout == "halved_t2t" else half)
     angle = np.arange(length)[:, None] / 10000.0**exponent

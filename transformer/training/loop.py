@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import parameters
 from transformer.checkpoint import Checkpoints
 from transformer.config import Config
 from transformer.data.batches import Batches, iterate
@@ -64,6 +65,7 @@ def train(
     eval_fn = parallel.map_eval_step(partial(eval_step, model=model, total=parallel.total))
 
     state, counters = parallel.replicate(create_state(model, optimizer, config.seed)), Counters()
+    print(f"{parameters.count(state.params):,} parameters")
     first = checkpoints.latest() or 0
     if first:
         layout = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
@@ -111,7 +113,7 @@ def train(
                     require_finite(checkpoints, step, **scores)
                     counters = counters.after_validation(scores["validation_loss"])
                     if evaluate is not None:
-                        scores |= evaluate({"params": state.params, **state.variables})
+                        scores |= evaluate(state.params)
                     log.write(step, **scores)
                     shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
                     progress.print(f"step {step:,}: {shown}")
@@ -139,6 +141,6 @@ def require_finite(checkpoints: Checkpoints, step: int, **values: float) -> None
 
 def validate(eval_fn: Callable, state: TrainState, batches: Batches) -> float:
     """The mean loss over one epoch in nats per target token, unsmoothed."""
-    sums = [eval_fn(state.params, state.variables, parallel.split(batches[n])) for n in range(batches.per_epoch)]
+    sums = [eval_fn(state.params, parallel.split(batches[n])) for n in range(batches.per_epoch)]
     total = jax.tree.map(lambda *values: float(np.sum([float(v) for v in values])), *sums)
     return total["loss_sum"] / total["target_tokens"]

@@ -42,9 +42,9 @@ def map_train_step(step: Callable[[Any, Batch], tuple[Any, Any]]) -> Callable[[A
     return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
 
-def map_eval_step(step: Callable[[Any, Any, Batch], Any]) -> Callable[[Any, Any, Batch], Any]:
-    """`step(params, variables, batch) -> sums` over all local devices."""
-    return jax.pmap(step, axis_name=DEVICES, in_axes=(None, None, 0), out_axes=None)
+def map_eval_step(step: Callable[[Any, Batch], Any]) -> Callable[[Any, Batch], Any]:
+    """`step(params, batch) -> sums` over all local devices."""
+    return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None)
 
 
 def split(batch: Batch, accumulation_steps: int | None = None) -> Batch:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from transformer.config import DataConfig
+from transformer.data.normalization import normalize
 from transformer.data.pairs import Pairs, Report
 from transformer.data.records import read_jsonl, read_parquet, to_pairs
 from transformer.data.text import read_lines
@@ -37,7 +38,8 @@ def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
         pairs = Pairs(pairs.sources, pairs.targets)
     if split == "train" and config.drop_duplicates:
         first: dict[tuple[str, str], int] = {}
-        for index, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
+        for index, (source, target) in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
+            pair = normalize(source, config.normalization), normalize(target, config.normalization)
             first.setdefault(pair, index)
         report.drop("duplicates", len(pairs.sources) - len(first))
         pairs = pairs.select(list(first.values()))
@@ -73,19 +75,19 @@ def read_parallel(source: str, target: str) -> Pairs:
 def read_files(
     files: tuple[str, ...], config: DataConfig, *, split: str | None = None, drop_empty: bool = False
 ) -> tuple[Pairs, Report]:
-    """The sentence pairs of two files (a Moses pair) or of one. Text stays as it is, neither normalized nor stripped.
+    """The sentence pairs of two files (a Moses pair) or of one. Text stays as it is: the tokenizer normalizes it.
 
     A byte-order mark at the start of a file is no text, and left out.
 
     Args:
         files: Source file and target file, one sentence a line; or one .tsv, .jsonl, .json or .parquet file of pairs.
             Each may be compressed: .gz, .xz, .zst. `package:NAME` is a file that comes with this package.
-        config: Names the languages and columns.
+        config: Names the languages and columns. A side is empty if nothing is left of it when it is normalized.
         split: Of JSONL and parquet take only the pairs whose `config.split_key` has this value; None takes all.
         drop_empty: Drop and count pairs with an empty side.
 
     Raises: InputError, naming file and line, if a file is missing, damaged, or of an unknown kind; not UTF-8; has `\\r`
-        in its lines, another number of lines than its partner, a missing or superfluous column, a missing or
+        inside a line, another number of lines than its partner, a missing or superfluous column, a missing or
         non-string side, an empty side (unless drop_empty); or if no pair is left.
     """
     if not all(files):
@@ -93,11 +95,11 @@ def read_files(
     if config.tags is not None and (len(files) == 2 or _suffix(files[0]) == ".tsv"):
         raise InputError(f"{files[0]} has no tags, but data.tags is {config.tags}: they need JSONL or parquet.")
     if len(files) == 2:
-        return _without_empty(read_parallel(*files), files, "line", drop_empty)
+        return _without_empty(read_parallel(*files), files, "line", config, drop_empty)
     (path,) = files
     match _suffix(path):
         case ".tsv":
-            return _without_empty(_read_tsv(path, config.tsv_columns), (path, path), "line", drop_empty)
+            return _without_empty(_read_tsv(path, config.tsv_columns), (path, path), "line", config, drop_empty)
         case ".jsonl" | ".json":
             unit, records = "line", read_jsonl(path)
         case ".parquet":
@@ -113,12 +115,12 @@ def read_files(
             f"{path} has no pairs whose {config.split_key!r} (data.split_key) is {split!r}. Name the splits that it "
             "has with --data.train, --data.validation and --data.test, or add --data.corpus files to read other files."
         )
-    return _without_empty(pairs, (path, path), unit, drop_empty, numbers)
+    return _without_empty(pairs, (path, path), unit, config, drop_empty, numbers)
 
 
 def _suffix(path: str) -> str:
-    """The suffix that names the format: `.tsv` of `pairs.tsv.gz`."""
-    plain = Path(path)
+    """The suffix that names the format, in lower case: `.tsv` of `pairs.TSV.gz`."""
+    plain = Path(path.lower())
     return (plain.with_suffix("") if plain.suffix in (".gz", ".xz", ".zst") else plain).suffix
 
 
@@ -146,11 +148,16 @@ def _read_hub(split: str, config: DataConfig, drop_empty: bool) -> tuple[Pairs, 
             f"The Hugging Face dataset {name} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     pairs, numbers = to_pairs(rows, config, name=name, unit="row")
-    return _without_empty(pairs, (name, name), "row", drop_empty, numbers)
+    return _without_empty(pairs, (name, name), "row", config, drop_empty, numbers)
 
 
 def _without_empty(
-    pairs: Pairs, names: tuple[str, ...], unit: str, drop_empty: bool, numbers: Sequence[int] | None = None
+    pairs: Pairs,
+    names: tuple[str, ...],
+    unit: str,
+    config: DataConfig,
+    drop_empty: bool,
+    numbers: Sequence[int] | None = None,
 ) -> tuple[Pairs, Report]:
     """The pairs, those with an empty side dropped or refused, and the report.
 
@@ -159,7 +166,7 @@ def _without_empty(
     report = Report(files=tuple(dict.fromkeys(names)), read=len(pairs.sources))
     kept: list[int] = []
     for index, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
-        empty = [not text.strip() for text in pair]
+        empty = [not normalize(text, config.normalization).strip() for text in pair]
         if not any(empty):
             kept.append(index)
         elif not drop_empty:

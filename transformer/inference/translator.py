@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from transformer.errors import InputError
 from transformer.inference import forced_decoding
 from transformer.inference.decoding import Members, longest_source
 from transformer.inference.evaluate import Scores, score_translations
-from transformer.inference.translation import Translation, translations
+from transformer.inference.translation import Translation, Window, translated_windows, translations
 from transformer.model import Transformer
 from transformer.run_dir import checkpoint_steps, read_config
 from transformer.runtime import resolve_dtype, use_compilation_cache
@@ -53,31 +53,43 @@ class Translator:
         return ((self.model, self.params), *self.others)
 
     @overload
-    def translate(self, sentences: str, search: SearchConfig | None = None) -> str: ...
+    def translate(  # pyright: ignore[reportOverlappingOverload]  a string is a collection of strings, too
+        self, sentences: str, search: SearchConfig | None = None
+    ) -> str: ...
     @overload
-    def translate(self, sentences: list[str], search: SearchConfig | None = None) -> list[str]: ...
+    def translate(self, sentences: Collection[str], search: SearchConfig | None = None) -> list[str]: ...
     @overload
-    def translate(self, sentences: Iterator[str], search: SearchConfig | None = None) -> Iterator[str]: ...
+    def translate(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[str]: ...
     def translate(
-        self, sentences: str | list[str] | Iterator[str], search: SearchConfig | None = None
+        self, sentences: Iterable[str], search: SearchConfig | None = None
     ) -> str | list[str] | Iterator[str]:
         """The best translation of each sentence, or the first sample; see `translations`.
 
         Args:
-            sentences: one, several, or a stream of any length, which is translated as it is read.
+            sentences: one, a collection (a list, a tuple, an array), or a stream of any length, such as a generator. A
+                stream is advanced by a thread of its own, and what has arrived is translated when no more is waiting.
             search: the run's unless given.
 
         Returns:
-            What was given: a string, a list, or an iterator.
+            A string for a string, a list for a collection, an iterator for a stream.
+
+        Raises:
+            InputError: as `translations` does. An exception of a stream is raised after the translations of what came
+                before it.
         """
-        if isinstance(sentences, str):
+        if isinstance(sentences, str | bytes):
             return next(self.n_best([sentences], search))[0].text
         best = (found[0].text for found in self.n_best(sentences, search))
-        return list(best) if isinstance(sentences, list) else best
+        return list(best) if isinstance(sentences, Collection) else best
 
     def n_best(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[list[Translation]]:
         """The `search.num_best` translations of each sentence, as they come; see `translations`."""
         return translations(self.members, self.tokenizer, sentences, self.config.search if search is None else search)
+
+    def windows(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[Window]:
+        """The same, for as many sentences at a time as are waiting; see `translated_windows`."""
+        search = self.config.search if search is None else search
+        return translated_windows(self.members, self.tokenizer, sentences, search)
 
     def score(self, pairs: Sequence[tuple[str, str]], search: SearchConfig | None = None) -> Scores:
         """BLEU, chrF, exact match and loss of the translations of `pairs`, each a source and its reference.
@@ -222,7 +234,9 @@ def load(
     if config.compilation_cache:
         use_compilation_cache()
     compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
-    tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
+    tokenizer = Tokenizer.load(
+        Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size, config.data.normalization
+    )
     steps = checkpoint_steps(run_dir, checkpoint, average)
     params = load_params(run_dir, steps, tokenizer.fingerprint)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))

@@ -1,6 +1,6 @@
 """A stream in windows: what has arrived is worked on together, and whoever waits for an answer gets one."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable
 from contextlib import suppress
 from itertools import islice
 from queue import Empty, Queue
@@ -19,7 +19,7 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
-def windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def windows(items: Iterable[T], size: int) -> Generator[list[T], None, None]:
     """All items in order, in lists of at most `size`.
 
     A collection gives full windows. Any other iterable is advanced by a thread, since it may wait for an answer before

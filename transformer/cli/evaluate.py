@@ -1,5 +1,6 @@
 """`transformer evaluate`: score a run on its test set, or on other files."""
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,11 @@ def main(arguments: list[str]) -> None:
     from transformer.inference.results import evaluate, write_result
 
     scores, result = evaluate(translator, pairs, options.search, members)
+    if scores.loss is None:
+        print(
+            "A line is longer than the model's positions: it is translated in segments, so there is no loss.",
+            file=sys.stderr,
+        )
     print(scores.to_json() if options.json else f"{scores.to_text()}\n", end="")
     if options.output is not None:
         write_result(Path(options.output), result, scores)

@@ -4,6 +4,8 @@
 
 One sentence a line: its token ids, separated by spaces. The package tokenizers makes them of text and text of them:
 `Tokenizer.from_file("FILE.tokenizer.json")`, then `.encode(text, add_special_tokens=False).ids` and `.decode(ids)`.
+If FILE.json has `"normalization": "nfc"`, first take U+200B, U+2060, U+FEFF and U+00AD out of a text, and then encode
+`" ".join(unicodedata.normalize("NFC", text).split())`, as the run that was exported does.
 """
 
 import json

@@ -66,8 +66,14 @@ def test_from_json_names_what_is_wrong(text: str, message: str):
 
 def test_from_json_knows_the_quickstart_s_corpus_by_its_former_name():
     config = from_json('{"data": {"corpus": "grammar", "tags": null, "train": [], "test": [], "max_length": 64}}')
-    assert config.data == DataConfig(corpus="package:quickstart.jsonl.xz", max_length=64)
+    assert config.data == DataConfig(corpus="package:quickstart.jsonl.xz", max_length=64, normalization="none")
     assert from_json(to_json(config)) == config
+
+
+def test_runs_from_before_normalization_read_text_as_it_is():
+    values = json.loads(to_json(Config()))
+    assert values["data"].pop("normalization") == "nfc"
+    assert from_json(json.dumps(values)) == Config(data=DataConfig(normalization="none"))
 
 
 def test_from_json_takes_whole_numbers_for_floats():

@@ -15,6 +15,7 @@ REMOVED = {"training.num_shapes"}  # fields of version 0.1 that a run's config.j
 REPLACED = {  # values of before, and the fields that say the same now
     ("data.corpus", "grammar"): {"corpus": "package:quickstart.jsonl.xz"},
 }
+ABSENT = {("data", "normalization"): "none"}  # what a config.json means that was written before there was this field
 
 
 def to_json(config: Any) -> str:
@@ -39,6 +40,9 @@ def _from_dict(cls: Any, values: Any, where: str) -> Any:
         isinstance(values, dict), f"The config's {where.removesuffix('.') or 'top level'} must be an object of fields."
     )
     values = {name: value for name, value in values.items() if f"{where}{name}" not in REMOVED}
+    for (part, field), value in ABSENT.items():
+        if where == f"{part}.":
+            values = {field: value} | values
     for (field, before), now in REPLACED.items():
         if values.get(field.removeprefix(where)) == before:
             values |= now

@@ -187,9 +187,10 @@ def validation_bleu(config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pai
 
 def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
     """The run's tokenizer if it has one already, else the configured file, else a new one."""
-    size, kept = config.model.vocabulary_size, Path(config.run_dir) / "tokenizer.json"
+    size, normalization = config.model.vocabulary_size, config.data.normalization
+    kept = Path(config.run_dir) / "tokenizer.json"
     if kept.exists():
-        return Tokenizer.load(kept, config.tokenizer, size)
+        return Tokenizer.load(kept, config.tokenizer, size, normalization)
     if config.tokenizer.file is not None:
-        return Tokenizer.load(config.tokenizer.file, config.tokenizer, size)
-    return Tokenizer.train(chain(pairs.sources, pairs.targets), size, config.tokenizer)
+        return Tokenizer.load(config.tokenizer.file, config.tokenizer, size, normalization)
+    return Tokenizer.train(chain(pairs.sources, pairs.targets), size, config.tokenizer, normalization)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from transformer.analysis.attention import Attention, attention, rollout, strongest
-from transformer.data.tokenizer import Pieces
+from transformer.config import TokenizerConfig
+from transformer.data.tokenizer import Pieces, Tokenizer
 from transformer.errors import InputError
 from transformer.model import Transformer
 
@@ -95,6 +96,22 @@ def test_select_and_find(view):
 def test_sentences_that_cannot_be_shown(run, sentences, message):
     with pytest.raises(InputError, match=message):
         attention(run, *sentences)
+
+
+def test_invisible_characters_are_not_looked_at(run, view, tmp_path):
+    run.tokenizer.save(tmp_path / "tokenizer.json")
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json", TokenizerConfig(), 300, "nfc")
+    normalizing, typed = replace(run, tokenizer=tokenizer), "\ufeff the\u00a0 law is \u20ac go\u00adod, but its use\r"
+    shown = attention(normalizing, typed, f" {view.target.text}\u200b")
+    assert (shown.source.text, shown.source.tokens, shown.target.tokens) == (
+        typed,
+        view.source.tokens,
+        view.target.tokens,
+    )
+    for kind, weights in view.weights.items():
+        np.testing.assert_array_equal(shown.weights[kind], weights)
+    with pytest.raises(InputError, match="the source is empty"):
+        attention(normalizing, "\u200b \u2060")
 
 
 def test_strongest_first():

@@ -127,6 +127,19 @@ def test_evaluate_other_files(corpus, trained, tmp_path):
     assert float(loss) == pytest.approx(metrics[-1]["validation_loss"], rel=2**-8)
 
 
+def test_evaluate_splits_a_line_that_is_too_long_and_says_so(corpus, trained, tmp_path):
+    source, reference = tmp_path / "long.en", tmp_path / "long.de"
+    source.write_text("old dog\n" + "red house. " * 50 + "\n")
+    reference.write_text("alt hund\nrot haus\n")
+    files = ("--source", str(source), "--reference", str(reference), "--beam-size", "1")
+    found = call("evaluate", f"{corpus}/run", *files)
+    assert found.status == 0
+    assert "translated in segments, so there is no loss" in found.err
+    assert_refused(
+        call("evaluate", f"{corpus}/run", *files, "--long-input", "refuse"), r"has \d+ tokens, but the model"
+    )
+
+
 def test_evaluate_in_another_compute_type(corpus, trained, tmp_path):
     out = tmp_path / "out"
     found = call("evaluate", f"{corpus}/run", "--dtype", "float32", "--output", str(out))

@@ -1,6 +1,7 @@
 import fcntl
 import json
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -34,16 +35,20 @@ def test_translate_counts_lines_by_their_ends_alone(corpus, trained):
         "\ufeffman",
         "dog " * 500,
     ]
-    result = call("translate", f"{corpus}/run", "--long-input", "split", "--beam-size", "1", stdin="\n".join(lines))
+    result = call("translate", f"{corpus}/run", "--beam-size", "1", stdin="\n".join(lines))
     assert result.status == 0
+    assert re.search(
+        r"^Line 9 is longer than the model's positions: it is translated in \d+ segments\.$", result.err, re.M
+    )
+    assert result.err.count("Line ") == 1
     assert result.out.count("\n") == len(lines)
     assert "\r" not in result.out
-    refused = call("translate", f"{corpus}/run", stdin="\n".join(lines))
+    refused = call("translate", f"{corpus}/run", "--long-input", "refuse", stdin="\n".join(lines))
     assert_refused(refused, r"Line 9 has \d+ tokens, but the model has positions for 64")
 
 
 def test_a_line_of_100_000_characters_is_translated_in_pieces(corpus, trained):
-    options = ("--long-input", "split", "--beam-size", "1", "--jsonl", "--alignments")
+    options = ("--beam-size", "1", "--jsonl", "--alignments")
     result = call("translate", f"{corpus}/run", *options, stdin="old dog runs. " * 7_200 + "\nred house\n")
     assert result.status == 0
     long, short = (json.loads(line) for line in result.out.splitlines())
@@ -56,8 +61,8 @@ def test_a_line_of_100_000_characters_is_translated_in_pieces(corpus, trained):
 def test_translate_refuses_what_it_cannot_write(corpus, trained):
     assert_refused(call("translate", f"{corpus}/run", "--num-best", "2"), "--num-best 2 needs --jsonl")
     assert_refused(call("translate", f"{corpus}/run", "--alignments"), "--alignments needs --jsonl")
-    pieces = ("--prefix", "der", "--long-input", "split")
-    assert_refused(call("translate", f"{corpus}/run", *pieces), "search.prefix would begin each piece of a line")
+    prefixed = call("translate", f"{corpus}/run", "--prefix", "der", stdin="dog\n" + "dog " * 500)
+    assert_refused(prefixed, r"Line 2 has \d+ tokens, .* or leave out --prefix, which would begin each")
     for name, message in (
         ("run@first", "named RUN@STEP, RUN@best or RUN@last"),
         ("run@15", "no checkpoint of step 15"),
@@ -79,13 +84,51 @@ def test_translate_to_json(corpus, trained):
         for translation in record["translations"]:
             assert len(translation["alignment"]) == len(translation["target_pieces"])
             assert max(translation["alignment"]) < len(translation["source_pieces"])
+            typed = [record["source"][start:end] for start, end in translation["source_offsets"]]
+            assert typed == [*translation["source_pieces"][:-1], ""]
             assert translation["source_pieces"][-1] == "</s>"
 
 
+def start(run, *options):
+    """`transformer translate` as a program of its own, with pipes."""
+    code = "import sys; from transformer.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "translate", run, *options]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("end", ["close", "interrupt"])
+def test_a_program_that_asks_line_by_line_is_answered(corpus, trained, end):
+    with start(f"{corpus}/run", "--jsonl", "--alignments") as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stderr is not None
+        for line in ("old dog", "", "red\u00a0\u200bhouse"):
+            program.stdin.write(f"{line}\n".encode())
+            program.stdin.flush()
+            ready, _, _ = select.select([program.stdout], [], [], 60)
+            assert ready
+            assert json.loads(program.stdout.readline())["source"] == line
+        if end == "close":
+            program.stdin.close()
+        else:  # while a thread waits for more input
+            program.send_signal(signal.SIGINT)
+        assert program.wait(60) == (0 if end == "close" else 130)
+        assert program.stdout.read() == b""
+        assert "Fatal" not in program.stderr.read().decode()
+
+
+def test_lines_before_one_that_is_no_text_are_translated(corpus, trained):
+    with start(f"{corpus}/run") as program:
+        out, err = program.communicate(b"old dog\nred house\n\xff\n", 60)
+    assert program.returncode == 2
+    assert out.count(b"\n") == 2
+    assert err.decode().endswith(
+        "standard input, line 3 is not UTF-8 (invalid start byte): convert the file to UTF-8.\n"
+    )
+
+
 def test_ctrl_c_leaves_whole_lines(corpus, trained):
-    start = "import sys; from transformer.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", start, "translate", f"{corpus}/run", "--jsonl"]
-    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = start(f"{corpus}/run", "--jsonl")
     with program:
         assert program.stdin is not None
         assert program.stdout is not None

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import lzma
@@ -158,13 +159,40 @@ def test_unequal_line_counts(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.en", "x.tsv"])
-@pytest.mark.parametrize("text", ["a\tb\nc\rc\td\n", "a\tb\nc\td\r\n"])
-def test_carriage_return(tmp_path, name, text):
+@pytest.mark.parametrize("text", ["a\tb\nc\rc\td\n", "a\tb\r\nc\td\r\r\n", "a\tb\nc\td\r"])
+def test_carriage_return_inside_a_line(tmp_path, name, text):
     path = write(tmp_path / name, text)
     files = (path,) if name == "x.tsv" else (path, path)
     message = error_of(read_files, files, CONFIG)
-    assert message.startswith(f"{path}, line 2 has a carriage return")
-    assert "convert the file" in message
+    assert message.startswith(f"{path}, line 2 has a carriage return (\\r) inside it: replace it")
+
+
+@pytest.mark.parametrize("text", ["a\tA\r\nb\tB\r\n", "\ufeffa\tA\r\nb\tB", "a\tA\nb\tB\r\n"])
+def test_windows_line_ends_are_line_ends(tmp_path, text):
+    path = write(tmp_path / "x.tsv", text)
+    assert read_files((path,), CONFIG)[0] == Pairs(["a", "b"], ["A", "B"])
+
+
+def test_suffixes_in_capitals(tmp_path):
+    for name, data in (
+        ("x.TSV", b"a\tA\n"),
+        ("x.Tsv.GZ", gzip.compress(b"a\tA\n")),
+        ("x.JSONL", b'{"en":"a","de":"A"}'),
+    ):
+        assert read_files((write(tmp_path / name, data),), CONFIG)[0] == Pairs(["a"], ["A"])
+    assert DataConfig(corpus="x.JSONL.XZ").is_one_file
+
+
+def test_sides_are_empty_and_pairs_the_same_when_normalized(tmp_path):
+    path = write(tmp_path / "x.tsv", "a b\tA\n\u200b\ufeff\tB\na\u00a0b \tA\n\u00e9\tE\ne\u0301\tE\n")
+    config = DataConfig(train=(path,), validation=(path,), drop_empty=True, drop_duplicates=True)
+    pairs, report = read_pairs(config, "train")
+    assert pairs == Pairs(["a b", "\u00e9"], ["A", "E"])
+    assert report.dropped == {"empty": 1, "duplicates": 2}
+    assert error_of(read_pairs, config, "validation").startswith(f"{path}, line 2 has an empty source")
+    as_it_is = dataclasses.replace(config, normalization="none")
+    assert read_pairs(as_it_is, "train")[1].dropped == {}
+    assert len(read_pairs(as_it_is, "validation")[0].sources) == 5
 
 
 def test_invalid_utf8(tmp_path):

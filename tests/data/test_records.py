@@ -43,7 +43,7 @@ def write(tmp_path):
         ('{"en": "a", "de": {}}', "line 2: 'de' must be a string, but is a dict"),
         ('{"en": "a", "de": null}', "line 2: 'de' must be a string, but is None"),
         ('{"en": 1.0, "de": "a"}', "line 2: 'en' must be a string, but is 1.0"),
-        ('{"en": "\\ud800", "de": "a"}', "line 2: 'en' has half a surrogate pair"),
+        ('{"en": "\\ud800", "de": "a"}', "line 2: 'en' has an unpaired surrogate (U+D800), so it is not valid"),
     ],
 )
 def test_jsonl_rows(write, row, message):

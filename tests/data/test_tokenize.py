@@ -41,7 +41,7 @@ def test_it_drops_and_counts_training_pairs(tokenizer):
 @pytest.mark.parametrize(("max_length", "pack_length", "longest"), [(10, 7, 7), (10, 40, 10), (10, None, 10)])
 def test_training_pairs_that_fit_no_row_are_dropped_and_counted(tokenizer, max_length, pack_length, longest):
     sides = [(source, target) for source in range(3, 15) for target in range(3, 15)]  # tokens, with space and end
-    pairs = Pairs(*map(list, zip(*(("a" * (s - 2), "b" * (t - 2)) for s, t in sides), strict=True)))
+    pairs = Pairs(["a" * (source - 2) for source, _ in sides], ["b" * (target - 2) for _, target in sides])
     report = Report(files=("x",), read=len(sides))
     config = DataConfig(max_length=max_length)
     tokens = tokenize(pairs, tokenizer, config, report, filter=True, max_length=pack_length)

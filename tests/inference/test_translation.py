@@ -1,11 +1,15 @@
 import dataclasses
 import math
+from collections.abc import Iterator
+from queue import Queue
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from transformer.config import SearchConfig
+from transformer.config import SearchConfig, TokenizerConfig
+from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.inference.decoding import decode
 from transformer.inference.translation import Translation, _join, distinct, search_ids, translate, translations
@@ -39,8 +43,15 @@ def test_one_line_out_for_each_line_in(translator):
 
 
 def test_a_sentence_beyond_the_positions_is_named(translator):
-    with pytest.raises(InputError, match=r"Line 2 has \d+ tokens, but the model has positions for 80"):
-        translator.translate(["a man", "man " * 200])
+    refuse = dataclasses.replace(translator.config.search, long_input="refuse")
+    with pytest.raises(
+        InputError, match=r"Line 2 has \d+ tokens, but the model has positions for 80\. .* --long-input split"
+    ):
+        translator.translate(["a man", "man " * 200], refuse)
+    prefix = dataclasses.replace(translator.config.search, prefix="the bird")
+    assert translator.translate("a man", prefix).startswith("the bird")
+    with pytest.raises(InputError, match=r"Line 2 has \d+ tokens, .* or leave out --prefix, which would begin each"):
+        translator.translate(["a man", "man " * 200], prefix)
 
 
 def test_a_translation_never_outgrows_the_positions_or_its_source(translator, tokenizer):
@@ -52,32 +63,96 @@ def test_a_translation_never_outgrows_the_positions_or_its_source(translator, to
     assert len(found[1]) == 80 - 1
 
 
-def test_a_string_a_list_and_a_stream(translator):
+def test_a_string_a_collection_and_a_stream(translator):
     sentences = ["a man runs", "two dogs under the tree"]
     expected = translator.translate(sentences)
     assert translator.translate(sentences[0]) == expected[0]
-    assert list(translator.translate(iter(sentences))) == expected
+    for collection in (tuple(sentences), np.array(sentences), dict.fromkeys(sentences)):
+        assert translator.translate(collection) == expected
+    stream = translator.translate(iter(sentences))
+    assert isinstance(stream, Iterator)
+    assert list(stream) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("b\ud83d", r"Line 2 has an unpaired surrogate \(U\+D83D\), so it is not valid Unicode text"),
+        (b"caf\xe9", "Line 2 must be a string, but is of type bytes"),
+        (None, "Line 2 must be a string, but is of type NoneType"),
+    ],
+)
+def test_what_is_no_text_is_refused(translator, value, message):
+    with pytest.raises(InputError, match=message):
+        list(translator.translate(iter(["a", value])))
+
+
+def test_an_unpaired_surrogate_is_refused(translator):
+    for refused in (
+        lambda: translator.translate(["\ud83d"]),
+        lambda: translator.translate("\ud83d"),
+        lambda: translator.loss(["a"], ["\ud83d"]),
+        lambda: translator.tokenizer.encode("\ud83d"),
+        lambda: translator.tokenizer.cut("\ud83d"),
+        lambda: translator.tokenizer.offsets("\ud83d"),
+    ):
+        with pytest.raises(InputError, match=r"(Line 1|Text 1|The text) has an unpaired surrogate \(U\+D83D\)"):
+            refused()
+
+
+def test_a_stream_of_questions_is_answered_one_by_one(translator):
+    sentences, answers = ["a man runs", "two dogs", "", "man " * 200, "the bird"], Queue()
+
+    def questions():
+        for number, sentence in enumerate(sentences):
+            yield sentence
+            assert answers.get(timeout=60) == number  # nothing more comes before the answer
+
+    found = []
+    for number, text in enumerate(translator.translate(questions())):
+        found.append(text)
+        answers.put(number)
+    assert found == translator.translate(sentences)
 
 
 def test_a_stream_is_read_a_window_at_a_time(translator, monkeypatch):
     monkeypatch.setattr("transformer.inference.translation.WINDOW", 4)
-    read, sentences = [], ["a man", "", "two dogs", "the bird", "a tree", "old house", "a man"]
+    read, sentences = [], ["a man", "", "two dogs", "the bird", "a tree", "old house", "a man"] * 4
     found = translator.translate(read.append(line) or line for line in sentences)
     first = next(found)
-    assert len(read) == 4
+    assert len(read) <= 2 * 4 + 1
     assert [first, *found] == translator.translate(sentences)
+    refuse = dataclasses.replace(translator.config.search, long_input="refuse")
     with pytest.raises(InputError, match="Line 6 has"):
-        list(translator.translate(iter([*sentences[:5], "man " * 200])))
+        list(translator.translate(iter([*sentences[:5], "man " * 200]), refuse))
 
 
-def test_a_long_sentence_is_translated_in_pieces(translator):
-    search = dataclasses.replace(translator.config.search, long_input="split", num_best=2)
+def test_invisible_characters_change_nothing(translator, tmp_path):
+    translator.tokenizer.save(tmp_path / "tokenizer.json")
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json", TokenizerConfig(), 300, "nfc")
+    normalizing = dataclasses.replace(translator, tokenizer=tokenizer)
+    plain, typed = ["a man runs", ""], ["\ufeff  a\u00a0man\u200b\u00ad runs\r", "\u2060 \u200b"]
+    assert normalizing.translate(plain) == translator.translate(plain)
+    assert normalizing.translate(typed) == translator.translate(plain)
+    assert translator.translate(typed) != translator.translate(plain)
+    loss = translator.loss(plain[:1], plain[:1])
+    assert normalizing.loss(typed[:1], plain[:1]) == normalizing.loss(plain[:1], typed[:1]) == loss
+    assert normalizing.alignments(typed[:1], typed[:1]) == translator.alignments(plain[:1], plain[:1])
+    (window,) = normalizing.windows(typed)
+    assert (window.sentences, window.segments) == (typed, [1, 0])
+
+
+def test_a_long_sentence_is_translated_in_segments(translator):
+    search = dataclasses.replace(translator.config.search, num_best=2)
     long = "a man runs. " * 30
     short, found = translator.n_best(["a man runs", long], search)
     assert short[0].text == translator.translate("a man runs")
     assert len(found) == 2
     assert found[0].tokens > 80 or found[0].text.count(" ") > 0
     assert translator.translate(["x" * 500], search) != [""]
+    (window,) = translator.windows(["a man runs", long, " "], search)
+    assert window.segments[1] > 1
+    assert window.segments[::2] == [1, 0]
 
 
 def test_pieces_of_a_line_are_samples_of_their_own(translator, monkeypatch):
@@ -136,9 +211,9 @@ def test_what_may_be_said(translator, tokenizer):
     assert len(both) == 2  # behind a space, and without one
     assert tokenizer.pieces(both) == ["a", "a"]
     for special in ("</s>", "<pad>"):
-        with pytest.raises(InputError, match="Only what is one piece"):
+        with pytest.raises(InputError, match="Only what is one token"):
             search_ids(tokenizer, SearchConfig(forbidden=(special,)))
-    with pytest.raises(InputError, match=r"Only what is one piece .* 'incomprehensible' is"):
+    with pytest.raises(InputError, match=r"Only what is one token .* 'incomprehensible' is \d\d tokens"):
         translator.translate(sentences, dataclasses.replace(translator.config.search, forbidden=("incomprehensible",)))
 
 

@@ -41,7 +41,7 @@ def test_a_line_in_pieces_has_scores_but_no_loss(translator):
     assert scores.loss is None
     assert "loss" not in scores.to_text()
     with pytest.raises(InputError, match="positions"):
-        translator.evaluate(pairs, translator.config.search)
+        translator.evaluate(pairs, dataclasses.replace(translator.config.search, long_input="refuse"))
 
 
 def test_load_brings_back_what_was_saved(translator, tokenizer, tmp_path, draw_variables):

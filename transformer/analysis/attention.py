@@ -103,7 +103,7 @@ def attention(run: Translator, source: str, target: str | None = None, search: S
     for name, text in (("source", source), ("target", target)):
         if text is None:
             continue
-        if not text.strip():
+        if not run.tokenizer.normalize(text).strip():
             raise InputError(f"A sentence is needed to look at, but the {name} is empty.")
         length = len(run.tokenizer.cut(text).tokens) + 1
         check_lengths([length], longest, lambda _, name=name: f"The {name}", "Shorten it.")

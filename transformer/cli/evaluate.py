@@ -52,6 +52,11 @@ def main(arguments: list[str]) -> None:
     from transformer.inference.results import describe, evaluate, write_result
 
     scores, result = evaluate(translator, pairs, options.search, members, metrics)
+    if scores.loss is None:
+        print(
+            "A line is longer than the model's positions: it is translated in segments, so there is no loss.",
+            file=sys.stderr,
+        )
     if options.json:
         values = json.loads(scores.to_json()) | {"evaluation": describe(result)}
         print(json.dumps(values, indent=2, ensure_ascii=False))

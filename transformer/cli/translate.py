@@ -1,14 +1,14 @@
 """`transformer translate`: standard input to standard output, one line out for each line in."""
 
+import io
 import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice, tee
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +16,20 @@ from transformer.cli.decoding import DecodingOptions, load_translator, parse
 from transformer.errors import InputError
 
 if TYPE_CHECKING:
-    from transformer.inference.translation import Translation
+    from transformer.inference.translation import Translation, Window
     from transformer.inference.translator import Translator
 
 
 @dataclass(frozen=True)
 class TranslationOptions(DecodingOptions):
-    """Translate standard input to standard output, one line out for each line in."""
+    """Translate standard input to standard output, one line out for each line in, whenever no more input is waiting."""
 
     jsonl: bool = False
     """Write a JSON object for each line: the source, and its translations with their scores, best first."""
     alignments: bool = False
-    """With --jsonl: for each piece of a translation, the piece of the source that it looks at the most; null where
-    either is longer than the model's positions."""
+    """With --jsonl: for each token of a translation, the source token that it attends to the most; null where either
+    text is longer than the model's positions. `source_offsets` has the start and end of each source token in `source`,
+    in characters."""
 
 
 def main(arguments: list[str]) -> None:
@@ -41,16 +42,40 @@ def main(arguments: list[str]) -> None:
     translator = load_translator(options)
     from transformer.data.text import stream_lines
 
-    lines = _counted(stream_lines(sys.stdin.buffer, "standard input"))
-    if options.jsonl:
-        written = (json.dumps(record, ensure_ascii=False) for record in _records(translator, lines, options))
-    else:
-        written = translator.translate(lines, options.search)
-    for line in written:
+    count = 0
+    for window in translator.windows(_counted(stream_lines(_standard_input(), "standard input")), options.search):
+        _note_segments(window, count)
+        count += len(window.sentences)
+        if options.jsonl:
+            written = (json.dumps(record, ensure_ascii=False) for record in _records(translator, window, options))
+        else:
+            written = (found[0].text for found in window.translations)
+        for line in written:
+            with _uninterrupted():
+                left = line.encode() + b"\n"
+                while left:  # a signal may have cut a long write short
+                    left = left[sys.stdout.buffer.write(left) :]
         with _uninterrupted():
-            left = line.encode() + b"\n"
-            while left:  # a signal may have cut a long write short
-                left = left[sys.stdout.buffer.write(left) :]
+            sys.stdout.buffer.flush()  # somebody may be waiting for these lines before writing more
+
+
+def _standard_input() -> Iterable[bytes]:
+    """Standard input, for the thread that reads it and nobody else.
+
+    Python closes `sys.stdin` when it exits. If a thread is still reading from it, Python aborts.
+    """
+    if not isinstance(sys.stdin, io.TextIOWrapper):
+        raise InputError("Standard input is closed. Give it the lines to translate, for instance with < FILE.")
+    return sys.stdin.detach()
+
+
+def _note_segments(window: "Window", before: int) -> None:
+    for number, segments in enumerate(window.segments, start=before + 1):
+        if segments > 1:
+            print(
+                f"Line {number} is longer than the model's positions: it is translated in {segments} segments.",
+                file=sys.stderr,
+            )
 
 
 @contextmanager
@@ -74,16 +99,10 @@ def _uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _records(translator: "Translator", lines: Iterator[str], options: TranslationOptions) -> Iterator[dict[str, Any]]:
-    from transformer.inference.translation import WINDOW
-
-    lines, read = tee(lines)
-    both = zip(lines, translator.n_best(read, options.search), strict=True)
-    while window := list(islice(both, WINDOW)):
-        sources, found = map(list, zip(*window, strict=True))
-        aligned = _alignments(translator, sources, found) if options.alignments else None
-        for source, translations in zip(sources, found, strict=True):
-            yield {"source": source, "translations": [_record(best, aligned) for best in translations]}
+def _records(translator: "Translator", window: "Window", options: TranslationOptions) -> Iterator[dict[str, Any]]:
+    aligned = _alignments(translator, window.sentences, window.translations) if options.alignments else None
+    for source, translations in zip(window.sentences, window.translations, strict=True):
+        yield {"source": source, "translations": [_record(best, aligned) for best in translations]}
 
 
 def _record(translation: "Translation", aligned: Iterator[dict[str, Any]] | None) -> dict[str, Any]:
@@ -106,7 +125,12 @@ def _alignments(
             tokenizer.pieces([*ids, tokenizer.end_id]) for ids in tokenizer.encode_batch([source, target])
         )
         alignment = next(places) if fits else None  # what was translated in pieces
-        yield {"source_pieces": source_pieces, "target_pieces": target_pieces, "alignment": alignment}
+        yield {
+            "source_pieces": source_pieces,
+            "source_offsets": [*tokenizer.offsets(source), (len(source), len(source))],
+            "target_pieces": target_pieces,
+            "alignment": alignment,
+        }
 
 
 def _counted(lines: Iterator[str]) -> Iterator[str]:

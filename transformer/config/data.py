@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from transformer.config.bounds import Natural, at_least, check
 from transformer.errors import require
+
+Normalization = Literal["nfc", "none"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class DataConfig:
     """Key or column with the split of each pair, in one file that holds all splits."""
     tsv_columns: tuple[int, int] = (0, 1)
     """Columns of source and target in a TSV file, counted from 0."""
+    normalization: Normalization = "nfc"
+    """What happens to a sentence before it is tokenized. `nfc`: characters are composed (Unicode's NFC), any white
+    space becomes one space, both ends are stripped, and U+200B, U+2060, U+FEFF and U+00AD, which do not show, are
+    removed. `none`: nothing. References are scored as they are."""
     drop_empty: bool = False
     """Drop and count training pairs with an empty side, instead of stopping at the first. In a validation or test set
     an empty side is always an error: it is scored on all of its references."""
@@ -88,7 +94,7 @@ class DataConfig:
     @property
     def is_one_file(self) -> bool:
         """Whether `corpus` is one file that holds all splits."""
-        return re.search(r"\.(jsonl?|parquet)(\.(gz|xz|zst))?$", self.corpus) is not None
+        return re.search(r"\.(jsonl?|parquet)(\.(gz|xz|zst))?$", self.corpus, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ class SearchConfig:
     """Tokens of the vocabulary that are never generated, after a space or without one. A word that is one token may
     still be spelt with several smaller ones."""
     prefix: str = ""
-    """Text that every translation begins with; not together with long_input=split."""
+    """Text that every translation begins with. A source longer than the model's positions is then refused: the prefix
+    would begin each of its segments."""
     num_best: Count = 1
     """Number of translations to return per sentence: the best ones found by the search, or that many samples. May
     exceed the beam size. A text found in several tokenizations is returned once, so there may be fewer."""
@@ -46,7 +47,7 @@ class SearchConfig:
     """Nucleus sampling: draw from the smallest set of tokens whose total probability reaches this value."""
     seed: Natural = 0
     """Seed of the sampling. A sample is a function of the seed, the sentence's number and the sample's."""
-    long_input: Literal["refuse", "split"] = "refuse"
+    long_input: Literal["refuse", "split"] = "split"
     """What to do with a source longer than the model's positions: stop, or translate it in segments, cut at sentence
     ends, else between words."""
     batch_tokens: Count | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from transformer.config import DataConfig
+from transformer.data.normalization import normalize
 from transformer.data.pairs import Pairs, Report
 from transformer.data.records import read_jsonl, read_parquet, to_pairs
 from transformer.data.text import read_lines
@@ -38,7 +39,8 @@ def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
         pairs = Pairs(pairs.sources, pairs.targets)
     if split == "train" and config.drop_duplicates:
         first: dict[tuple[str, str], int] = {}
-        for index, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
+        for index, (source, target) in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
+            pair = normalize(source, config.normalization), normalize(target, config.normalization)
             first.setdefault(pair, index)
         report.drop("duplicates", len(pairs.sources) - len(first))
         pairs = pairs.select(list(first.values()))
@@ -91,7 +93,7 @@ def read_parallel(source: str, target: str, config: DataConfig) -> Pairs:
 def read_files(
     files: tuple[str, ...], config: DataConfig, *, split: str | None = None, empty: Empty = "refuse"
 ) -> tuple[Pairs, Report]:
-    """The sentence pairs of two files (a Moses pair) or of one. Text stays as it is, neither normalized nor stripped.
+    """The sentence pairs of two files (a Moses pair) or of one. Text stays as it is: the tokenizer normalizes it.
 
     A byte-order mark at the start of a file is no text, and left out.
 
@@ -99,12 +101,12 @@ def read_files(
         files: Source file and target file, one sentence a line; or one .tsv, .jsonl, .json or .parquet file of pairs.
             Where two files are given, one of pairs gives the side that it is named for. Each may be compressed: .gz,
             .xz, .zst. `package:NAME` is a file that comes with this package.
-        config: Names the languages and columns.
+        config: Names the languages and columns. A side is empty if nothing is left of it when it is normalized.
         split: Of JSONL and parquet take only the pairs whose `config.split_key` has this value; None takes all.
         empty: Pairs with an empty side are an error, dropped and counted, or kept.
 
     Raises: InputError, naming file and line, if a file is missing, damaged, or of an unknown kind; not UTF-8; has `\\r`
-        in its lines, another number of lines than its partner, a missing or superfluous column, a missing or
+        inside a line, another number of lines than its partner, a missing or superfluous column, a missing or
         non-string side, an empty side (unless `empty` says otherwise); or if no pair is left.
     """
     if not all(files):
@@ -112,7 +114,7 @@ def read_files(
     if config.tags is not None and (len(files) == 2 or _suffix(files[0]) == ".tsv"):
         raise InputError(f"{files[0]} has no tags, but data.tags is {config.tags}: they need JSONL or parquet.")
     if len(files) == 2 and not (files[0] == files[1] and is_file_of_pairs(files[0])):
-        return _without_empty(read_parallel(*files, config), files, "line", empty)
+        return _without_empty(read_parallel(*files, config), files, "line", config, empty)
     path = files[0]
     pairs, numbers = _read_one(path, config, split)
     if split is not None and not pairs.sources:
@@ -120,7 +122,7 @@ def read_files(
             f"{path} has no pairs whose {config.split_key!r} (data.split_key) is {split!r}. Name the splits that it "
             "has with --data.train, --data.validation and --data.test, or add --data.corpus files to read other files."
         )
-    return _without_empty(pairs, (path, path), "row" if _suffix(path) == ".parquet" else "line", empty, numbers)
+    return _without_empty(pairs, (path, path), "row" if _suffix(path) == ".parquet" else "line", config, empty, numbers)
 
 
 def read_targets(path: str, config: DataConfig) -> list[str]:
@@ -156,8 +158,8 @@ def _read_side(path: str, side: Literal[0, 1], config: DataConfig) -> list[str]:
 
 
 def _suffix(path: str) -> str:
-    """The suffix that names the format: `.tsv` of `pairs.tsv.gz`."""
-    plain = Path(path)
+    """The suffix that names the format, in lower case: `.tsv` of `pairs.TSV.gz`."""
+    plain = Path(path.lower())
     return (plain.with_suffix("") if plain.suffix in (".gz", ".xz", ".zst") else plain).suffix
 
 
@@ -185,11 +187,16 @@ def _read_hub(split: str, config: DataConfig, empty: Empty) -> tuple[Pairs, Repo
             f"The Hugging Face dataset {name} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     pairs, numbers = to_pairs(rows, config, name=name, unit="row")
-    return _without_empty(pairs, (name, name), "row", empty, numbers)
+    return _without_empty(pairs, (name, name), "row", config, empty, numbers)
 
 
 def _without_empty(
-    pairs: Pairs, names: tuple[str, ...], unit: str, empty: Empty, numbers: Sequence[int] | None = None
+    pairs: Pairs,
+    names: tuple[str, ...],
+    unit: str,
+    config: DataConfig,
+    empty: Empty,
+    numbers: Sequence[int] | None = None,
 ) -> tuple[Pairs, Report]:
     """The pairs, those with an empty side dropped, refused or kept, and the report.
 
@@ -198,7 +205,7 @@ def _without_empty(
     report = Report(files=tuple(dict.fromkeys(names)), read=len(pairs.sources))
     kept: list[int] = []
     for index, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
-        blank = [not text.strip() for text in pair]
+        blank = [not normalize(text, config.normalization).strip() for text in pair]
         if empty == "keep" or not any(blank):
             kept.append(index)
         elif empty == "refuse":

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformer.config import DataConfig
 from transformer.data.pairs import ANTECEDENTS, TAGS, Antecedent, Pairs
-from transformer.data.text import read_bytes, split_lines
+from transformer.data.text import check_text, read_bytes, split_lines
 from transformer.errors import InputError
 
 
@@ -103,8 +103,7 @@ def _sides(record: Any, config: DataConfig, where: str) -> tuple[str, str]:
             )
         if not isinstance(sides[language], str):
             raise InputError(f"{where}: {language!r} must be a string, but is {_kind(sides[language])}.")
-        if not _encodable(sides[language]):
-            raise InputError(f"{where}: {language!r} has half a surrogate pair, which is no text.")
+        check_text(sides[language], f"{where}: {language!r}")  # a JSON escape such as "\ud800" is no character
     return sides[languages[0]], sides[languages[1]]
 
 
@@ -133,12 +132,3 @@ def _antecedents(record: dict[str, Any]) -> tuple[Antecedent, ...]:
 def _kind(value: Any) -> str:
     """What a value is, in few words."""
     return f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.80}"
-
-
-def _encodable(text: str) -> bool:
-    """False where a JSON escape such as "\\ud800" has made a string that UTF-8 cannot write."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

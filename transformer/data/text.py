@@ -15,7 +15,7 @@ PACKAGE = "package:"  # before the name of a file in this folder: a path into si
 def read_lines(path: str) -> list[str]:
     """The lines of a text file, compressed or not; only `\\n` ends a line.
 
-    Raises: InputError if the file is missing, damaged, not UTF-8, or has a `\\r`.
+    Raises: InputError if the file is missing, damaged, not UTF-8, or has a `\\r` inside a line.
     """
     return decode_lines(read_bytes(path), path)
 
@@ -23,20 +23,20 @@ def read_lines(path: str) -> list[str]:
 def decode_lines(data: bytes, name: str) -> list[str]:
     """The lines of text; only `\\n` ends a line: U+2028, U+0085, vertical tab and form feed stay inside it.
 
-    A byte-order mark at the start is left out.
+    A byte-order mark at the start is left out, and so is the `\\r` of a Windows line end (`\\r\\n`).
 
     Args:
         data: UTF-8.
         name: What errors call it.
 
-    Raises: InputError, naming the line, if data are not UTF-8 or have a `\\r`.
+    Raises: InputError, naming the line, if data are not UTF-8 or have a `\\r` inside a line.
     """
     # Elsewhere a lone \r often counts as a line end: the same file would have other line numbers there, and its
     # sentences other partners.
+    data = data.replace(b"\r\n", b"\n")
     if (position := data.find(b"\r")) >= 0:
         raise InputError(
-            f"{name}, line {_line_number(data, position)} has a carriage return (\\r): convert the file to Unix line "
-            "ends, and replace a \\r inside a sentence by a space."
+            f"{name}, line {_line_number(data, position)} has a carriage return (\\r) inside it: replace it by a space."
         )
     return split_lines(data, name)
 
@@ -61,6 +61,17 @@ def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
             middle = min(max(end, 1), len(text) - 1)
             break
     return [*cut(text[:middle].strip(), fits), *cut(text[middle:].strip(), fits)]
+
+
+def check_text(text: object, name: str) -> None:
+    """Raises InputError unless a value is a string that UTF-8 can write; `name` is what the message calls it."""
+    if not isinstance(text, str):
+        raise InputError(f"{name} must be a string, but is of type {type(text).__name__}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        surrogate = f"U+{ord(text[error.start]):04X}"
+        raise InputError(f"{name} has an unpaired surrogate ({surrogate}), so it is not valid Unicode text.") from error
 
 
 def split_lines(data: bytes, name: str) -> list[str]:
@@ -110,7 +121,7 @@ def read_bytes(path: str) -> bytes:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     try:
-        match Path(path).suffix:
+        match Path(path).suffix.lower():
             case ".gz":
                 return gzip.decompress(data)
             case ".xz":

@@ -13,6 +13,9 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from transformer.config import TokenizerConfig
+from transformer.config.data import Normalization
+from transformer.data.normalization import normalize, origins
+from transformer.data.text import check_text
 from transformer.errors import InputError
 from transformer.files import write_whole
 
@@ -38,14 +41,15 @@ class Pieces(NamedTuple):
 
 
 class Tokenizer:
-    """A `tokenizer.json` together with the ids that the config gives to padding, start and end.
+    """A `tokenizer.json` together with the ids of padding, start and end, and the normalization of what it encodes.
 
     The special ids never come out of text, not even out of text that spells them ("</s>"), and vanish in decoding.
     """
 
-    def __init__(self, text: str, config: TokenizerConfig) -> None:
-        """Args: the content of a `tokenizer.json`, and the special ids."""
+    def __init__(self, text: str, config: TokenizerConfig, normalization: Normalization = "none") -> None:
+        """Args: the content of a `tokenizer.json`, the special ids, and `data.normalization`."""
         self._text = text
+        self.normalization: Normalization = normalization
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
         # A file from elsewhere may ask for truncation, padding or special ids: all three belong to `batches`.
         self._tokenizer.no_truncation()
@@ -55,13 +59,20 @@ class Tokenizer:
         self.size = max(self._tokenizer.get_vocab().values()) + 1
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocabulary_size: int, config: TokenizerConfig) -> "Tokenizer":
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocabulary_size: int,
+        config: TokenizerConfig,
+        normalization: Normalization = "none",
+    ) -> "Tokenizer":
         """Learns a byte-level BPE of `vocabulary_size` pieces, special ids included; the same texts give the same file.
 
         Args:
             texts: Sentences of both languages.
             vocabulary_size: Number of pieces to reach.
             config: The special ids.
+            normalization: What happens to a text before it is tokenized, here and later.
 
         Raises: InputError if vocabulary_size has no room for the 256 bytes and the special ids, or is larger than the
             text allows (merges stop where no two pieces stand side by side twice).
@@ -85,7 +96,7 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(texts, trainer)
+        tokenizer.train_from_iterator((normalize(text, normalization) for text in texts), trainer)
 
         learned = json.loads(tokenizer.to_str())["model"]
         pieces = sorted(learned["vocab"], key=learned["vocab"].__getitem__)
@@ -101,17 +112,26 @@ class Tokenizer:
         merges = [tuple(merge) for merge in learned["merges"]]
         tokenizer.model = models.BPE({piece: index for index, piece in enumerate(pieces)}, merges)
         tokenizer.add_special_tokens([specials[index] for index in sorted(specials)])
-        return cls(json.dumps(json.loads(tokenizer.to_str()), indent=1, ensure_ascii=False) + "\n", config)
+        written = json.dumps(json.loads(tokenizer.to_str()), indent=1, ensure_ascii=False) + "\n"
+        return cls(written, config, normalization)
 
     @classmethod
-    def load(cls, path: str | Path, config: TokenizerConfig, vocabulary_size: int) -> "Tokenizer":
+    def load(
+        cls,
+        path: str | Path,
+        config: TokenizerConfig,
+        vocabulary_size: int,
+        normalization: Normalization = "none",
+    ) -> "Tokenizer":
         """Reads a `tokenizer.json`: one that `save` wrote, or any other of the Hugging Face format.
+
+        The file does not have the normalization, which belongs to the run's config.
 
         Raises: InputError if the file is missing or not readable, if its size is not vocabulary_size, or if a special
             id of the config is not one of the file's special tokens.
         """
         try:
-            tokenizer = cls(Path(path).read_bytes().decode("utf-8-sig"), config)
+            tokenizer = cls(Path(path).read_bytes().decode("utf-8-sig"), config, normalization)
         except OSError as error:
             raise InputError(f"The tokenizer {path} cannot be read: {error.strerror}.") from error
         except Exception as error:  # the library raises nothing narrower for what is not a tokenizer
@@ -146,9 +166,27 @@ class Tokenizer:
         ids = f"{self.pad_id} {self.start_id} {self.end_id}\n"
         return hashlib.sha256((ids + self._text).encode()).hexdigest()
 
+    def normalize(self, text: str) -> str:
+        """A text as it is encoded; see `normalization.normalize`."""
+        return normalize(text, self.normalization)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without start or end id.
+
+        Raises: InputError if it is not a string, or has an unpaired surrogate.
+        """
+        check_text(text, "The text")
+        return self._tokenizer.encode(self.normalize(text), add_special_tokens=False).ids
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without start or end id."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        """The ids of each text, without start or end id.
+
+        Raises: InputError if one is not a string, or has an unpaired surrogate.
+        """
+        for number, text in enumerate(texts, start=1):
+            check_text(text, f"Text {number}")
+        normalized = [self.normalize(text) for text in texts]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(normalized, add_special_tokens=False)]
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all texts behind one another: text i has `ids[offsets[i]:offsets[i + 1]]`.
@@ -162,13 +200,20 @@ class Tokenizer:
             parts.append(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths[-1].sum())))
         return np.concatenate([np.zeros(0, np.int32), *parts]), np.cumsum(np.concatenate(lengths))
 
-    def piece_id(self, text: str) -> int | None:
-        """The id of the piece that is this text and nothing more, as it stands inside a word; None if there is none."""
-        if not isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
-            return None  # of a file from elsewhere, whose pieces may be written otherwise
-        written = "".join(piece for piece, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text))
-        index = self._tokenizer.token_to_id(written)
-        return None if index in (self.pad_id, self.start_id, self.end_id) else index
+    def single_ids(self, word: str) -> list[int]:
+        """The ids of the tokens that are this word and nothing more, ascending.
+
+        Most vocabularies have one token for a word that begins a text or comes after a space, and another for the same
+        letters inside a word. Where a text begins without a space, files from elsewhere may have a third.
+        """
+        word = self.normalize(word)
+        cuts = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in (word, f" {word}"))
+        found = {ids[0] for ids in cuts if len(ids) == 1}
+        if isinstance(self._tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):  # else tokens may be written otherwise
+            written = "".join(piece for piece, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(word))
+            if (inner := self._tokenizer.token_to_id(written)) is not None:
+                found.add(inner)
+        return sorted(found - {self.pad_id, self.start_id, self.end_id})
 
     def decode_batch(self, sequences: Iterable[Sequence[int] | np.ndarray]) -> list[str]:
         """The text of each sequence of ids; special ids are left out."""
@@ -183,17 +228,30 @@ class Tokenizer:
         texts = self._tokenizer.decode_batch([[index] for index in numbers], skip_special_tokens=True)
         return [names[index] if index in names else text.strip() for index, text in zip(numbers, texts, strict=True)]
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each token's characters start and end in a text as it was given, without the space before them."""
+        typed, (_, spans, _) = origins(text, self.normalization), self._spans(text)
+        ends = [0, *(end for _, end in typed)]
+        return [(typed[start][0], ends[end]) if start < end else (ends[end], ends[end]) for start, end in spans]
+
     def cut(self, text: str) -> Pieces:
-        """The tokens of a text, as `encode_batch` numbers them, and the words that they are parts of."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        spans = [(end - len(text[start:end].lstrip()), end) for start, end in encoding.offsets]
+        """The tokens of a text, normalized, as `encode` numbers them, and the words that they are parts of."""
+        normalized, spans, word_ids = self._spans(text)
         tokens = []
         for (start, end), same in groupby(spans):
-            shown, count = text[start:end].rstrip() or "␣", len(list(same))
+            shown, count = normalized[start:end].rstrip() or "␣", len(list(same))
             tokens += [shown] if count == 1 else [f"{shown} {number}/{count}" for number in range(1, count + 1)]
         words, word_of = [], []
-        for word, (_, members) in enumerate(groupby(zip(encoding.word_ids, spans, strict=True), lambda pair: pair[0])):
+        for word, (_, members) in enumerate(groupby(zip(word_ids, spans, strict=True), lambda pair: pair[0])):
             parts = [span for _, span in members]
-            words.append(text[parts[0][0] : parts[-1][1]].strip() or "␣")
+            words.append(normalized[parts[0][0] : parts[-1][1]].strip() or "␣")
             word_of += [word] * len(parts)
         return Pieces(text, tokens, words, word_of)
+
+    def _spans(self, text: str) -> tuple[str, list[tuple[int, int]], list[int | None]]:
+        """The normalized text, where each token starts and ends in it without the space before it, and its word."""
+        check_text(text, "The text")
+        normalized = self.normalize(text)
+        encoding = self._tokenizer.encode(normalized, add_special_tokens=False)
+        spans = [(end - len(normalized[start:end].lstrip()), end) for start, end in encoding.offsets]
+        return normalized, spans, encoding.word_ids

@@ -26,7 +26,8 @@ class Artefact(NamedTuple):
     """An exported search.
 
     program: what `jax.export.deserialize` reads; it needs the package flatbuffers.
-    about: what a caller has to know, for JSON: `pad_id`, `end_id`, `max_length`, and for the record `search`.
+    about: what a caller has to know, for JSON: `pad_id`, `end_id`, `max_length`, `normalization` (that of
+        text before it is tokenized, `data.normalization`), and for the record `search`.
     """
 
     program: bytes
@@ -66,7 +67,7 @@ def export_search(translator: Translator, search: SearchConfig, longest: int | N
 
     Raises:
         InputError: the search draws samples; or `longest` is not between 1 and the number of positions; or a
-            forbidden word is not one piece.
+            forbidden word is not one token.
     """
     if search.sample:
         raise InputError("Only a search can be exported, but search.sample draws translations at random: leave it out.")
@@ -95,6 +96,7 @@ def export_search(translator: Translator, search: SearchConfig, longest: int | N
         "pad_id": tokenizer.pad_id,
         "end_id": tokenizer.end_id,
         "max_length": longest,
+        "normalization": tokenizer.normalization,
         "search": dataclasses.asdict(search),
     }
     return Artefact(bytes(exported.serialize()), about)

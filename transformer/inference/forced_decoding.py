@@ -111,3 +111,12 @@ def strongest_sources(model: Transformer, params: Params, batch: Batch) -> Int[j
     result: Any = model.apply(params, *tokens, return_weights=True)
     weights = result[1]
     return jnp.argmax(weights["cross"].mean(axis=(0, 2)), axis=-1)
+
+
+@partial(jax.jit, static_argnames=("model", "pad_id", "return_weights"))
+def apply(
+    params: Params, source: Array, target: Array, *, model: Transformer, pad_id: int, return_weights: bool
+) -> Any:
+    """`Translator.apply`, of any model."""
+    logits, weights = model.apply(params, source, source != pad_id, target, return_weights=return_weights)
+    return (logits, weights) if return_weights else logits

@@ -3,21 +3,22 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from transformer.config import SearchConfig
 from transformer.data.lengths import check_lengths
-from transformer.data.text import cut
+from transformer.data.text import check_text, cut
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.inference.decoding import Members, SearchIds, decode, longest_source
+from transformer.inference.windows import windows
 from transformer.model import Transformer
 from transformer.shapes import Params
 
-WINDOW = 2048  # lines that are sorted by length among themselves; a stream takes no more memory than these
+WINDOW = 2048  # sentences at most that are sorted by length among themselves; as many more of a stream may be waiting
 
 
 class Translation(NamedTuple):
@@ -25,13 +26,26 @@ class Translation(NamedTuple):
 
     text: one line.
     score: its log-probability over the length penalty; of a sample, its log-probability; of a sentence that was
-        translated in pieces, the sum of theirs.
+        translated in segments, the sum of theirs.
     tokens: its length in tokens, the end token counted.
     """
 
     text: str
     score: float
     tokens: int
+
+
+class Window(NamedTuple):
+    """Consecutive sentences that were translated together.
+
+    sentences: as they were given.
+    translations: those of each sentence, the best first.
+    segments: the number of segments in which each was translated: 0 if it is empty, 1 if it fits the model's positions.
+    """
+
+    sentences: list[str]
+    translations: list[list[Translation]]
+    segments: list[int]
 
 
 def translate(
@@ -47,13 +61,13 @@ def translations(
     """Translates sentences, each by itself: neither its neighbours nor its place change a translation.
 
     A translation has at most `search.extra_length` tokens more than its source, and no more than the model has
-    positions. An empty sentence has empty translations, and every translation is one line. `WINDOW` sentences are read
-    at a time, so a stream of any length takes a constant amount of memory.
+    positions. An empty sentence has empty translations, and every translation is one line. A stream of any length takes
+    a constant amount of memory; what has arrived of it is translated as soon as nothing more is waiting.
 
     Args:
         members: one model, or several, whose mean probability is searched.
         tokenizer: cuts the sentences, joins the translations, and knows the special ids.
-        sentences: raw text.
+        sentences: raw text. An iterator is advanced by a thread of its own; see `windows.windows`.
         search: how is searched or drawn, and how much at a time.
 
     Returns:
@@ -62,17 +76,23 @@ def translations(
 
     Raises:
         InputError: a sentence has more tokens than the model has positions (its line is named), and `search.long_input`
-            is not `split`; that is asked for together with a prefix; a forbidden word is not one piece.
+            is not `split` or there is a prefix; a sentence is no valid text; a forbidden word is not one token.
     """
+    for window in translated_windows(members, tokenizer, sentences, search):
+        yield from window.translations
+
+
+def translated_windows(
+    members: Members, tokenizer: Tokenizer, sentences: Iterable[str], search: SearchConfig
+) -> Iterator[Window]:
+    """The same as `translations`, a window at a time."""
     members = tuple((model, jax.device_put(params)) for model, params in members)
-    if search.prefix and search.long_input == "split":
-        raise InputError("search.prefix would begin each piece of a line: leave out search.long_input=split.")
-    ids = search_ids(tokenizer, search)
-    longest, numbered = longest_source(members), enumerate(sentences)
-    while window := list(itertools.islice(numbered, WINDOW)):
-        texts = [text if text.strip() else "" for _, text in window]
-        lines, sources = _sources(texts, tokenizer, longest, window[0][0], search.long_input)
-        found = decode(members, sources, _numbers(lines, window[0][0]), search, ids)
+    ids, longest, first = search_ids(tokenizer, search), longest_source(members), 0
+    for window in windows(sentences, WINDOW):
+        for line, sentence in enumerate(window, start=first + 1):
+            check_text(sentence, f"Line {line}")
+        lines, sources = _sources(window, tokenizer, longest, first, search)
+        found = decode(members, sources, _numbers(lines, first), search, ids)
 
         pieces: list[list[Translation]] = [[]] * len(sources)
         for chosen, (tokens, scores, sizes) in found:
@@ -83,7 +103,8 @@ def translations(
         of_line: list[list[list[Translation]]] = [[] for _ in window]
         for line, piece in zip(lines, pieces, strict=True):
             of_line[line].append(piece)
-        yield from (_join(of_one, search.num_best) for of_one in of_line)
+        yield Window(window, [_join(of_one, search.num_best) for of_one in of_line], [*map(len, of_line)])
+        first += len(window)
 
 
 def distinct(found: Sequence[Translation]) -> list[Translation]:
@@ -101,39 +122,40 @@ def distinct(found: Sequence[Translation]) -> list[Translation]:
 def search_ids(tokenizer: Tokenizer, search: SearchConfig) -> SearchIds:
     """The token ids that a search has to know of a tokenizer and of its own words.
 
-    Raises: InputError if a forbidden word is not one piece.
+    Raises: InputError if a forbidden word is not one token.
     """
-    pieces, forbidden = tokenizer.encode_batch(search.forbidden), list[int]()
-    for word, ids in zip(search.forbidden, pieces, strict=True):
-        # Our tokenizer cuts a word as it begins a text: behind a space. Others may do so only where there is one, and
-        # where there is none it is another piece, if any.
-        spaced, inner = tokenizer.encode_batch([f" {word}"])[0], tokenizer.piece_id(word)
-        own = {cut[0] for cut in (ids, spaced) if len(cut) == 1} | ({inner} if inner is not None else set())
-        if not own:
+    forbidden = list[int]()
+    for word in search.forbidden:
+        if not (own := tokenizer.single_ids(word)):
+            number = len(tokenizer.encode(word))
             raise InputError(
-                f"Only what is one piece of the vocabulary can be forbidden, but {word!r} is {len(ids)} pieces."
+                f"Only what is one token of the vocabulary can be forbidden, but {word!r} is {number} tokens."
             )
-        forbidden += sorted(own)
-    prefix = tuple(tokenizer.encode_batch([search.prefix])[0]) if search.prefix else ()
+        forbidden += own
+    prefix = tuple(tokenizer.encode(search.prefix)) if search.prefix else ()
     special_ids = tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id
     return SearchIds(*special_ids, tuple(forbidden), prefix)
 
 
 def _sources(
-    texts: Sequence[str], tokenizer: Tokenizer, longest: int, first: int, long_input: Literal["refuse", "split"]
+    sentences: Sequence[str], tokenizer: Tokenizer, longest: int, first: int, search: SearchConfig
 ) -> tuple[list[int], list[list[int]]]:
-    """The token ids of what is translated by itself, and the text that each is of: one a text, unless that is empty or
-    too long."""
+    """The token ids of what is translated by itself, and the sentence that each is of: one a sentence, unless that is
+    empty or too long."""
+    normalized = map(tokenizer.normalize, sentences)
+    texts = [text if text.strip() else "" for text in normalized]
     sources = tokenizer.encode_batch(texts)
-    if long_input == "refuse":
+    if search.prefix or search.long_input == "refuse":
         lengths, advice = [len(ids) + 1 for ids in sources], "Split that line, or let it be split: --long-input split."
+        if search.prefix:
+            advice = "Split that line, or leave out --prefix, which would begin each of its segments."
         check_lengths(lengths, longest, lambda line: f"Line {first + line + 1}", advice)
     lines, pieces = [], []
     for line, (text, ids) in enumerate(zip(texts, sources, strict=True)):
         if len(ids) < longest:
             parts = [ids] if text else []
         else:
-            parts = tokenizer.encode_batch(cut(text, lambda part: len(tokenizer.encode_batch([part])[0]) < longest))
+            parts = tokenizer.encode_batch(cut(text, lambda part: len(tokenizer.encode(part)) < longest))
         lines += [line] * len(parts)
         pieces += parts
     return lines, pieces

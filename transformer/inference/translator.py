@@ -2,9 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -24,7 +23,7 @@ from transformer.inference import forced_decoding
 from transformer.inference.decoding import Members, longest_source
 from transformer.inference.evaluate import Scores, score_translations
 from transformer.inference.metrics import Metrics, metrics_of
-from transformer.inference.translation import Translation, distinct, translations
+from transformer.inference.translation import Translation, Window, distinct, translated_windows, translations
 from transformer.model import Transformer
 from transformer.run_dir import checkpoint_steps, read_config
 from transformer.runtime import resolve_dtype, use_compilation_cache
@@ -62,27 +61,34 @@ class Translator:
         return ((self.model, self.params), *self.others)
 
     @overload
-    def translate(self, sentences: str, search: SearchConfig | None = None) -> str: ...
+    def translate(  # pyright: ignore[reportOverlappingOverload]  a string is a collection of strings, too
+        self, sentences: str, search: SearchConfig | None = None
+    ) -> str: ...
     @overload
-    def translate(self, sentences: list[str], search: SearchConfig | None = None) -> list[str]: ...
+    def translate(self, sentences: Collection[str], search: SearchConfig | None = None) -> list[str]: ...
     @overload
-    def translate(self, sentences: Iterator[str], search: SearchConfig | None = None) -> Iterator[str]: ...
+    def translate(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[str]: ...
     def translate(
-        self, sentences: str | list[str] | Iterator[str], search: SearchConfig | None = None
+        self, sentences: Iterable[str], search: SearchConfig | None = None
     ) -> str | list[str] | Iterator[str]:
         """The best translation of each sentence, or the first sample; see `translations`.
 
         Args:
-            sentences: one, several, or a stream of any length, which is translated as it is read.
+            sentences: one, a collection (a list, a tuple, an array), or a stream of any length, such as a generator. A
+                stream is advanced by a thread of its own, and what has arrived is translated when no more is waiting.
             search: the run's unless given.
 
         Returns:
-            What was given: a string, a list, or an iterator.
+            A string for a string, a list for a collection, an iterator for a stream.
+
+        Raises:
+            InputError: as `translations` does. An exception of a stream is raised after the translations of what came
+                before it.
         """
-        if isinstance(sentences, str):
+        if isinstance(sentences, str | bytes):
             return next(self.n_best([sentences], search))[0].text
         best = (found[0].text for found in self.n_best(sentences, search))
-        return list(best) if isinstance(sentences, list) else best
+        return list(best) if isinstance(sentences, Collection) else best
 
     def n_best(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[list[Translation]]:
         """The `search.num_best` translations of each sentence, as they come; see `translations`.
@@ -93,6 +99,14 @@ class Translator:
         search = self.config.search if search is None else search
         found = translations(self.members, self.tokenizer, sentences, search)
         return found if search.sample else map(distinct, found)
+
+    def windows(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[Window]:
+        """The same, for as many sentences at a time as are waiting; see `translated_windows`."""
+        search = self.config.search if search is None else search
+        windows = translated_windows(self.members, self.tokenizer, sentences, search)
+        if search.sample:
+            return windows
+        return (window._replace(translations=list(map(distinct, window.translations))) for window in windows)
 
     def score(self, pairs: Sequence[tuple[str, str]], search: SearchConfig | None = None) -> Scores:
         """BLEU, chrF, exact match and loss of the translations of `pairs`, each a source and its reference.
@@ -220,7 +234,7 @@ class Translator:
             Float32 next-token logits [B, T, V] for every position of `target`; or, with return_weights, these and a
             dict of attention weights [L, B, H, Q, K] of all L layers: `encoder`, `decoder` and `cross`.
         """
-        return _apply(
+        return forced_decoding.apply(
             params, source, target, model=self.model, pad_id=self.tokenizer.pad_id, return_weights=return_weights
         )
 
@@ -249,7 +263,9 @@ def load(
     if config.compilation_cache:
         use_compilation_cache()
     compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
-    tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
+    tokenizer = Tokenizer.load(
+        Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size, config.data.normalization
+    )
     steps = checkpoint_steps(run_dir, checkpoint, average)
     params = load_params(run_dir, steps, tokenizer.fingerprint)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))
@@ -281,11 +297,3 @@ def ensemble(translators: Sequence[Translator]) -> Translator:
 def _require_pairs(sources: Sequence[str]) -> None:
     if not len(sources):
         raise InputError("There are no sentence pairs to compute with: at least one is needed.")
-
-
-@partial(jax.jit, static_argnames=("model", "pad_id", "return_weights"))
-def _apply(
-    params: Params, source: Array, target: Array, *, model: Transformer, pad_id: int, return_weights: bool
-) -> Any:
-    logits, weights = model.apply(params, source, source != pad_id, target, return_weights=return_weights)
-    return (logits, weights) if return_weights else logits

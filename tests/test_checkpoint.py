@@ -133,8 +133,8 @@ def test_keeps_what_the_training_loop_counts(tmp_path: Path):
         checkpoints.save(1, make_state(1), {})
         checkpoints.save(2, make_state(2), {}, counters)
     with Checkpoints(tmp_path, 2, "print") as checkpoints:
-        assert checkpoints.counters(1) == Counters()
-        assert checkpoints.counters(2) == counters
+        assert checkpoints.record(1).counters == Counters()
+        assert checkpoints.record(2).counters == counters
 
 
 def test_a_step_is_never_skipped_silently(tmp_path: Path):

@@ -10,6 +10,7 @@ from importlib import import_module
 from itertools import takewhile
 
 from transformer.errors import InputError
+from transformer.interruption import Interrupted
 from transformer.runtime import keep_freed_memory
 
 COMMANDS = (
@@ -28,7 +29,11 @@ COMMANDS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 2 for unusable input, 130 after Ctrl-C, 141 if nobody reads on."""
+    """Runs a command and returns its exit status.
+
+    It is 0, 2 for unusable input, 141 if nobody reads the output any more, and 128 + the number of a signal: 130 after
+    Ctrl-C, and for `train` also 143 (SIGTERM), 138 (SIGUSR1) and 129 (SIGHUP).
+    """
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help"):
         print(f"usage: transformer {{{','.join(COMMANDS)}}} ...   (`transformer COMMAND --help` for its options)")
@@ -48,9 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, OSError) as error:  # an OSError names the file and what the system said
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return 128 + error.signal
     except KeyboardInterrupt:
-        goes_on = " The same command goes on from the last checkpoint." if given[0] == "train" else ""
-        print(f"Interrupted.{goes_on}", file=sys.stderr)
+        print("Interrupted.", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 

@@ -56,12 +56,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _pairs(options: TuningOptions) -> "Pairs":
-    from transformer.data.corpus import read_pairs, splits
+    from transformer.experiment import read_validation_set
     from transformer.run_dir import read_config
 
     data = read_config(options.run).data
     if (pairs := given_pairs(options.source, options.reference, data)) is not None:
         return pairs
-    if "validation" not in splits(data):
-        raise InputError(f"The run in {options.run} has no validation set: give --source and --reference.")
-    return read_pairs(data, "validation")[0]
+    return read_validation_set(options.run, data)

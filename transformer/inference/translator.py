@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int
 
-from transformer.checkpoint import load_params
+from transformer.checkpoint import load_chosen
 from transformer.config import Config, SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
@@ -24,9 +25,10 @@ from transformer.inference.decoding import Members, longest_source
 from transformer.inference.evaluate import Scores, score_translations
 from transformer.inference.translation import Translation, translations
 from transformer.model import Transformer
-from transformer.run_dir import checkpoint_steps, read_config
+from transformer.run_dir import read_config
 from transformer.runtime import resolve_dtype, use_compilation_cache
 from transformer.shapes import Batch, Params
+from transformer.stages import stage
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,8 @@ def load(
 ) -> Translator:
     """The translator of a run, on whatever machine it was trained.
 
-    If the run used the compilation cache (`compilation_cache`), so does this process from here on.
+    If the run used the compilation cache (`compilation_cache`), so does this process from here on. A checkpoint that
+    cannot be read is left out, with a note on standard error, unless its step was asked for.
 
     Args:
         run_dir: the run directory.
@@ -223,8 +226,9 @@ def load(
         use_compilation_cache()
     compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
     tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
-    steps = checkpoint_steps(run_dir, checkpoint, average)
-    params = load_params(run_dir, steps, tokenizer.fingerprint)
+    say = partial(print, file=sys.stderr, flush=True)
+    with stage(f"loading {run_dir}", say):
+        params = load_chosen(run_dir, checkpoint, average, tokenizer.fingerprint, say)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))
     return Translator(config, model, jax.device_put(params), tokenizer)
 

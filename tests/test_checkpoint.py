@@ -8,9 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from transformer import checkpoint
 from transformer.checkpoint import Checkpoints, load_params
+from transformer.config import Config, TrainingConfig
 from transformer.errors import InputError
-from transformer.run_dir import Counters, records
+from transformer.run_dir import Counters, open_run, records, saved_steps
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda count: 0.1))
 
@@ -133,8 +135,8 @@ def test_keeps_what_the_training_loop_counts(tmp_path: Path):
         checkpoints.save(1, make_state(1), {})
         checkpoints.save(2, make_state(2), {}, counters)
     with Checkpoints(tmp_path, 2, "print") as checkpoints:
-        assert checkpoints.counters(1) == Counters()
-        assert checkpoints.counters(2) == counters
+        assert checkpoints.record(1).counters == Counters()
+        assert checkpoints.record(2).counters == counters
 
 
 def test_a_step_is_never_skipped_silently(tmp_path: Path):
@@ -207,3 +209,31 @@ def test_a_missing_or_damaged_checkpoint_is_an_error(tmp_path: Path):
     shutil.rmtree(tmp_path / "checkpoints" / "2" / "params")
     with pytest.raises(InputError, match=r"step 2 in .* is damaged .* other steps: 1\."):
         load_params(tmp_path, [2])
+
+
+def test_a_chosen_checkpoint_that_is_deleted_meanwhile_is_chosen_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As by a process that trains and keeps only its last checkpoint."""
+    run_dir = open_run(tmp_path / "run", Config(training=TrainingConfig(keep_last=1)))
+    save(run_dir, {1: 1.0}, keep_last=1)
+
+    def read(manager: Any, step: int, read: Any = checkpoint.read) -> Any:
+        if step == 1:
+            save(run_dir, {2: 0.5}, keep_last=1)
+        return read(manager, step)
+
+    monkeypatch.setattr(checkpoint, "read", read)
+    for chosen in ("last", "best"):
+        params = checkpoint.load_chosen(run_dir, chosen, None, "print", pytest.fail)[1]["params"]
+        assert_equal(params, make_state(2).params)
+    assert saved_steps(run_dir) == [2]
+
+
+def test_a_checkpoint_for_resuming_is_replaced_by_a_regular_one(tmp_path: Path):
+    with Checkpoints(tmp_path, 2, "print") as checkpoints:
+        checkpoints.save(1, make_state(1), {}, resume_only=True)
+        checkpoints.save(1, make_state(1), {"validation_loss": 1.0})
+        with pytest.raises(RuntimeError, match="Step 1 cannot be saved"):
+            checkpoints.save(1, make_state(1), {})
+    assert [(record.step, record.resume_only, record.validation_loss) for record in records(tmp_path)] == [
+        (1, False, 1.0)
+    ]

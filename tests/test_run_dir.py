@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from transformer.checkpoint import Checkpoints
-from transformer.config import Config, DataConfig, ModelConfig, TokenizerConfig, TrainingConfig
+from transformer.config import Config, DataConfig, ModelConfig, SearchConfig, TokenizerConfig, TrainingConfig
 from transformer.errors import InputError
 from transformer.run_dir import (
     DIVERGED,
     Counters,
+    adopt,
+    check_run,
     checkpoint_steps,
     hold_run,
     is_finished,
@@ -62,39 +64,71 @@ def test_open_run_makes_the_directory_once(tmp_path: Path):
     assert read_config(run_dir) == config
 
 
-def test_open_run_compares_files_by_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    relative = small_config(data=DataConfig(train=("a.en", "a.de")), tokenizer=TokenizerConfig(file="t.json"))
-    absolute = small_config(
-        data=DataConfig(train=(str(tmp_path / "a.en"), str(tmp_path / "a.de"))),
-        tokenizer=TokenizerConfig(file=str(tmp_path / "t.json")),
+def test_where_the_data_come_from_may_change(tmp_path: Path):
+    """Their content is compared once they are read."""
+    before = small_config(data=DataConfig(train=("a.en", "a.de")), tokenizer=TokenizerConfig(file="t.json"))
+    now = small_config(data=DataConfig(corpus="all.jsonl", split_key="part"))
+    open_run(tmp_path, before)
+    check_run(tmp_path, now)
+    with pytest.raises(InputError, match=r"data\.max_length is 256 there and 100 here"):
+        check_run(tmp_path, small_config(data=DataConfig(max_length=100)))
+
+
+def test_what_changes_no_step_may_change_and_is_recorded(run: Path):
+    before = read_config(run)
+    save(run, {10: 3.0})
+    now = dataclasses.replace(
+        before,
+        search=SearchConfig(beam_size=1),
+        training=dataclasses.replace(before.training, steps=200, patience=None),
     )
-    open_run("run", relative)
-    open_run("run", absolute)
-    with pytest.raises(InputError, match=r"data\.train is .*a\.de.* there and .*b\.de.* here"):
-        open_run("run", dataclasses.replace(relative, data=DataConfig(train=("a.en", "b.de"))))
+    adopt(run, before)
+    assert not (run / "changes.jsonl").exists()
+    adopt(run, now)
+    adopt(run, now)
+    assert read_config(run) == now
+    save(run, {20: 3.0})
+    adopt(run, before)
+    assert [json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines()] == [
+        {
+            "step": 10,
+            "changed": {
+                "training.steps": {"before": 100, "now": 200},
+                "training.patience": {"before": 3, "now": None},
+                "search.beam_size": {"before": 4, "now": 1},
+            },
+        },
+        {
+            "step": 20,
+            "changed": {
+                "training.steps": {"before": 200, "now": 100},
+                "training.patience": {"before": None, "now": 3},
+                "search.beam_size": {"before": 1, "now": 4},
+            },
+        },
+    ]
 
 
-def test_a_file_with_all_splits_is_compared_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    open_run("run", small_config(data=DataConfig(corpus="all.jsonl")))
-    open_run("run", small_config(data=DataConfig(corpus=str(tmp_path / "all.jsonl"))))
-    with pytest.raises(InputError, match=r"data\.corpus is .*all\.jsonl.* there and .*other\.jsonl.* here"):
-        open_run("run", small_config(data=DataConfig(corpus="other.jsonl")))
+def test_a_checkpoint_beyond_the_last_step_is_refused(run: Path):
+    before = read_config(run)
+    save(run, {40: 3.0, 60: 3.0})
+    with pytest.raises(InputError, match=r"training\.steps is 100 there and 50 here, but 60 steps are made already"):
+        check_run(run, dataclasses.replace(before, training=dataclasses.replace(before.training, steps=50)))
+    save(run, {120: 3.0})
+    with pytest.raises(InputError, match=r"a checkpoint of step 120, beyond the 100 steps of its config"):
+        check_run(run, before)
+    for chosen in ("last", "best"):
+        with pytest.raises(InputError, match=r"a checkpoint of step 120, beyond the 100 steps of its config"):
+            checkpoint_steps(run, chosen)
+    assert checkpoint_steps(run, 60) == [60]
 
 
-def test_a_dataset_of_the_hub_or_the_package_is_the_same_from_everywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    config = small_config(data=DataConfig(corpus="some/dataset", train=("train[:9]",)))
-    packaged = small_config(data=DataConfig(corpus="package:quickstart.jsonl.xz"))
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        monkeypatch.chdir(tmp_path / folder)
-        open_run(tmp_path / "run", config)
-        open_run(tmp_path / "packaged", packaged)
-    with pytest.raises(InputError, match=r"data\.train is \('train\[:9\]',\) there"):
-        open_run(tmp_path / "run", dataclasses.replace(config, data=DataConfig(corpus="some/dataset", train=("test",))))
+def test_a_checkpoint_that_has_lost_its_metadata_is_not_chosen(run: Path):
+    save(run, {10: 3.0, 20: 2.0})
+    (run / "checkpoints" / "20" / "_CHECKPOINT_METADATA").unlink()
+    assert checkpoint_steps(run) == [10]
+    assert saved_steps(run) == [10]
+    assert [(record.step, record.fingerprint) for record in records(run)] == [(10, "print"), (20, None)]
 
 
 def test_a_run_is_held_by_one_process(tmp_path: Path):
@@ -215,6 +249,8 @@ def test_a_checkpoint_only_for_resuming_is_not_chosen(run: Path):
 
 def test_a_run_is_finished_at_its_last_step_or_when_its_patience_is_over(run: Path):
     assert not is_finished(run)
+    save(run, {5: None}, resume_only=True)
+    assert not is_finished(run)
     save(run, {10: 3.0}, counters=Counters(best_loss=2.0, validations_since_best=2))
     assert not is_finished(run)
     save(run, {20: 3.0}, counters=Counters(best_loss=2.0, validations_since_best=3))
@@ -224,6 +260,8 @@ def test_a_run_is_finished_at_its_last_step_or_when_its_patience_is_over(run: Pa
     (run / DIVERGED).write_text("Training has diverged.")
     assert is_finished(run)
     (run / DIVERGED).unlink()
+    save(run, {100: None}, resume_only=True)
+    assert not is_finished(run)  # a signal came during the last validation
     save(run, {100: 3.0})
     assert is_finished(run)
 

@@ -8,19 +8,36 @@ No device or sharding is recorded: a checkpoint restores into the host's memory 
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import type_handlers
 
+from transformer.checkpoint_files import (
+    Preservation,
+    UnreadableCheckpointError,
+    check_fingerprint,
+    items_of,
+    open_manager,
+    read,
+)
 from transformer.errors import InputError
 from transformer.parameters import from_version_0_1
-from transformer.run_dir import CHECKPOINTS, LAYOUT, Counters, Record, best, records, validation_loss
+from transformer.run_dir import (
+    CHECKPOINTS,
+    DAMAGED,
+    LAYOUT,
+    Counters,
+    Record,
+    checkpoint_steps,
+    records,
+    validation_loss,
+)
 from transformer.shapes import Params
 
 
@@ -37,8 +54,8 @@ class Checkpoints:
         """
         self._fingerprint = fingerprint
         self._records = {record.step: record for record in records(run_dir)}
-        self._manager = _manager(
-            run_dir, preservation_policy=_Preservation(self._records, keep_last), cleanup_tmp_directories=True
+        self._manager = open_manager(
+            run_dir, preservation_policy=Preservation(self._records, keep_last), cleanup_tmp_directories=True
         )
 
     def save(
@@ -64,12 +81,13 @@ class Checkpoints:
             resume_only: As in `Record`.
 
         Raises: InputError if the disk lacks room for it, or the save before this one failed. RuntimeError if there is a
-            checkpoint of this step or a later one.
+            checkpoint of a later step, or a regular one of this step.
         """
         latest = self.latest()
-        if latest is not None and latest >= step:
+        replaces = latest == step and self._records[step].resume_only
+        if latest is not None and latest >= step and not replaces:
             raise RuntimeError(f"Step {step} cannot be saved: there is a checkpoint of step {latest}.")
-        items = _items(state)
+        items = items_of(state)
         leaves = jax.tree.leaves(jax.eval_shape(lambda: items))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
         free = shutil.disk_usage(self._manager.directory).free
@@ -85,6 +103,9 @@ class Checkpoints:
         about["counters"] = counters._asdict()
         arguments = ocp.args.Composite(**{name: ocp.args.PyTreeSave(item) for name, item in items.items()})
         with self._writing():
+            if replaces:
+                self._manager.wait_until_finished()
+                self._manager.delete(step)
             self._manager.save(step, args=arguments, metrics=dict(metrics), custom_metadata=about)
 
     def restore(self, step: int, state: Any) -> Any:
@@ -98,12 +119,13 @@ class Checkpoints:
 
         Returns: A state of the type of the argument.
 
-        Raises: InputError if it was saved with another tokenizer, or a shape or type differs from what is expected.
+        Raises: InputError if it is damaged, if it was saved with another tokenizer, or if a shape or type differs from
+            what is expected.
         """
         self.wait()
-        _check_fingerprint(self._manager, self._records[step], self._fingerprint)
-        items = _items(state)
-        restored = _read(self._manager, step, items)
+        check_fingerprint(self._manager, self._records[step], self._fingerprint)
+        items = items_of(state)
+        restored = read(self._manager, step, items)
         for (path, here), there in zip(
             jax.tree_util.tree_leaves_with_path(items), jax.tree.leaves(restored), strict=True
         ):
@@ -115,9 +137,45 @@ class Checkpoints:
         params = {"params": restored["params"]["params"], **restored["params"]["batch_stats"]}
         return type(state)(params=params, **restored["rest"])
 
-    def counters(self, step: int) -> Counters:
-        """The counters that were saved at a step."""
-        return self._records[step].counters
+    def restore_latest(self, state: Any, say: Callable[[str], None] = print) -> tuple[int, Any]:
+        """The last checkpoint that can be read, regular or not: its step, and what `restore` returns.
+
+        Later ones, which are damaged, are moved to `RUN/damaged`, so that their steps can be saved again. Only the
+        process that holds the run may call this.
+
+        Args:
+            state: As in `restore`.
+            say: Prints which checkpoints were moved, and where.
+
+        Raises: InputError if no checkpoint can be read, or as `restore` does.
+        """
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self.restore(step, state)
+            except UnreadableCheckpointError:
+                damaged.append(step)
+                continue
+            for other in damaged:
+                say(f"The checkpoint of step {other:,} is damaged. It was moved to {self._set_aside(other)}.")
+            return step, restored
+        raise InputError(
+            f"No checkpoint in {self._manager.directory} can be read. Restore one from a copy, or give another "
+            "--run-dir."
+        )
+
+    def _set_aside(self, step: int) -> Path:
+        source = Path(self._manager.directory) / str(step)
+        folder = source.parents[1] / DAMAGED
+        folder.mkdir(exist_ok=True)
+        target = next(path for path in (folder / f"{step}{'+' * n}" for n in count()) if not path.exists())
+        source.rename(target)
+        self._manager.reload()
+        return target
+
+    def record(self, step: int) -> Record:
+        """What is known of the checkpoint of a step."""
+        return self._records[step]
 
     def steps(self) -> list[int]:
         """The steps of the regular checkpoints, ascending, including the one that is being saved."""
@@ -157,6 +215,40 @@ class Checkpoints:
         self.close()
 
 
+def load_chosen(
+    run_dir: str | Path,
+    checkpoint: Literal["best", "last"] | int,
+    average: int | None,
+    fingerprint: str,
+    say: Callable[[str], None],
+) -> tuple[list[int], Params]:
+    """The checkpoints that `run_dir.checkpoint_steps` chooses: their steps, and what `load_params` returns.
+
+    A checkpoint that cannot be read is left out unless its step was asked for. While a run trains, the one that was
+    chosen may be deleted before it is read; then it is chosen anew.
+
+    Args:
+        run_dir: The run directory.
+        checkpoint: As in `checkpoint_steps`.
+        average: As in `checkpoint_steps`.
+        fingerprint: The tokenizer's.
+        say: Prints which checkpoint was left out.
+
+    Raises: InputError as `checkpoint_steps` and `load_params` do.
+    """
+    unreadable = set[int]()
+    while True:
+        steps = checkpoint_steps(run_dir, checkpoint, average, unreadable)
+        try:
+            return steps, load_params(run_dir, steps, fingerprint)
+        except UnreadableCheckpointError as error:
+            if isinstance(checkpoint, int):
+                raise
+            unreadable.add(error.step)
+            if (Path(run_dir) / CHECKPOINTS / str(error.step)).exists():
+                say(f"The checkpoint of step {error.step:,} cannot be read and is left out.")
+
+
 def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | None = None) -> Params:
     """The parameters of a checkpoint, or the mean of several (section 6.1).
 
@@ -172,20 +264,21 @@ def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | No
     Raises: InputError if there is no checkpoint of a step, or it is damaged or of another tokenizer.
     """
     known = {record.step: record for record in records(run_dir)}
-    with _manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
+    with open_manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
 
-        def read(step: int) -> dict[str, Params]:
+        def params_of(step: int) -> dict[str, Params]:
             if step not in known:
-                raise InputError(f"There is no checkpoint of step {step} in {manager.directory}.")
+                message = f"There is no checkpoint of step {step} in {manager.directory}."
+                raise UnreadableCheckpointError(step, message)
             if fingerprint is not None:
-                _check_fingerprint(manager, known[step], fingerprint)
-            return _read(manager, step)["params"]
+                check_fingerprint(manager, known[step], fingerprint)
+            return read(manager, step)["params"]
 
-        fields = read(steps[-1])
+        fields = params_of(steps[-1])
         if len(steps) > 1:
             total = jax.tree.map(lambda leaf: leaf.astype(np.float64), fields)
             for earlier in steps[:-1]:
-                total = jax.tree.map(np.add, total, read(earlier))
+                total = jax.tree.map(np.add, total, params_of(earlier))
             fields = jax.tree.map(lambda leaf, like: np.asarray(leaf / len(steps), like.dtype), total, fields)
     variables = {"params": fields.pop("params")}
     for collections in fields.values():
@@ -193,75 +286,3 @@ def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | No
     if known[steps[-1]].layout == LAYOUT:
         return variables
     return {name: from_version_0_1(tree) for name, tree in variables.items()}
-
-
-class _Preservation:
-    """Keeps the last regular checkpoints, the best of them, and whichever checkpoint is the last of all."""
-
-    def __init__(self, known: Mapping[int, Record], keep_last: int) -> None:
-        self._known, self._keep_last = known, keep_last
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        every = [self._known[info.step] for info in checkpoints]
-        regular = [record for record in every if not record.resume_only]
-        kept = {best(regular), every[-1].step, *(record.step for record in regular[-self._keep_last :])}
-        return [record.step in kept for record in every]
-
-
-def _manager(run_dir: str | Path, **options: Any) -> ocp.CheckpointManager:
-    # Without best_fn, orbax does not write the metrics.
-    return ocp.CheckpointManager(
-        Path(run_dir).resolve() / CHECKPOINTS,
-        options=ocp.CheckpointManagerOptions(best_fn=validation_loss, best_mode="min", **options),
-        item_handlers={"params": _handler(), "rest": _handler()},
-    )
-
-
-def _handler() -> ocp.PyTreeCheckpointHandler:
-    # By default, orbax records shardings, and slices what is replicated by a program for each shape and device.
-    arrays = type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
-    registry = type_handlers.create_type_handler_registry(
-        (int, type_handlers.ScalarHandler()), (np.ndarray, type_handlers.NumpyHandler()), (jax.Array, arrays)
-    )
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-
-
-def _items(state: Any) -> dict[str, dict[str, Any]]:
-    """What evaluation needs, and what resuming needs besides: apart, so that the one loads without the other.
-
-    On disk, what a model keeps besides its parameters has the name that it had first.
-    """
-    rest = state._asdict()
-    others = dict(rest.pop("params"))
-    return {"rest": rest, "params": {"params": others.pop("params"), "batch_stats": others}}
-
-
-def _read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The items of a checkpoint as `restore` describes; without any, `params` as NumPy arrays."""
-
-    def arguments(leaf: Any) -> ocp.RestoreArgs:
-        sharding = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None
-        return ocp.RestoreArgs(restore_type=np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
-
-    try:
-        if items is None:
-            items = {"params": manager.item_metadata(step)["params"].tree}
-        restore = {
-            name: ocp.args.PyTreeRestore(item, restore_args=jax.tree.map(arguments, item))
-            for name, item in items.items()
-        }
-        return dict(manager.restore(step, args=ocp.args.Composite(**restore)).items())
-    except (ValueError, KeyError, OSError) as error:
-        others = ", ".join(str(other) for other in manager.all_steps() if other != step) or "none"
-        raise InputError(
-            f"The checkpoint of step {step} in {manager.directory} is damaged and cannot be read. Checkpoints of other "
-            f"steps: {others}."
-        ) from error
-
-
-def _check_fingerprint(manager: ocp.CheckpointManager, record: Record, fingerprint: str) -> None:
-    if record.fingerprint != fingerprint:
-        raise InputError(
-            f"The checkpoint of step {record.step} in {manager.directory} was trained with another tokenizer than the "
-            "tokenizer.json of its run directory. Restore the file that the run wrote."
-        )

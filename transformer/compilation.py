@@ -6,8 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 from transformer.runtime import CACHED_FROM
-
-LONG = 5.0  # seconds of one compilation after which it is announced
+from transformer.stages import LONG
 
 # JAX records the first as a scalar when a compilation starts and as a duration when it ends; the second in between.
 _COMPILATION = "/jax/core/compile/backend_compile_duration"

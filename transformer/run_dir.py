@@ -1,11 +1,14 @@
 """The run directory: what is in it, and whose it is. It has all that resuming, evaluating or looking into a run needs.
 
 RUN/config.json         the resolved config
+RUN/changes.jsonl       what was changed in it when the run was resumed, and at which step
 RUN/tokenizer.json      the tokenizer
 RUN/data.json           what was read, and what was dropped
+RUN/validation.jsonl    the validation set
 RUN/test.jsonl          the test set
 RUN/metrics.jsonl       losses and scores along the way
 RUN/checkpoints/STEP/   arrays (see `checkpoint.py`)
+RUN/damaged/STEP        a checkpoint that could not be read when the run was resumed
 RUN/diverged.txt        why training has ended before its time, if it has diverged
 RUN/scores.json         the final scores
 RUN/hypotheses.txt      the translations of the test set
@@ -13,22 +16,22 @@ RUN/evaluation/STEP     an evaluation of each checkpoint, from `evaluate --watch
 RUN/.lock               held by the process that trains
 """
 
-import dataclasses
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import orbax.checkpoint as ocp
 from filelock import FileLock, Timeout
 
+from transformer.changes import changes
 from transformer.config import Config
 from transformer.config_files import from_json, to_json
-from transformer.data.text import locate
+from transformer.counters import Counters
 from transformer.errors import InputError
 from transformer.files import PART, write_whole
 
@@ -37,32 +40,8 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 DIVERGED = "diverged.txt"
 CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged"
 LAYOUT = 2  # of the parameters; version 0.1 had no number, and each layer was a module of its own
-
-
-class Counters(NamedTuple):
-    """What the training loop counts on the host. With it, a resumed run logs and stops as an uninterrupted one.
-
-    loss_sum: training loss since the last line of the log, in nats.
-    target_tokens: target tokens since the last line of the log.
-    best_loss: the lowest validation loss so far, in nats per target token.
-    validations_since_best: validations after the one with the lowest loss.
-    """
-
-    loss_sum: float = 0.0
-    target_tokens: float = 0.0
-    best_loss: float | None = None
-    validations_since_best: int = 0
-
-    def after_validation(self, loss: float) -> "Counters":
-        """The counters once a validation has found a loss; the last of equal losses is the best."""
-        if self.best_loss is None or loss <= self.best_loss:
-            return self._replace(best_loss=loss, validations_since_best=0)
-        return self._replace(validations_since_best=self.validations_since_best + 1)
-
-    def out_of_patience(self, patience: int | None) -> bool:
-        """Whether a run stops because of `training.patience`."""
-        return patience is not None and self.validations_since_best >= patience
 
 
 class Record(NamedTuple):
@@ -70,7 +49,7 @@ class Record(NamedTuple):
 
     step: updates made.
     validation_loss: in nats per target token; infinite if there was no validation at this step.
-    fingerprint: the tokenizer's.
+    fingerprint: the tokenizer's; None if the checkpoint has lost what it says of itself.
     layout: how the parameters are arranged: `LAYOUT`, or 1 for version 0.1.
     resume_only: saved off the regular cadence, to lose less work. Such a checkpoint is never evaluated or averaged, and
         the next save deletes it.
@@ -80,7 +59,7 @@ class Record(NamedTuple):
     step: int
     validation_loss: float
     fingerprint: str | None = None
-    layout: int = 1
+    layout: int = LAYOUT
     resume_only: bool = False
     counters: Counters = Counters()
 
@@ -90,28 +69,35 @@ def check_run(run_dir: str | Path, config: Config) -> None:
 
     Args:
         run_dir: The directory, which need not exist.
-        config: The resolved config. Its own `run_dir` does not count in the comparison with the one that is there, nor
-            does whether the path of a file is absolute or relative.
+        config: The resolved config. It may differ from the run's where `changes` allows it.
 
-    Raises: InputError if the directory belongs to another config, has files in it but no `config.json`, or is a file.
+    Raises: InputError if the directory belongs to another config, has files in it but no `config.json`, or is a file;
+        or if a checkpoint lies beyond the last step.
     """
     run_dir = Path(run_dir).resolve()
     nearest = next(path for path in (run_dir, *run_dir.parents) if path.exists())
     if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"The run directory {run_dir} cannot be written to. Give another --run-dir.")
     if (run_dir / "config.json").exists():
-        if any(record.layout != LAYOUT for record in records(run_dir)):
+        checkpoints = records(run_dir)
+        if any(record.layout != LAYOUT for record in checkpoints):
             raise InputError(
                 f"The run in {run_dir} was made by version 0.1, whose parameters were arranged otherwise. It can be "
                 "translated with and evaluated, but not resumed: give another --run-dir."
             )
-        there, here = _fields(read_config(run_dir)), _fields(config)
-        for name, value in here.items():
-            if there[name] != value:
-                raise InputError(
-                    f"The run directory {run_dir} is of another config: {name} is {there[name]!r} there and {value!r} "
-                    "here. Give the same config to resume that run, or another --run-dir."
-                )
+        step = checkpoints[-1].step if checkpoints else 0
+        try:
+            changes(read_config(run_dir), config, step)
+        except InputError as error:
+            raise InputError(
+                f"The run directory {run_dir} is of another config: {error} Give the same config to resume that run, "
+                "or another --run-dir."
+            ) from error
+        if step > config.training.steps:
+            raise InputError(
+                f"The run directory {run_dir} has a checkpoint of step {step}, beyond the {config.training.steps} "
+                "steps of its config. Raise --training.steps, or remove that checkpoint."
+            )
     elif run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"The run directory {run_dir} is a file. Give another --run-dir.")
     elif run_dir.exists() and any(path.suffix != PART for path in run_dir.iterdir()):
@@ -143,6 +129,25 @@ def open_run(run_dir: str | Path, config: Config) -> Path:
     return run_dir
 
 
+def adopt(run_dir: Path, config: Config) -> None:
+    """Makes a config the run's, and appends what it changes to `changes.jsonl`, with the step it was changed at.
+
+    The caller holds the run.
+
+    Raises: InputError if `check_run` does.
+    """
+    check_run(run_dir, config)
+    step = max((record.step for record in records(run_dir)), default=0)
+    changed = changes(read_config(run_dir), config, step)
+    if not changed:
+        return
+    line = {"step": step, "changed": {name: {"before": old, "now": new} for name, (old, new) in changed.items()}}
+    file = run_dir / "changes.jsonl"
+    kept = file.read_bytes() if file.exists() else b""
+    write_whole(file, kept + f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+    write_whole(run_dir / "config.json", to_json(config).encode())
+
+
 @contextmanager
 def hold_run(run_dir: Path) -> Iterator[None]:
     """Keeps every other process from training in a run directory; the hold ends with the process at the latest.
@@ -172,10 +177,16 @@ def read_config(run_dir: str | Path) -> Config:
         raise InputError(f"{file} cannot be used. {error}") from error
 
 
+def data_fingerprints(run_dir: str | Path) -> dict[str, str]:
+    """The fingerprint of each split that a run was begun with, as far as it says."""
+    file = Path(run_dir) / "data.json"
+    reports = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {split: report["fingerprint"] for split, report in reports.items() if "fingerprint" in report}
+
+
 def training_data(run_dir: str | Path) -> str | None:
     """The fingerprint of the training pairs that a run was begun with; None if it does not say."""
-    file = Path(run_dir) / "data.json"
-    return json.loads(file.read_text(encoding="utf-8"))["train"].get("fingerprint") if file.exists() else None
+    return data_fingerprints(run_dir).get("train")
 
 
 def is_finished(run_dir: str | Path) -> bool:
@@ -183,9 +194,9 @@ def is_finished(run_dir: str | Path) -> bool:
     if (Path(run_dir) / DIVERGED).exists():
         return True
     training, checkpoints = read_config(run_dir).training, records(run_dir)
-    return bool(checkpoints) and (
-        checkpoints[-1].step == training.steps or checkpoints[-1].counters.out_of_patience(training.patience)
-    )
+    if not checkpoints or checkpoints[-1].resume_only:
+        return False
+    return checkpoints[-1].step == training.steps or checkpoints[-1].counters.out_of_patience(training.patience)
 
 
 def records(run_dir: str | Path) -> list[Record]:
@@ -194,17 +205,27 @@ def records(run_dir: str | Path) -> list[Record]:
         read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
     )
     found: list[Record] = []
-    with ocp.CheckpointManager(Path(run_dir).resolve() / CHECKPOINTS, options=options) as manager:
+    directory = Path(run_dir).resolve() / CHECKPOINTS
+    with ocp.CheckpointManager(directory, options=options) as manager:
         for step in manager.all_steps():
-            with suppress(FileNotFoundError):  # deleted meanwhile by the process that trains
+            try:
                 about = dict(manager.metadata(step).custom_metadata or {})
-                loss, counted = validation_loss(manager.metrics(step)), about.pop("counters", None)
-                if counted is None:  # an earlier version, which saved exactly where it validated
-                    counters = found[-1].counters if found else Counters()
-                    counters = counters.after_validation(loss) if math.isfinite(loss) else counters
-                else:
-                    counters = Counters(**counted)
-                found.append(Record(step, loss, **about, counters=counters))
+                loss = validation_loss(manager.metrics(step))
+            except FileNotFoundError:  # deleted meanwhile by the process that trains
+                continue
+            except (ValueError, OSError):
+                about, loss = {}, math.inf
+            if "fingerprint" not in about:  # damaged, since every version has written one
+                if (directory / str(step)).exists():
+                    found.append(Record(step, loss))
+                continue
+            counted = about.pop("counters", None)
+            if counted is None:  # an earlier version, which saved exactly where it validated
+                counters = found[-1].counters if found else Counters()
+                counters = counters.after_validation(loss) if math.isfinite(loss) else counters
+            else:
+                counters = Counters(**counted)
+            found.append(Record(step, loss, **{"layout": 1, **about}, counters=counters))
     return found
 
 
@@ -224,11 +245,14 @@ def best(checkpoints: Sequence[Record]) -> int | None:
 
 def saved_steps(run_dir: str | Path) -> list[int]:
     """The steps of the checkpoints that can be evaluated, ascending."""
-    return [record.step for record in records(run_dir) if not record.resume_only]
+    return [record.step for record in _regular(run_dir)]
 
 
 def checkpoint_steps(
-    run_dir: str | Path, checkpoint: Literal["best", "last"] | int = "last", average: int | None = None
+    run_dir: str | Path,
+    checkpoint: Literal["best", "last"] | int = "last",
+    average: int | None = None,
+    without: Collection[int] = (),
 ) -> list[int]:
     """The steps of the checkpoints to average, ascending: the chosen one and the `average - 1` before it.
 
@@ -236,14 +260,20 @@ def checkpoint_steps(
         run_dir: The run directory.
         checkpoint: The one of lowest validation loss, the last one, or the one of a step.
         average: If None, the configured number for the last checkpoint (fewer if fewer exist), and 1 for any other.
+        without: Steps that are left out.
 
     Raises: InputError if the directory is not that of a run, or it has no checkpoint, not this one, or not as many.
     """
     config = read_config(run_dir)
-    regular = [record for record in records(run_dir) if not record.resume_only]
+    regular = [record for record in _regular(run_dir) if record.step not in without]
     if not regular:
         raise InputError(f"There is no checkpoint in {Path(run_dir) / CHECKPOINTS}.")
     steps = [record.step for record in regular]
+    if steps[-1] > config.training.steps and isinstance(checkpoint, str):
+        raise InputError(
+            f"{run_dir} has a checkpoint of step {steps[-1]}, beyond the {config.training.steps} steps of its config. "
+            "Name the step to use it all the same (--checkpoint), or remove it."
+        )
     if average is None:
         average = min(config.average, len(steps)) if checkpoint == "last" else 1
     step = {"best": best(regular), "last": steps[-1]}[checkpoint] if isinstance(checkpoint, str) else checkpoint
@@ -256,17 +286,6 @@ def checkpoint_steps(
     return steps[end - average : end]
 
 
-def _fields(config: Config) -> dict[str, Any]:
-    """The config as one flat dict, files by their absolute paths, without what may differ within a run."""
-    fields = {}
-    for name, value in dataclasses.asdict(config).items():
-        fields |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
-    del fields["run_dir"]
-    if config.data.corpus == "files":
-        for name in ("data.train", "data.validation", "data.test"):
-            fields[name] = tuple(str(locate(file).resolve()) for file in fields[name])
-    elif config.data.is_one_file:
-        fields["data.corpus"] = str(locate(config.data.corpus).resolve())
-    if fields["tokenizer.file"] is not None:
-        fields["tokenizer.file"] = str(Path(fields["tokenizer.file"]).resolve())
-    return fields
+def _regular(run_dir: str | Path) -> list[Record]:
+    """The checkpoints that can be evaluated, ascending; not those that have lost what they say of themselves."""
+    return [record for record in records(run_dir) if not record.resume_only and record.fingerprint is not None]

@@ -10,7 +10,7 @@ from transformer.cli import heads
 from transformer.data import corpus
 from transformer.data.pairs import Antecedent, Pairs
 from transformer.errors import InputError
-from transformer.experiment import keep_test_set
+from transformer.experiment import KEPT, keep_pairs
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state
 
@@ -78,7 +78,7 @@ def test_heads_asks_about_the_pronouns_of_the_test_set(run, tmp_path, monkeypatc
     data = replace(run.config.data, **origin)
     own = replace(run, config=replace(run.config, data=data))
     kept = PAIRS if made == "now" else PAIRS._replace(antecedents=None)
-    keep_test_set(tmp_path, kept, data)
+    keep_pairs(tmp_path / KEPT["test"], kept, data)
     monkeypatch.setattr(heads, "load_translator", lambda options: own)
     monkeypatch.setattr(corpus, "read_pairs", lambda config, split: (PAIRS, None))
     heads.main([str(tmp_path), "--sentences", "1"])

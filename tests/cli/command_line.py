@@ -46,6 +46,7 @@ def call(*arguments: str, stdin: str = "", advice: str | None = None) -> Result:
         patch.setenv("COLUMNS", "120")
         for module in ("cli.decoding", "experiment"):
             patch.setattr(f"transformer.{module}.unused_accelerator", lambda: advice)
+        patch.setattr("transformer.stages.LONG", 600.0)
         patch.setattr("transformer.compilation.LONG", 600.0)  # so that a slow machine says no more than a fast one
         try:
             status = main(list(arguments))

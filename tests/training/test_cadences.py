@@ -5,6 +5,7 @@ The model is two numbers and a step an addition: how the loop keeps its books do
 
 import itertools
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from transformer.checkpoint import Checkpoints, load_params
 from transformer.config import Config, DataConfig, ModelConfig, TrainingConfig
+from transformer.interruption import Interrupted
 from transformer.run_dir import checkpoint_steps, is_finished, open_run, records, saved_steps
 from transformer.training import loop, metrics, parallel
 from transformer.training.step import TrainState
@@ -142,6 +144,57 @@ def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(train, tm
 
 def last_params(run_dir: Path) -> np.ndarray:
     return load_params(run_dir, saved_steps(run_dir)[-1:])["params"]["w"]
+
+
+@pytest.mark.parametrize("cadences", CADENCES)
+def test_a_signal_during_a_validation_repeats_it(train, tmp_path, monkeypatch, cadences):
+    """Its checkpoint is that of the step before the validation, which the resumed run begins with."""
+    whole = tmp_path / "whole"
+    train(config_of(whole, **cadences))
+    for number in range(1, 1 + len(steps_of(whole, "validation_loss"))):
+        run_dir = tmp_path / str(number)
+        config = config_of(run_dir, **cadences)
+        left = iter(range(number - 1))
+
+        def validate(*arguments: Any, validate: Any = loop.validate, left: Any = left) -> float:
+            if next(left, None) is None:
+                raise Interrupted(signal.SIGTERM)
+            return validate(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "validate", validate)
+            with pytest.raises(Interrupted):
+                train(config)
+        last = records(run_dir)[-1]
+        assert (last.step, last.resume_only) == (steps_of(whole, "validation_loss")[number - 1], True)
+        assert not is_finished(run_dir)
+        train(config)
+        assert lines(run_dir) == lines(whole)
+        assert saved_steps(run_dir) == saved_steps(whole)
+        assert last_params(run_dir).tobytes() == last_params(whole).tobytes()
+
+
+@pytest.mark.parametrize("cadences", CADENCES)
+def test_a_signal_between_any_two_steps_changes_nothing(train, tmp_path, monkeypatch, cadences):
+    whole, run_dir = tmp_path / "whole", tmp_path / "run"
+    train(config_of(whole, **cadences))
+    config = config_of(run_dir, **cadences)
+    for step in range(1, 1 + lines(whole)[-1]["step"]):
+        looks = itertools.count()
+
+        def check(looks: Any = looks, first: bool = step == 1) -> None:
+            if next(looks) == (0 if first else 1):
+                raise Interrupted(signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "check", check)
+            with pytest.raises(Interrupted):
+                train(config)
+        assert [record.step for record in records(run_dir)[-1:]] == ([step - 1] if step > 1 else [])
+    train(config)
+    assert lines(run_dir) == lines(whole)
+    assert saved_steps(run_dir) == saved_steps(whole)
+    assert last_params(run_dir).tobytes() == last_params(whole).tobytes()
 
 
 def test_patience_counts_validations_and_stays_over(train, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from itertools import takewhile
 
 from transformer.cli import process
 from transformer.errors import InputError
+from transformer.interruption import Interrupted
 from transformer.runtime import keep_freed_memory
 
 COMMANDS = (
@@ -29,7 +30,11 @@ COMMANDS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 2 for unusable input, 130 after Ctrl-C, 141 if nobody reads on."""
+    """Runs a command and returns its exit status.
+
+    It is 0, 2 for unusable input, 141 if nobody reads the output any more, and 128 + the number of a signal: 130 after
+    Ctrl-C, and for `train` also 143 (SIGTERM), 138 (SIGUSR1) and 129 (SIGHUP).
+    """
     process.open_standard_streams()
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help"):
@@ -63,9 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {process.out_of_memory(given[0], error)}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return 128 + error.signal
     except KeyboardInterrupt:
-        goes_on = " The same command goes on from the last checkpoint." if given[0] == "train" else ""
-        print(f"Interrupted.{goes_on}", file=sys.stderr)
+        print("Interrupted.", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 

@@ -90,18 +90,25 @@ def members_of(options: RunOptions) -> list[Member]:
     """
     from transformer.run_dir import checkpoint_steps
 
+    return [Member(run, checkpoint_steps(run, checkpoint, options.average)) for run, checkpoint in _asked_for(options)]
+
+
+def _asked_for(options: RunOptions) -> list[tuple[str, Checkpoint]]:
     others = options.ensemble if isinstance(options, DecodingOptions) else ()
-    named: list[tuple[str, Checkpoint]] = [(options.run, options.checkpoint)]
-    named += [named_checkpoint(other, options.checkpoint) for other in others]
-    return [Member(run, checkpoint_steps(run, checkpoint, options.average)) for run, checkpoint in named]
+    return [(options.run, options.checkpoint), *(named_checkpoint(other, options.checkpoint) for other in others)]
 
 
 def load_translator(options: RunOptions, members: Sequence[Member] | None = None) -> "Translator":
-    """The run's translator, or that of the ensemble; in the run's compute type unless another is given."""
+    """The run's translator, or that of the ensemble; in the run's compute type unless another is given.
+
+    Without `members`, a checkpoint that cannot be read is left out as `load` does it.
+    """
     from transformer.inference.translator import ensemble, load
 
     prepare(options)
-    members = members_of(options) if members is None else members
+    if members is None:
+        chosen = _asked_for(options)
+        return ensemble([load(run, checkpoint, options.average, options.dtype) for run, checkpoint in chosen])
     return ensemble([load(run, steps[-1], len(steps), options.dtype) for run, steps in members])
 
 

@@ -1,11 +1,15 @@
 """`transformer train`: train, then score the test set."""
 
+import sys
 from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
 
 import tyro
 
 from transformer.config import Config
 from transformer.config_files import load_config
+from transformer.interruption import Interrupted, deferred
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,15 @@ def main(arguments: list[str]) -> None:
     """Train, then score the test set."""
     config = parse_config(arguments)
     from transformer.experiment import run
+    from transformer.run_dir import records
 
-    run(config)
+    try:
+        with deferred(partial(print, file=sys.stderr, flush=True)):
+            run(config)
+    except Interrupted as error:
+        saved = records(config.run_dir) if (Path(config.run_dir) / "config.json").exists() else []
+        advice = f"The same command resumes from step {saved[-1].step:,}." if saved else "No step was saved."
+        raise Interrupted(error.signal, advice) from None
 
 
 def parse_config(arguments: list[str]) -> Config:

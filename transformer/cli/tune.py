@@ -57,10 +57,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _pairs(options: TuningOptions, data: DataConfig) -> "Pairs":
-    from transformer.data.corpus import read_pairs, splits
+    from transformer.experiment import read_validation_set
 
     if (pairs := given_pairs(options, data)) is not None:
         return pairs
-    if "validation" not in splits(data):
-        raise InputError(f"The run in {options.run} has no validation set: give --source and --reference.")
-    return read_pairs(data, "validation")[0]
+    return read_validation_set(options.run, data)

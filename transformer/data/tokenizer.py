@@ -18,6 +18,7 @@ from transformer.data.normalization import normalize, origins
 from transformer.data.text import check_text
 from transformer.errors import InputError
 from transformer.files import write_whole
+from transformer.interruption import checked
 
 # Without a decision of ours, `tokenizers` warns at every fork (orbax, subprocesses) after its threads have run.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -96,7 +97,7 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator((normalize(text, normalization) for text in texts), trainer)
+        tokenizer.train_from_iterator((normalize(text, normalization) for text in checked(texts)), trainer)
 
         learned = json.loads(tokenizer.to_str())["model"]
         pieces = sorted(learned["vocab"], key=learned["vocab"].__getitem__)
@@ -194,7 +195,7 @@ class Tokenizer:
         Returns: ids (int32) and offsets (int64, one more than texts).
         """
         parts, lengths = [], [np.zeros(1, np.int64)]
-        for start in range(0, len(texts), _CHUNK):
+        for start in checked(range(0, len(texts), _CHUNK)):
             rows = self.encode_batch(texts[start : start + _CHUNK])
             lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
             parts.append(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths[-1].sum())))

@@ -23,6 +23,7 @@ from transformer.inference.cpu import CPU
 from transformer.inference.ensemble import Member, mean_step
 from transformer.inference.generation import Constrain, Hypotheses
 from transformer.inference.search import beam_search, sample
+from transformer.interruption import check
 from transformer.model import Side, Transformer
 from transformer.ops import logits
 from transformer.shapes import Params
@@ -75,6 +76,7 @@ def decode(
     lengths = np.array([len(ids) + 1 for ids in sources], int)  # with the end id
 
     def run(batch: tuple[int, int, np.ndarray]) -> tuple[np.ndarray, Hypotheses]:
+        check()
         width, rows, chosen = batch
         with_end = [[*sources[place], ids.end_id] for place in chosen]
         source, mask = pad(with_end, rows, width, ids.pad_id)

@@ -16,6 +16,7 @@ from transformer.data.rows import of_one_width, pad
 from transformer.data.tokenizer import Tokenizer
 from transformer.inference.decoding import default_backend
 from transformer.inference.ensemble import log_mean
+from transformer.interruption import checked
 from transformer.model import Transformer
 from transformer.shapes import Batch, Params
 
@@ -53,7 +54,8 @@ def batches(
     backend = default_backend()
     lengths = np.maximum(pairs.source_lengths, pairs.target_lengths)
     tokens = batch_tokens or backend.batch_tokens
-    for width, rows, chosen in of_one_width(lengths, backend.widths(positions), tokens, backend.row_divisor):
+    parts = of_one_width(lengths, backend.widths(positions), tokens, backend.row_divisor)
+    for width, rows, chosen in checked(parts):
         yield chosen, _pad(pairs, chosen, rows, width, width, tokenizer)
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -14,20 +16,23 @@ from jax import Array
 from jaxtyping import Int
 
 from transformer import parameters
-from transformer.checkpoint import load_params
+from transformer.checkpoint import load_chosen
 from transformer.config import Config, SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
-from transformer.errors import InputError
+from transformer.errors import InputError, require
 from transformer.inference import forced_decoding
 from transformer.inference.decoding import Members, longest_source
 from transformer.inference.evaluate import Scores, score_translations
 from transformer.inference.metrics import Metrics, metrics_of
 from transformer.inference.translation import Translation, Window, distinct, translated_windows, translations
 from transformer.model import Transformer
-from transformer.run_dir import checkpoint_steps, read_config
+from transformer.run_dir import read_config
 from transformer.runtime import resolve_dtype, use_compilation_cache
 from transformer.shapes import Batch, Params
+from transformer.stages import stage
+
+NO_PAIRS = "There are no sentence pairs to compute with: at least one is needed."
 
 
 @dataclass(frozen=True)
@@ -103,10 +108,8 @@ class Translator:
     def windows(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[Window]:
         """The same, for as many sentences at a time as are waiting; see `translated_windows`."""
         search = self.config.search if search is None else search
-        windows = translated_windows(self.members, self.tokenizer, sentences, search)
-        if search.sample:
-            return windows
-        return (window._replace(translations=list(map(distinct, window.translations))) for window in windows)
+        found = translated_windows(self.members, self.tokenizer, sentences, search)
+        return found if search.sample else (w._replace(translations=[*map(distinct, w.translations)]) for w in found)
 
     def score(self, pairs: Sequence[tuple[str, str]], search: SearchConfig | None = None) -> Scores:
         """BLEU, chrF, exact match and loss of the translations of `pairs`, each a source and its reference.
@@ -166,7 +169,7 @@ class Translator:
         Raises:
             InputError: there are no pairs, or a side has more tokens than the model has positions.
         """
-        _require_pairs(sources)
+        require(len(sources) > 0, NO_PAIRS)
         total, count = 0.0, 0
         for _, log_probs, mask in self._log_probabilities(sources, targets):
             total += float(log_probs.sum(where=mask, dtype=np.float64))
@@ -210,7 +213,7 @@ class Translator:
         Raises:
             InputError: there are no pairs, or a side has more tokens than the model has positions.
         """
-        _require_pairs(sources)
+        require(len(sources) > 0, NO_PAIRS)
         pairs = forced_decoding.tokenize(self.tokenizer, sources, targets, self.model.config.max_positions)
         return forced_decoding.whole(pairs, self.tokenizer)
 
@@ -247,17 +250,18 @@ def load(
 ) -> Translator:
     """The translator of a run, on whatever machine it was trained.
 
-    If the run used the compilation cache (`compilation_cache`), so does this process from here on.
+    If the run used the compilation cache (`compilation_cache`), so does this process from here on. A checkpoint that
+    cannot be read is left out, with a note on standard error, unless its step was asked for.
 
     Args:
         run_dir: the run directory.
         checkpoint: the one of lowest validation loss, the last one, or the one of a step.
-        average: take the mean of this many checkpoints, this one and those before it (section 6.1). None: of the last
-            one, as many as the run's config says, or as there are; of another, only itself.
+        average: number of checkpoints to average, ending with this one (section 6.1). None: for the last one the run's
+            number (fewer if fewer exist), and 1 for any other.
         dtype: compute type instead of the run's.
 
     Raises:
-        InputError: the directory is not that of a run, or has not the checkpoints or the tokenizer asked for.
+        InputError: the directory is not a run's, or lacks the checkpoints asked for, or its tokenizer.
     """
     config = read_config(run_dir)
     if config.compilation_cache:
@@ -266,8 +270,9 @@ def load(
     tokenizer = Tokenizer.load(
         Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size, config.data.normalization
     )
-    steps = checkpoint_steps(run_dir, checkpoint, average)
-    params = load_params(run_dir, steps, tokenizer.fingerprint)
+    say = partial(print, file=sys.stderr, flush=True)
+    with stage(f"loading {run_dir}", say):
+        steps, params = load_chosen(run_dir, checkpoint, average, tokenizer.fingerprint, say)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))
     return Translator(config, model, jax.device_put(params), tokenizer, checkpoints=tuple(steps))
 
@@ -292,8 +297,3 @@ def ensemble(translators: Sequence[Translator]) -> Translator:
                 f"another one than the first ({first.config.run_dir})."
             )
     return dataclasses.replace(first, others=tuple(itertools.chain(*(other.members for other in translators)))[1:])
-
-
-def _require_pairs(sources: Sequence[str]) -> None:
-    if not len(sources):
-        raise InputError("There are no sentence pairs to compute with: at least one is needed.")

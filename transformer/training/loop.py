@@ -15,9 +15,11 @@ from transformer.checkpoint import Checkpoints
 from transformer.config import Config
 from transformer.data.batches import Batches, iterate
 from transformer.errors import DivergenceError
+from transformer.interruption import Interrupted, check, checked
 from transformer.model import Transformer
 from transformer.run_dir import Counters
 from transformer.shapes import Params
+from transformer.stages import stage
 from transformer.training import parallel
 from transformer.training.metrics import MetricsLog, Progress
 from transformer.training.optimizer import learning_rate, make_optimizer
@@ -35,7 +37,9 @@ def train(
 ) -> None:
     """Trains to `config.training.steps`, from the last checkpoint if there is one.
 
-    Steps are logged, validated and saved at intervals of their own; the last step is all three.
+    Steps are logged, validated and saved at intervals of their own; the last step is all three. A deferred signal (see
+    `interruption`) ends training after the current step, or within the validation after it, with a `resume_only`
+    checkpoint. If the validation was not complete, the resumed run begins with it.
 
     Args:
         config: the experiment.
@@ -47,6 +51,7 @@ def train(
 
     Raises:
         DivergenceError: a loss or the gradient is not finite; the last good checkpoint is named.
+        Interrupted: a deferred signal has come; the last step that was made is saved.
     """
     training = config.training
     model = Transformer(config.model, dtype=jnp.dtype(dtype))
@@ -64,18 +69,26 @@ def train(
     )
     eval_fn = parallel.map_eval_step(partial(eval_step, model=model, total=parallel.total))
 
-    state, counters = parallel.replicate(create_state(model, optimizer, config.seed)), Counters()
-    print(f"{parameters.count(state.params):,} parameters")
-    first = checkpoints.latest() or 0
-    if first:
-        layout = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        state, counters = checkpoints.restore(first, layout), checkpoints.counters(first)
-
     def due(step: int, every: int) -> bool:
         return step % every == 0 or step == training.steps
 
+    validate_every, save_every = training.validate_every, training.save_every or training.validate_every
+    with stage("drawing the parameters"):
+        state, counters = parallel.replicate(create_state(model, optimizer, config.seed)), Counters()
+    print(f"{parameters.count(state.params):,} parameters")
+    first, unfinished = 0, False
+    if checkpoints.latest() is not None:
+        layout = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        with stage("reading the last checkpoint"):
+            first, state = checkpoints.restore_latest(layout)
+        record = checkpoints.record(first)
+        counters = record.counters
+        # A signal came during the validation after this step.
+        unvalidated = due(first, validate_every) and math.isinf(record.validation_loss)
+        unfinished = record.resume_only and (unvalidated or due(first, save_every))
+
     with (
-        MetricsLog(Path(config.run_dir) / "metrics.jsonl", first) as log,
+        MetricsLog(Path(config.run_dir) / "metrics.jsonl", first, validated=not unfinished) as log,
         Progress(training.steps, first) as progress,
     ):
 
@@ -86,44 +99,66 @@ def train(
             require_finite(checkpoints, step, loss=loss_sum / max(target_tokens, 1.0), gradient_norm=norm)
             progress.count(int(target_tokens + values["source_tokens"]))
             loss_sum, target_tokens = counters.loss_sum + loss_sum, counters.target_tokens + target_tokens
-            if not (due(step, training.log_every) or due(step, training.validate_every)):
+            if not (due(step, training.log_every) or due(step, validate_every)):
                 return counters._replace(loss_sum=loss_sum, target_tokens=target_tokens)
             loss, now = loss_sum / target_tokens, float(jnp.asarray(rate(step - 1)))
             speed = progress.update(step, loss=loss, learning_rate=now)
             log.write(step, loss=loss, learning_rate=now, gradient_norm=norm, tokens_per_second=speed)
             return counters._replace(loss_sum=0.0, target_tokens=0.0)
 
-        pending, saved = None, time.monotonic()
-        last = first if counters.out_of_patience(training.patience) else training.steps
-        for step, batch in enumerate(iterate(train_batches, first, last), start=first + 1):
-            state, metrics = step_fn(state, parallel.split(batch, training.accumulation_steps))
-            if pending is not None:
-                counters = account(counters, *pending)  # one step late, so that the device never waits for the host
-            pending = step, metrics
-            validates = due(step, training.validate_every)
-            saves = due(step, training.save_every or training.validate_every)
-            overdue = training.save_minutes is not None and time.monotonic() - saved >= 60 * training.save_minutes
-            if not (validates or saves or overdue):
-                continue
-
-            counters, pending, scores = account(counters, *pending), None, {}
+        def close(
+            state: TrainState, step: int, counters: Counters, *, overdue: bool = False
+        ) -> tuple[Counters, dict[str, float]]:
+            """Validates and saves what a step leaves, where that is due; the counters then, and the scores."""
+            scores: dict[str, float] = {}
             with progress.pause():
-                if validates and validation_batches is not None:
-                    scores["validation_loss"] = validate(eval_fn, state, validation_batches)
+                if due(step, validate_every) and validation_batches is not None:
+                    with stage("validating", progress.print):
+                        scores["validation_loss"] = validate(eval_fn, state, validation_batches)
                     require_finite(checkpoints, step, **scores)
                     counters = counters.after_validation(scores["validation_loss"])
                     if evaluate is not None:
-                        scores |= evaluate(state.params)
+                        with stage("translating the validation set", progress.print):
+                            scores |= evaluate(state.params)
                     log.write(step, **scores)
                     shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
                     progress.print(f"step {step:,}: {shown}")
-                stops = counters.out_of_patience(training.patience)
-                if saves or stops or overdue:
-                    checkpoints.save(step, state, scores, counters, resume_only=not (saves or stops))
+                regular = due(step, save_every) or counters.out_of_patience(training.patience)
+                if regular or overdue:
+                    checkpoints.save(step, state, scores, counters, resume_only=not regular)
+            return counters, scores
+
+        pending, made, scores = None, first, dict[str, float]()
+        try:
+            if 0 < first < training.steps:
+                progress.print(f"resuming from step {first:,}")
+            if unfinished:
+                counters, scores = close(state, first, counters, overdue=True)
+            saved = time.monotonic()
+            last = first if counters.out_of_patience(training.patience) else training.steps
+            for step, batch in enumerate(iterate(train_batches, first, last), start=first + 1):
+                check()
+                state, metrics = step_fn(state, parallel.split(batch, training.accumulation_steps))
+                made, scores = step, {}
+                if pending is not None:
+                    counters = account(counters, *pending)  # one step late: the device never waits for the host
+                pending = step, metrics
+                overdue = training.save_minutes is not None and time.monotonic() - saved >= 60 * training.save_minutes
+                if not (overdue or due(step, validate_every) or due(step, save_every)):
+                    continue
+                counters, pending = account(counters, *pending), None
+                counters, scores = close(state, step, counters, overdue=overdue)
+                if checkpoints.latest() == step:
                     saved = time.monotonic()
-            if stops:
-                progress.print(f"Stopped: the last {training.patience} validations found no lower loss.")
-                break
+                if counters.out_of_patience(training.patience):
+                    progress.print(f"Stopped: the last {training.patience} validations found no lower loss.")
+                    break
+        except Interrupted:
+            if pending is not None:
+                counters = account(counters, *pending)
+            if made and checkpoints.latest() != made:
+                checkpoints.save(made, state, scores, counters, resume_only=True)
+            raise
     checkpoints.wait()
 
 
@@ -141,6 +176,7 @@ def require_finite(checkpoints: Checkpoints, step: int, **values: float) -> None
 
 def validate(eval_fn: Callable, state: TrainState, batches: Batches) -> float:
     """The mean loss over one epoch in nats per target token, unsmoothed."""
-    sums = [eval_fn(state.params, parallel.split(batches[n])) for n in range(batches.per_epoch)]
-    total = jax.tree.map(lambda *values: float(np.sum([float(v) for v in values])), *sums)
+    numbers = checked(range(batches.per_epoch))
+    sums = [eval_fn(state.params, parallel.split(batches[n])) for n in numbers]
+    total = jax.tree.map(lambda *values: float(np.sum([float(v) for v in checked(values)])), *sums)
     return total["loss_sum"] / total["target_tokens"]

@@ -21,15 +21,16 @@ class MetricsLog:
     nothing is told twice. A step may still have two lines, one of training and one of validation.
     """
 
-    def __init__(self, path: Path, resumed_step: int) -> None:
+    def __init__(self, path: Path, resumed_step: int, *, validated: bool = True) -> None:
         """Opens the file.
 
         Args:
             path: The file; created if it is not there.
             resumed_step: Updates made before this start: 0, or the step of the checkpoint that the run goes on from.
+            validated: Whether the validation at that step is part of the checkpoint. If not, it will be made again.
         """
         if path.exists():
-            _cut(path, resumed_step)
+            _cut(path, resumed_step, validated)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, **values: float | int | str | None) -> None:
@@ -53,11 +54,13 @@ class MetricsLog:
         self._file.close()
 
 
-def _cut(path: Path, last_step: int) -> None:
+def _cut(path: Path, last_step: int, validated: bool) -> None:
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            keep = json.loads(line)["step"] <= last_step and line.endswith(b"\n")
+            values = json.loads(line)
+            keep = values["step"] <= last_step and line.endswith(b"\n")
+            keep &= validated or values["step"] < last_step or "validation_loss" not in values
         except (ValueError, TypeError, KeyError):  # torn by a crash, which may leave valid JSON such as a number
             continue
         if keep:

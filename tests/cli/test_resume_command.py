@@ -1,0 +1,86 @@
+"""A run that is resumed with another config, from another folder, or from a damaged checkpoint."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import assert_refused, call
+
+from transformer.checkpoint import load_params
+from transformer.experiment import read_validation_set
+from transformer.run_dir import read_config, saved_steps
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def damage(checkpoint: Path) -> None:
+    """Overwrites the middle of every array."""
+    for file in checkpoint.rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            data = bytearray(file.read_bytes())
+            data[50 : len(data) - 50] = random.Random(0).randbytes(max(0, len(data) - 100))
+            file.write_bytes(data)
+
+
+def test_more_steps_continue_a_finished_run(run, command):
+    result = call(*command, "--run-dir", run, "--training.steps", "25", "--training.patience", "9", "--average", "1")
+    assert (result.status, result.err) == (0, "")
+    assert "resuming from step 20\n" in result.out
+    assert "step 25/25" in result.out
+    assert saved_steps(run) == [10, 20, 25]
+    (line,) = map(json.loads, (Path(run) / "changes.jsonl").read_text().splitlines())
+    assert line["step"] == 20
+    assert line["changed"]["training.steps"] == {"before": 20, "now": 25}
+    assert {"training.steps", "training.patience", "average"} <= set(line["changed"])
+    assert (read_config(run).training.steps, read_config(run).average) == (25, 1)
+    fewer = call(*command, "--run-dir", run, "--training.steps", "20")
+    assert_refused(fewer, r"training\.steps is 25 there and 20 here, but 25 steps are made already")
+
+
+def test_a_run_moves_with_its_data(run, corpus, command, tmp_path, monkeypatch):
+    """Other paths, plain instead of compressed: the sentences are the same."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for file in corpus.glob("*.??"):
+        shutil.copy(file, folder)
+    monkeypatch.chdir(folder)
+    moved = [*command[: command.index("--data.train")], "--run-dir", run]
+    moved += ["--data.train", "train.en", "train.de", "--data.test", "test.en", "test.de"]
+    validation = ["--data.validation", "val.en", "val.de"]
+    result = call(*moved, *validation)
+    assert (result.status, result.err) == (0, "")
+    assert read_config(run).data.train == ("train.en", "train.de")
+    assert_refused(call(*moved), r"has validation pairs: name them with --data\.validation")
+    Path("val.de").write_text(Path("val.de").read_text().replace("hund", "katze"))
+    before = (Path(run) / "config.json").read_bytes()
+    assert_refused(call(*moved, *validation), r"The validation pairs are not those that the run in .* was begun with")
+    assert (Path(run) / "config.json").read_bytes() == before
+    kept = read_validation_set(run, read_config(run).data)  # and not the file of today's working directory
+    assert kept.targets == (corpus / "val.de").read_text().splitlines()
+    (Path(run) / "validation.jsonl").unlink()  # as of a run that did not keep it
+    assert_refused(call("tune", run), r"The validation pairs .* are not those it was trained with")
+
+
+def test_resumes_from_the_last_checkpoint_that_can_be_read(run, command, capfd):
+    expected = load_params(run, [20])
+    damage(Path(run) / "checkpoints" / "20")
+    found = call("translate", run, stdin="red house\n")
+    assert found.status == 0
+    assert "The checkpoint of step 20 cannot be read and is left out." in found.err
+    assert_refused(call("translate", run, "--checkpoint", "20", stdin="red house\n"), r"step 20 .* other steps: 10\.")
+    result = call(*command, "--run-dir", run)
+    assert (result.status, result.err) == (0, "")
+    assert f"The checkpoint of step 20 is damaged. It was moved to {run}/damaged/20." in result.out
+    assert "resuming from step 10\n" in result.out
+    assert str(load_params(run, [20])) == str(expected)
+    assert capfd.readouterr().err == ""  # nothing of closed event loops
+
+
+def test_without_a_sound_checkpoint_nothing_is_moved(run, command):
+    for step in (10, 20):
+        (Path(run) / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").unlink()
+    assert_refused(call(*command, "--run-dir", run), r"No checkpoint in .* can be read\.")
+    assert not (Path(run) / "damaged").exists()
+    assert_refused(call("translate", run, stdin="red\n"), r"There is no checkpoint in")

@@ -1,0 +1,120 @@
+"""Signals to a process that trains: it saves, says so, and the same command goes on as if nothing had happened."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from command_line import ROOT, write_corpus
+
+from transformer.checkpoint import load_params
+from transformer.run_dir import records, saved_steps
+
+NATIVE = """
+import hashlib
+from transformer.interruption import check, deferred
+
+with deferred(lambda text: print(text, flush=True)):
+    print("begun", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**9)  # does not look at signals, as XLA's compiler does not
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_processes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder)
+    return [
+        *(sys.executable, str(ROOT / "train.py"), "--config", f"{folder}/tiny.py"),
+        *("--data.train", f"{folder}/train.en", f"{folder}/train.de"),
+        *("--data.validation", f"{folder}/val.en", f"{folder}/val.de"),
+        *("--data.test", f"{folder}/test.en", f"{folder}/test.de"),
+        *("--training.steps", "200", "--training.validate-every", "100", "--training.log-every", "10"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    subprocess.run([*command, "--run-dir", str(run_dir)], check=True, capture_output=True, timeout=120)
+    return run_dir
+
+
+def lines(run_dir: Path) -> list[dict[str, Any]]:
+    every = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in line if name != "tokens_per_second"} for line in every]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
+def test_a_signal_saves_and_the_same_command_resumes(command, uninterrupted, tmp_path, name):
+    number = signal.Signals[name]
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        [*command, "--run-dir", str(run_dir)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert any(line.startswith("step 10/200") for line in process.stdout)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    saved = records(run_dir)
+    assert 10 <= saved[-1].step < 200
+    assert saved[-1].resume_only
+    first, second = error.splitlines()
+    assert first == (
+        f"{name}: stopping after the current step, or the compilation that is running. A second signal stops at once."
+    )
+    assert second == f"Interrupted by {name}. The same command resumes from step {saved[-1].step}."
+    if name != "SIGTERM":  # all are saved in the same way
+        return
+    again = subprocess.run([*command, "--run-dir", str(run_dir)], capture_output=True, text=True, timeout=120)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert f"resuming from step {saved[-1].step}\n" in again.stdout
+    assert saved_steps(run_dir) == saved_steps(uninterrupted)
+    assert lines(run_dir) == lines(uninterrupted)
+    for file in ("scores.json", "hypotheses.txt"):
+        assert (run_dir / file).read_bytes() == (uninterrupted / file).read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, *(load_params(folder, [200]) for folder in (run_dir, uninterrupted)))
+
+
+def test_before_the_first_step_nothing_is_promised(command, tmp_path):
+    process = subprocess.Popen(
+        [*command, "--run-dir", str(tmp_path / "run")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("train: 200 pairs")  # later the first step is compiled
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "Interrupted by SIGINT. No step was saved."
+
+
+def test_a_second_signal_stops_at_once():
+    with subprocess.Popen([sys.executable, "-c", NATIVE], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline().startswith("SIGTERM: stopping")
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(timeout=10) == 128 + signal.SIGUSR1
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As under nohup."""
+    program = NATIVE.replace("hashlib.pbkdf2_hmac", "import os, signal, time; os.kill(os.getpid(), 1); time.sleep(.2)#")
+    ignoring = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{program}\n    check()"
+    done = subprocess.run([sys.executable, "-c", ignoring], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "begun\n")

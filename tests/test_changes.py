@@ -1,0 +1,71 @@
+"""What may change on resuming: exactly what leaves the updates made so far as they were."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from transformer.changes import changes
+from transformer.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
+from transformer.errors import InputError
+from transformer.training.optimizer import learning_rate, rates
+
+SCHEDULES = [
+    OptimizerConfig(warmup_steps=4),
+    OptimizerConfig(schedule="inverse_sqrt", peak=1.0, warmup_steps=4),
+    OptimizerConfig(schedule="inverse_sqrt", peak=1.0, warmup_steps=4, final_fraction=0.4),
+    OptimizerConfig(schedule="cosine", peak=1.0, warmup_steps=4),
+    OptimizerConfig(schedule="warmup_stable_decay", peak=1.0, warmup_steps=4, final_fraction=0.3),
+]
+
+
+def replace(config: Config, part: str, **fields: Any) -> Config:
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **fields)})
+
+
+@pytest.mark.parametrize("optimizer", SCHEDULES)
+@pytest.mark.parametrize(("before", "now"), [(20, 30), (30, 20), (20, 21), (20, 400)])
+def test_steps_may_change_where_no_rate_so_far_depends_on_them(optimizer, before, now):
+    """Far enough from each other for the difference of two rates to be seen in float32."""
+    first, second = (rates(learning_rate(optimizer, 16, steps), 20) for steps in (before, now))
+    old = Config(optimizer=optimizer, training=TrainingConfig(steps=before))
+    new = replace(old, "training", steps=now)
+    for step in range(21):
+        if np.array_equal(first[:step], second[:step]):
+            assert changes(old, new, step) == {"training.steps": (before, now)}
+        else:
+            with pytest.raises(InputError, match=r"training\.steps is .* would have changed the learning rate"):
+                changes(old, new, step)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        *(("training", *field) for field in (("label_smoothing", 0.2), ("batch_tokens", 1000), ("pack_length", 64))),
+        *(("model", *field) for field in (("dropout", 0.3), ("dtype", "float32"), ("implementation", "plain"))),
+        *(("optimizer", *field) for field in (("scale", 2.0), ("b2", 0.9), ("clip_norm", 1.0))),
+        *(("data", *field) for field in (("max_length", 100), ("target_language", "fr"))),
+        ("tokenizer", "pad_id", 5),
+    ],
+)
+def test_what_changes_the_next_step_is_refused_by_name(part, field, value):
+    with pytest.raises(InputError, match=rf"^{part}\.{field} is .* there and {value!r} here\.$"):
+        changes(Config(), replace(Config(), part, **{field: value}), 0)
+
+
+def test_what_changes_no_step_may_change():
+    before = Config()
+    now = dataclasses.replace(before, run_dir="elsewhere", average=2, compilation_cache=False)
+    free = {"log_every": 7, "validate_every": 8, "save_every": 9, "save_minutes": 1.0, "validation_bleu": True}
+    now = replace(now, "training", **free, patience=3, keep_last=2, accumulation_steps=2)
+    now = replace(replace(now, "model", scan_unroll=1), "search", beam_size=1, long_input="split")
+    names = {"average", "compilation_cache", "model.scan_unroll", "search.beam_size", "search.long_input"}
+    names |= {f"training.{name}" for name in (*free, "patience", "keep_last", "accumulation_steps")}
+    assert set(changes(before, now, 1000)) == names
+
+
+def test_micro_batches_are_part_of_batch_norm():
+    before = Config(model=ModelConfig(norm="batch"))
+    with pytest.raises(InputError, match=r"training\.accumulation_steps"):
+        changes(before, replace(before, "training", accumulation_steps=2), 0)

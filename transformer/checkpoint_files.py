@@ -1,0 +1,138 @@
+"""The files of checkpoints, which orbax reads and writes.
+
+No device or sharding is recorded: a checkpoint restores into the host's memory or into any sharding.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import type_handlers
+
+from transformer.errors import InputError
+from transformer.run_dir import CHECKPOINTS, Record, best, records, validation_loss
+
+
+class UnreadableCheckpointError(InputError):
+    """A checkpoint cannot be read: it is damaged, or was deleted by the process that trains.
+
+    Attributes:
+        step: Its step.
+    """
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class Preservation:
+    """Keeps the last regular checkpoints, the best of them, and whichever checkpoint is the last of all."""
+
+    def __init__(self, known: Mapping[int, Record], keep_last: int) -> None:
+        self._known, self._keep_last = known, keep_last
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        every = [self._known[info.step] for info in checkpoints]
+        regular = [record for record in every if not record.resume_only]
+        kept = {best(regular), every[-1].step, *(record.step for record in regular[-self._keep_last :])}
+        return [record.step in kept for record in every]
+
+
+def open_manager(run_dir: str | Path, **options: Any) -> ocp.CheckpointManager:
+    """Orbax's manager of the checkpoints of a run, with further options."""
+    directory = Path(run_dir).resolve() / CHECKPOINTS
+    # Without best_fn, orbax does not write the metrics.
+    try:
+        return ocp.CheckpointManager(
+            directory,
+            options=ocp.CheckpointManagerOptions(best_fn=validation_loss, best_mode="min", **options),
+            item_handlers={"params": _handler(), "rest": _handler()},
+        )
+    except ValueError as error:  # it reads the metrics of all checkpoints
+        damaged = ", ".join(str(record.step) for record in records(run_dir) if record.fingerprint is None)
+        raise InputError(
+            f"In {directory} the metrics of a checkpoint are damaged (step {damaged}). Move it to another folder."
+        ) from error
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    # By default, orbax records shardings, and slices what is replicated by a program for each shape and device.
+    arrays = type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
+    registry = type_handlers.create_type_handler_registry(
+        (int, type_handlers.ScalarHandler()), (np.ndarray, type_handlers.NumpyHandler()), (jax.Array, arrays)
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
+def items_of(state: Any) -> dict[str, dict[str, Any]]:
+    """What evaluation needs, and what resuming needs besides: apart, so that the one loads without the other.
+
+    On disk, what a model keeps besides its parameters has the name that it had first.
+    """
+    rest = state._asdict()
+    others = dict(rest.pop("params"))
+    return {"rest": rest, "params": {"params": others.pop("params"), "batch_stats": others}}
+
+
+def read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The items of a checkpoint as `restore` describes; without any, `params` as NumPy arrays."""
+
+    def arguments(leaf: Any) -> ocp.RestoreArgs:
+        sharding = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None
+        return ocp.RestoreArgs(restore_type=np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
+
+    _ignore_closed_loops()
+    try:
+        if items is None:
+            metadata = manager.item_metadata(step)["params"]
+            if metadata is None:
+                raise _damaged(manager, step)
+            items = {"params": metadata.tree}
+        restore = {
+            name: ocp.args.PyTreeRestore(item, restore_args=jax.tree.map(arguments, item))
+            for name, item in items.items()
+        }
+        return dict(manager.restore(step, args=ocp.args.Composite(**restore)).items())
+    except UnreadableCheckpointError:
+        raise
+    except Exception as error:
+        if not isinstance(error, ValueError | KeyError | OSError) and type(error) is not Exception:  # orbax raises all
+            raise
+        raise _damaged(manager, step) from error
+
+
+@cache
+def _ignore_closed_loops() -> None:
+    """Orbax closes its event loop at the first array that fails; each later one would print a traceback."""
+    before = sys.unraisablehook
+
+    def unraisable(unraised: Any) -> None:
+        if str(unraised.exc_value) != "Event loop is closed":
+            before(unraised)
+
+    sys.unraisablehook = unraisable
+
+
+def _damaged(manager: ocp.CheckpointManager, step: int) -> UnreadableCheckpointError:
+    others = ", ".join(str(other) for other in manager.all_steps() if other != step) or "none"
+    return UnreadableCheckpointError(
+        step,
+        f"The checkpoint of step {step} in {manager.directory} is damaged and cannot be read. Checkpoints of other "
+        f"steps: {others}.",
+    )
+
+
+def check_fingerprint(manager: ocp.CheckpointManager, record: Record, fingerprint: str) -> None:
+    """Raises: InputError if a checkpoint is of another tokenizer, or has lost what it says of itself."""
+    if record.fingerprint is None:  # every version has written one
+        raise _damaged(manager, record.step)
+    if record.fingerprint != fingerprint:
+        raise InputError(
+            f"The checkpoint of step {record.step} in {manager.directory} was trained with another tokenizer than the "
+            "tokenizer.json of its run directory. Restore the file that the run wrote."
+        )

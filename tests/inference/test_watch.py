@@ -100,6 +100,10 @@ def test_each_checkpoint_is_scored_once_as_it_appears(trained, run, random_trans
         watch(run, PAIRS, search, metrics=Metrics(ScoresConfig(tokenize="char")), report=lines.append)
     watch(run, PAIRS, dataclasses.replace(search, length_penalty=0.7), run / "other", report=lines.append)
     assert len(lines) == 7
+    config = run / "config.json"
+    config.write_text(config.read_text().replace('"seed": 0', '"seed": 1', 1))
+    with pytest.raises(InputError, match=r"Step 10 was scored with another run's model in .*evaluation"):
+        watch(run, PAIRS, search, report=lines.append)
 
 
 def test_checkpoints_may_be_deleted_meanwhile(trained, run, random_translator, monkeypatch):

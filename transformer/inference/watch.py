@@ -3,18 +3,20 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformer.config import SearchConfig
+from transformer.config_files import to_json
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
+from transformer.files import check_writable
 from transformer.inference.evaluate import Scores
 from transformer.inference.metrics import Metrics, metrics_of
 from transformer.inference.results import evaluate, read_result, write_result
 from transformer.inference.translator import load
-from transformer.run_dir import is_finished, read_config, saved_steps
+from transformer.run_dir import is_finished, read_config, saved_steps, training_data
 from transformer.runtime import resolve_dtype
 
 FOLDER = "evaluation"  # in the run directory
@@ -53,17 +55,20 @@ def watch(
         note: takes a line whenever it begins to wait for one.
 
     Raises:
-        InputError: the folder has evaluations of other pairs, another search, other metrics or another compute type; a
-            checkpoint is damaged, at two looks one after the other, or of another tokenizer.
+        InputError: the folder has evaluations of another run, other pairs, another search, other metrics or another
+            compute type; a checkpoint is damaged, at two looks one after the other, or of another tokenizer.
     """
     folder = Path(run_dir) / FOLDER if folder is None else Path(folder)
-    folder.mkdir(exist_ok=True)
+    if not folder.is_dir():
+        check_writable(folder)
+        folder.mkdir()
     done = {int(kept.name) for kept in folder.iterdir() if kept.name.isdecimal()}
     config = read_config(run_dir)
     metrics = metrics_of(config) if metrics is None else metrics
     resolved, _ = resolve_dtype(dtype or config.model.dtype)
+    own = _identity(json.loads(to_json(config)), training_data(run_dir))
     for step in sorted(done):
-        _check_same(folder, step, pairs, search, metrics, resolved)
+        _check_same(folder, step, own, pairs, search, metrics, resolved)
     known, failed, waiting = set[int](), set[int](), False
     while True:
         finished = is_finished(run_dir)  # asked first: of a finished run, no checkpoint comes after the list
@@ -100,9 +105,26 @@ def watch(
         report(f"step {step:,}: {_line(scores)}, in {time.monotonic() - start:.0f} s")
 
 
-def _check_same(folder: Path, step: int, pairs: Pairs, search: SearchConfig, metrics: Metrics, dtype: str) -> None:
+def _identity(config: Mapping[str, Any], training_data: str | None) -> tuple[Any, ...]:
+    """What tells two runs apart, of what stays the same when a run is resumed with other settings."""
+    rounding = ("dtype", "implementation", "scan_unroll")
+    model = {name: value for name, value in config["model"].items() if name not in rounding}
+    return training_data, config["seed"], model, config["optimizer"]
+
+
+def _check_same(
+    folder: Path,
+    step: int,
+    run: tuple[Any, ...],
+    pairs: Pairs,
+    search: SearchConfig,
+    metrics: Metrics,
+    dtype: str,
+) -> None:
     kept = read_result(folder / str(step))
-    if kept.pairs.fingerprint != pairs.fingerprint:
+    if _identity(kept.config, kept.training_data) != run:
+        other = "another run's model"
+    elif kept.pairs.fingerprint != pairs.fingerprint:
         other = "other sentences"
     elif kept.config["search"] != json.loads(json.dumps(dataclasses.asdict(search))):
         other = "other search options"

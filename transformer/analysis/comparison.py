@@ -107,7 +107,7 @@ def caveats(first: Result, second: Result) -> list[str]:
     if None in (first.training_data, second.training_data):
         found.append("What one of them was trained on is not known.")
     elif first.training_data != second.training_data:
-        found.append("They were trained on other data, or cut it into other tokens.")
+        found.append("They were trained on different data.")
     if first.tokenizer != second.tokenizer:
         found.append("Their tokenizers differ: loss and perplexity cannot be compared; BLEU, chrF and TER can.")
     for name, one, other in _other_signatures(first, second):

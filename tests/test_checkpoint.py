@@ -223,7 +223,7 @@ def test_a_chosen_checkpoint_that_is_deleted_meanwhile_is_chosen_anew(tmp_path: 
 
     monkeypatch.setattr(checkpoint, "read", read)
     for chosen in ("last", "best"):
-        params = checkpoint.load_chosen(run_dir, chosen, None, "print", pytest.fail)[1]["params"]
+        params = checkpoint.load_chosen(run_dir, chosen, None, "print", pytest.fail)[1]
         assert_equal(params, make_state(2).params)
     assert saved_steps(run_dir) == [2]
 

@@ -25,6 +25,7 @@ from transformer.checkpoint_files import (
     items_of,
     open_manager,
     read,
+    state_of,
 )
 from transformer.errors import InputError
 from transformer.parameters import from_version_0_1
@@ -134,8 +135,7 @@ class Checkpoints:
                     f"The checkpoint of step {step} does not fit this config: {jax.tree_util.keystr(path)} is "
                     f"{there.dtype}{list(there.shape)} there and {here.dtype}{list(here.shape)} here."
                 )
-        params = {"params": restored["params"]["params"], **restored["params"]["batch_stats"]}
-        return type(state)(params=params, **restored["rest"])
+        return state_of(restored, type(state))
 
     def restore_latest(self, state: Any, say: Callable[[str], None] = print) -> tuple[int, Any]:
         """The last checkpoint that can be read, regular or not: its step, and what `restore` returns.

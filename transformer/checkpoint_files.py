@@ -4,7 +4,7 @@ No device or sharding is recorded: a checkpoint restores into the host's memory 
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,12 @@ def items_of(state: Any) -> dict[str, dict[str, Any]]:
     rest = state._asdict()
     others = dict(rest.pop("params"))
     return {"rest": rest, "params": {"params": others.pop("params"), "batch_stats": others}}
+
+
+def state_of(items: dict[str, Any], kind: Callable[..., Any]) -> Any:
+    """The state of a kind whose items these are."""
+    params = {"params": items["params"]["params"], **items["params"]["batch_stats"]}
+    return kind(params=params, **items["rest"])
 
 
 def read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None = None) -> dict[str, Any]:

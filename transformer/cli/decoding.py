@@ -15,6 +15,7 @@ from transformer.compilation import announce_compilations
 from transformer.config import Config, SearchConfig
 from transformer.errors import InputError
 from transformer.runtime import resolve_dtype, unused_accelerator
+from transformer.stages import stage
 
 if TYPE_CHECKING:
     from transformer.inference.translator import Translator
@@ -106,10 +107,11 @@ def load_translator(options: RunOptions, members: Sequence[Member] | None = None
     from transformer.inference.translator import ensemble, load
 
     prepare(options)
-    if members is None:
-        chosen = _asked_for(options)
-        return ensemble([load(run, checkpoint, options.average, options.dtype) for run, checkpoint in chosen])
-    return ensemble([load(run, steps[-1], len(steps), options.dtype) for run, steps in members])
+    with stage(f"loading {options.run}", partial(print, file=sys.stderr, flush=True)):
+        if members is None:
+            chosen = _asked_for(options)
+            return ensemble([load(run, checkpoint, options.average, options.dtype) for run, checkpoint in chosen])
+        return ensemble([load(run, steps[-1], len(steps), options.dtype) for run, steps in members])
 
 
 def named_checkpoint(name: str, default: Checkpoint) -> tuple[str, Checkpoint]:

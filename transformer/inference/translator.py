@@ -30,7 +30,6 @@ from transformer.model import Transformer
 from transformer.run_dir import read_config
 from transformer.runtime import resolve_dtype, use_compilation_cache
 from transformer.shapes import Batch, Params
-from transformer.stages import stage
 
 NO_PAIRS = "There are no sentence pairs to compute with: at least one is needed."
 
@@ -271,8 +270,7 @@ def load(
         Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size, config.data.normalization
     )
     say = partial(print, file=sys.stderr, flush=True)
-    with stage(f"loading {run_dir}", say):
-        steps, params = load_chosen(run_dir, checkpoint, average, tokenizer.fingerprint, say)
+    steps, params = load_chosen(run_dir, checkpoint, average, tokenizer.fingerprint, say)
     model = Transformer(config.model, dtype=jnp.dtype(compute_type))
     return Translator(config, model, jax.device_put(params), tokenizer, checkpoints=tuple(steps))
 

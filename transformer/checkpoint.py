@@ -26,6 +26,7 @@ from transformer.checkpoint_files import (
     open_manager,
     read,
     state_of,
+    variables_of,
 )
 from transformer.errors import InputError
 from transformer.parameters import from_version_0_1
@@ -280,9 +281,7 @@ def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | No
             for earlier in steps[:-1]:
                 total = jax.tree.map(np.add, total, params_of(earlier))
             fields = jax.tree.map(lambda leaf, like: np.asarray(leaf / len(steps), like.dtype), total, fields)
-    variables = {"params": fields.pop("params")}
-    for collections in fields.values():
-        variables |= collections
+    variables = variables_of(fields)
     if known[steps[-1]].layout == LAYOUT:
         return variables
     return {name: from_version_0_1(tree) for name, tree in variables.items()}

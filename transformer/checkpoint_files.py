@@ -81,8 +81,12 @@ def items_of(state: Any) -> dict[str, dict[str, Any]]:
 
 def state_of(items: dict[str, Any], kind: Callable[..., Any]) -> Any:
     """The state of a kind whose items these are."""
-    params = {"params": items["params"]["params"], **items["params"]["batch_stats"]}
-    return kind(params=params, **items["rest"])
+    return kind(params=variables_of(items["params"]), **items["rest"])
+
+
+def variables_of(item: dict[str, Any]) -> dict[str, Any]:
+    """What `Transformer.apply` takes first, of a checkpoint's item `params`."""
+    return {"params": item["params"], **item["batch_stats"]}
 
 
 def read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def test_what_may_be_said(translator, tokenizer):
     for best in translator.n_best(sentences, shortest):
         assert max(found.tokens for found in best) <= 4
     both = search_ids(tokenizer, SearchConfig(forbidden=("a",))).forbidden
-    assert len(both) == 2  # behind a space, and without one
+    assert len(both) == 2  # after a space, and without one
     assert tokenizer.pieces(both) == ["a", "a"]
     for special in ("</s>", "<pad>"):
         with pytest.raises(InputError, match="Only what is one token"):

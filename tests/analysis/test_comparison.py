@@ -56,7 +56,7 @@ def test_what_else_differs_is_said():
     for said in (
         "seed is 0 against 1.",
         "search.beam_size is 4 against 1.",
-        "other data",
+        "trained on different data",
         "tokenizers differ",
         "bleu were computed in other ways: tok:13a against tok:zh",
         "20 of 40 translations differ",

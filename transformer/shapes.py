@@ -9,6 +9,19 @@
        of hypotheses
 
 Einsums use the same letters: `"bqhe,bkhe->bhqk"`. In a mask, True means "may attend" or "is a token".
+
+One word, one meaning, in code, messages and documentation:
+
+    token        a unit of the vocabulary (byte-level BPE)
+    position     an index along a sequence, from 0
+    row          an index along B: one sentence pair, or several when rows are packed
+    segment      one of the sentence pairs in a packed row
+    slot         an index along the K hypotheses of a beam
+    chunk        a part of an input line that is too long for the model
+    shard        the part of an array that one device holds
+    micro-batch  the part of a batch whose gradients are computed at once, when gradients are accumulated
+    step         one update of the parameters
+    resume       continue a run from its last checkpoint
 """
 
 from collections.abc import Mapping

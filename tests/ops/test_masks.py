@@ -43,7 +43,7 @@ def test_masks_map_over_a_leading_axis():
 
 
 def raises(dtype):
-    return pytest.raises(InputError, match=rf"must be boolean.* its type is {dtype}\..* `mask == 0`")
+    return pytest.raises(InputError, match=rf"must be boolean.* its dtype is {dtype}\..* `mask == 0`")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])

@@ -1,4 +1,9 @@
-"""The pure functions of the paper: arrays in, arrays out, under `jit`, `vmap`, `grad` and `pmap`."""
+"""Pure functions for the equations of "Attention Is All You Need".
+
+The paper is arXiv 1706.03762. Each function takes and returns arrays, owns no parameters, and names its
+section or equation. All of them work under `jit`, `vmap`, `grad` and `pmap`, in float32 and bfloat16.
+`transformer.shapes` explains the axis letters.
+"""
 
 from transformer.ops.attention import merge_heads, scaled_dot_product_attention, split_heads
 from transformer.ops.dropout import DropoutKey, dropout, dropout_key, fold_in

@@ -20,23 +20,26 @@ def scaled_dot_product_attention(
     dropout: Callable[[Array], Array] | None = None,
     return_weights: bool = False,
 ) -> tuple[Float[Array, "*batch Q E_value"], Float[Array, "*batch Q K"] | None]:
-    """Section 3.2.1, Eq. 1: Attention(Q, K, V) = softmax(Q K^T / sqrt(E)) V, computed in float32.
+    """Computes scaled dot-product attention in float32 (section 3.2.1, Eq. 1).
+
+        Attention(Q, K, V) = softmax(Q K^T / sqrt(E)) V
 
     Args:
-        query: Q.
-        key: K.
-        value: V.
-        mask: boolean, True where a query may attend to a key; broadcast to [*batch, Q, K]. None: everywhere. A query
-            that may attend to nothing gets zeros, weights and result alike, and finite gradients.
-        dropout: applied to the weights before they are multiplied by the values; None for none.
-        return_weights: whether to return the weights.
+        query: Queries Q. For several heads, the head is one of the batch axes.
+        key: Keys K.
+        value: Values V.
+        mask: Boolean, True where a query may attend to a key; broadcast to [*batch, Q, K]. None lets every query
+            attend to every key. A query that may attend to no key gets zeros, for its weights and for its result,
+            and finite gradients.
+        dropout: Function applied to the attention weights before they multiply the values. None applies no dropout.
+        return_weights: Whether to return the attention weights.
 
     Returns:
-        The attended values in the type of `value`, and the softmax's weights in float32 (before dropout) if asked for,
-        else None.
+        The attended values in the dtype of `value`, and the attention weights. The weights are the output of the
+        softmax in float32, before dropout; they are None unless `return_weights` is set.
 
     Raises:
-        InputError: the mask is not boolean.
+        InputError: `mask` is not boolean.
     """
     q, k, v = (x.astype(jnp.float32) for x in (query, key, value))
     scores = jnp.einsum("...qe,...ke->...qk", q, k) / math.sqrt(query.shape[-1])
@@ -47,11 +50,17 @@ def scaled_dot_product_attention(
 
 
 def masked_softmax(scores: Float[Array, "*batch Q K"], mask: Shaped[Array, "..."] | None) -> Float[Array, "*batch Q K"]:
-    """Softmax over the keys that a query may attend to; all zeros where there are none.
+    """Computes the softmax over the keys that each query may attend to.
 
     Args:
-        scores: Q K^T / sqrt(E).
-        mask: as for `scaled_dot_product_attention`.
+        scores: Scaled dot products Q K^T / sqrt(E).
+        mask: As in `scaled_dot_product_attention`.
+
+    Returns:
+        The attention weights. They sum to 1 over the keys, or are all 0 for a query that may attend to no key.
+
+    Raises:
+        InputError: `mask` is not boolean.
     """
     if mask is None:
         return jax.nn.softmax(scores, axis=-1)
@@ -64,12 +73,29 @@ def masked_softmax(scores: Float[Array, "*batch Q K"], mask: Shaped[Array, "..."
 
 
 def split_heads(x: Float[Array, "*batch T D"], num_heads: int) -> Float[Array, "*batch {num_heads} T E"]:
-    """Section 3.2.2: the D = H E features of one projection for all heads, separated by head."""
+    """Splits the output of one projection into heads (section 3.2.2).
+
+    Args:
+        x: Projection of all heads, side by side along the last axis.
+        num_heads: Number of heads H, which must divide D.
+
+    Returns:
+        The projection of each head, with E = D / H features.
+    """
     *batch, length, width = x.shape
     return jnp.moveaxis(x.reshape(*batch, length, num_heads, width // num_heads), -2, -3)
 
 
 def merge_heads(x: Float[Array, "*batch H T E"]) -> Float[Array, "*batch T D"]:
-    """Section 3.2.2: Concat(head_1, ..., head_h), the inverse of `split_heads`."""
+    """Concatenates the heads, inverting `split_heads` (section 3.2.2).
+
+        Concat(head_1, ..., head_h)
+
+    Args:
+        x: Attended values of each head.
+
+    Returns:
+        The features of all heads, D = H E of them, in the order of the heads.
+    """
     *batch, heads, length, size = x.shape
     return jnp.moveaxis(x, -3, -2).reshape(*batch, length, heads * size)

@@ -1,10 +1,11 @@
-"""The functions of `ops` with their backward passes written out: what a training step computes.
+"""The functions of `ops` with their backward passes written out, for training.
 
-They compute the same equations. Written out, a kernel's gradient is a float32 sum of products of bfloat16 numbers, and
-little is kept for the backward pass; automatic differentiation gives neither. They have a gradient only: `jvp` and
-second derivatives need the plain functions. The loss is in `backward_loss.py`.
+They compute the same equations as the plain functions. A written-out backward pass sums the gradient of a kernel in
+float32 over products of bfloat16 numbers, and keeps few residuals. Automatic differentiation does neither. These
+functions have a gradient only: `jvp` and second derivatives need the plain functions. The loss is in
+`backward_loss.py`.
 
-Backends differ in `Products` alone.
+The functions are the same on every backend; only `Products` differs.
 """
 
 import math
@@ -20,17 +21,19 @@ from jaxtyping import Float, Shaped
 
 from transformer.ops.attention import masked_softmax
 from transformer.ops.dropout import DropoutKey, keep_mask, scale_kept
+from transformer.ops.dropout import dropout as plain_dropout
 
-custom_vjp: Any = jax.custom_vjp  # its annotations lose what a function returns
+custom_vjp: Any = jax.custom_vjp  # its annotations lose the return type of the decorated function
 
 
 class Products(NamedTuple):
-    """How a backend multiplies matrices.
+    """Matrix products of one backend.
 
-    dot: (a, b, contract, batch, dtype) -> the product over one axis of each, after `batch` leading axes, accumulated in
-        float32 and returned in `dtype`.
-    transposed: (a [*batch M E], b [*batch N E]) -> a b^T in float32.
-    move_axis: `jnp.moveaxis` of one axis.
+    Attributes:
+        dot: Function of (a, b, contract, batch, dtype). It sums products over one axis of each operand, given by
+            `contract`, after `batch` leading axes. It accumulates in float32 and returns `dtype`.
+        transposed: Function of (a [*batch, M, E], b [*batch, N, E]). It returns a b^T in float32.
+        move_axis: Function like `jnp.moveaxis`, for one axis.
     """
 
     dot: Callable[[Array, Array, tuple[int, int], int, DTypeLike], Array]
@@ -44,7 +47,7 @@ def linear(
     kernel: Float[Array, "D F"],
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "*batch F"]:
-    """`ops.linear`, with the kernel rounded to the type of `x`."""
+    """Computes `ops.linear`, with the kernel in the dtype of `x`."""
     y = _product(products, x, kernel)
     return y if bias is None else _add_bias(y, bias)
 
@@ -52,7 +55,7 @@ def linear(
 def output_logits(
     products: Products, hidden: Float[Array, "*batch D"], embedding: Float[Array, "V D"], bias: Float[Array, " V"]
 ) -> Float[Array, "*batch V"]:
-    """`ops.output_logits`, with the embedding rounded to the type of `hidden`."""
+    """Computes `ops.output_logits`, with the embedding in the dtype of `hidden`."""
     rows = _rows(hidden)
     logits = _product_transposed(products, rows, embedding.astype(rows.dtype)) + bias
     return logits.reshape(*hidden.shape[:-1], -1)
@@ -68,7 +71,10 @@ def scaled_dot_product_attention(
     dropout: Callable[[Array], Array] | None = None,
     return_weights: bool = False,
 ) -> tuple[Float[Array, "*batch Q E_value"], Float[Array, "*batch Q K"] | None]:
-    """`ops.scaled_dot_product_attention`, with the weights rounded to the type of `value`."""
+    """Computes `ops.scaled_dot_product_attention`.
+
+    The attention weights are rounded to the dtype of `value` before dropout and before they multiply the values.
+    """
     scores = _product_transposed(products, query, key) / math.sqrt(query.shape[-1])
     weights = masked_softmax(scores, mask)
     mixed = weights.astype(value.dtype)
@@ -79,13 +85,13 @@ def scaled_dot_product_attention(
 def split_heads(
     products: Products, x: Float[Array, "*batch T D"], num_heads: int
 ) -> Float[Array, "*batch {num_heads} T E"]:
-    """`ops.split_heads`."""
+    """Computes `ops.split_heads`."""
     *batch, length, width = x.shape
     return products.move_axis(x.reshape(*batch, length, num_heads, width // num_heads), -2, -3)
 
 
 def merge_heads(products: Products, x: Float[Array, "*batch H T E"]) -> Float[Array, "*batch T D"]:
-    """`ops.merge_heads`."""
+    """Computes `ops.merge_heads`."""
     *batch, heads, length, size = x.shape
     return products.move_axis(x, -3, -2).reshape(*batch, length, heads * size)
 
@@ -128,7 +134,7 @@ _add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 @partial(custom_vjp, nondiff_argnums=(0,))
 def _product_transposed(products: Products, a: Array, b: Array) -> Array:
-    """a b^T, in float32 whatever the type of a and b."""
+    """Computes a b^T in float32, whatever the dtype of a and b."""
     return products.transposed(a, b)
 
 
@@ -148,7 +154,7 @@ _product_transposed.defvjp(_product_transposed_forward, _product_transposed_back
 
 @partial(custom_vjp, nondiff_argnums=(0,))
 def _mix(products: Products, weights: Array, value: Array) -> Array:
-    """The weighted sum of the values."""
+    """Sums the values, weighted by the attention weights."""
     return products.dot(weights, value, (weights.ndim - 1, value.ndim - 2), weights.ndim - 2, value.dtype)
 
 
@@ -173,7 +179,10 @@ def layer_norm(
     bias: Float[Array, " D"],
     epsilon: float | Float[Array, ""] = 1e-6,
 ) -> Float[Array, "... D"]:
-    """`ops.layer_norm`; kept are `x` in its own type, and two numbers a token."""
+    """Computes `ops.layer_norm`.
+
+    The residuals are `x` in its own dtype, the scale, and two numbers per token.
+    """
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
 
@@ -199,8 +208,16 @@ def _layer_norm_backward(saved: tuple, g: Array) -> tuple[Array, Array, Array, A
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
-def dropout(x: Float[Array, "B *axes"], rate: float, key: DropoutKey, site: int) -> Float[Array, "B *axes"]:
-    """`ops.dropout`; the backward pass computes the mask again from the key."""
+def dropout(
+    x: Float[Array, "B *axes"], rate: float | Float[Array, ""], key: DropoutKey, site: int
+) -> Float[Array, "B *axes"]:
+    """Computes `ops.dropout`.
+
+    The backward pass recomputes the mask from the key. A rate given as an array may be traced. The plain
+    function then computes the dropout, and keeps the mask.
+    """
+    if isinstance(rate, Array):
+        return plain_dropout(x, rate, key, site)
     return x if rate == 0 else _dropout(x, rate, site, key)
 
 

@@ -1,4 +1,4 @@
-"""The loss of `ops` with its backward pass written out, beside the other functions in `backward.py`."""
+"""The loss of `ops` with its backward pass written out, as in `backward.py`."""
 
 from functools import partial
 from typing import Any
@@ -8,6 +8,7 @@ from jax import Array, lax
 from jaxtyping import Float, Int, Shaped
 
 from transformer.ops.backward import Products, custom_vjp
+from transformer.ops.loss import cross_entropy as plain_cross_entropy
 from transformer.ops.loss import in_chunks
 
 
@@ -19,13 +20,20 @@ def cross_entropy(
     targets: Int[Array, " N"],
     mask: Shaped[Array, " N"],
     *,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Float[Array, ""] = 0.0,
     chunk: int,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`ops.cross_entropy`; where a gradient is wanted, each chunk's is computed beside its loss.
+    """Computes `ops.cross_entropy`, forming each chunk's logits only once.
 
-    So a chunk's logits exist only once. The embedding is rounded to the type of `hidden`.
+    Under differentiation, the gradient of a chunk is computed along with its loss. The embedding is rounded to the
+    dtype of `hidden`.
+
+    `label_smoothing` given as an array may be traced. The plain function then computes the loss.
     """
+    if isinstance(label_smoothing, Array):
+        return plain_cross_entropy(
+            hidden, embedding, bias, targets, mask, label_smoothing=label_smoothing, chunk=chunk
+        )
     chunks = in_chunks(hidden, targets, mask, chunk)
     return _loss_sum(products, label_smoothing, chunks, embedding, bias), mask.sum(dtype=jnp.float32)
 
@@ -37,12 +45,12 @@ def _chunk_loss(
     embedding: Array,
     bias: Array,
 ) -> tuple[Array, Array]:
-    """The loss of one chunk, and its gradient with respect to the logits."""
+    """Computes the loss of one chunk, and its gradient with respect to the logits."""
     hidden, targets, mask = chunk
     logits = products.dot(hidden, embedding, (1, 1), 0, jnp.float32) + bias
     size = logits.shape[-1]
     top = logits.max(axis=-1, keepdims=True)
-    exponentials = jnp.exp(logits - top)  # once: this is the most expensive pass over the logits
+    exponentials = jnp.exp(logits - top)  # shared: no pass over the logits costs more
     total = exponentials.sum(axis=-1, keepdims=True)
     true_logit = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     expected = (1.0 - label_smoothing) * true_logit

@@ -1,7 +1,7 @@
-"""What only XLA's CPU backend needs, each entry with its reason; seen on jax 0.10.2 (2026-11).
+"""Variants of operations that XLA's CPU backend runs fast.
 
-Nothing here changes a result. Where XLA has become able to do one of these things by itself, its entry can go: put the
-plain function in its place in `PRODUCTS`, and let `benchmarks/training.py` and `benchmarks/decoding.py` compare.
+The docstring of each gives its reason, as measured with jax 0.10.2 (2026-11). No variant changes a result. Once XLA
+runs the plain function as fast, use that instead. `benchmarks/training.py` and `benchmarks/decoding.py` compare them.
 """
 
 import math
@@ -13,15 +13,22 @@ from jaxtyping import Float, Int
 
 from transformer.ops.backward import Products
 
-CHUNK = 512  # tokens of the loss at a time: their logits stay in the cache
+CHUNK = 512  # tokens per chunk of the loss, few enough for their logits to stay in the cache
 
 
 def dot(a: Array, b: Array, contract: tuple[int, int], batch: int = 0, dtype: DTypeLike = jnp.float32) -> Array:
-    """The product of `a` and `b` over one axis of each, after `batch` leading axes, accumulated in float32.
+    """Multiplies over one axis of each operand, accumulating in float32.
 
-    XLA has a fast bfloat16 product on a CPU only for row-major operands and a row-major float32 result. The barrier
-    keeps it from giving the product the layout of a later transpose, which fails at run time ("UNIMPLEMENTED:
+    On a CPU, XLA has a fast bfloat16 product only for row-major operands and a row-major float32 result. The barrier
+    keeps XLA from giving the product the layout of a later transpose. That would fail at run time ("UNIMPLEMENTED:
     Unsupported element type for DotThunk").
+
+    Args:
+        a: First operand.
+        b: Second operand.
+        contract: Axis of `a` and axis of `b` to sum over.
+        batch: Number of leading axes that both operands share.
+        dtype: Dtype of the result.
     """
     axes = tuple(range(batch))
     product = lax.dot_general(
@@ -31,13 +38,17 @@ def dot(a: Array, b: Array, contract: tuple[int, int], batch: int = 0, dtype: DT
 
 
 def product_transposed(a: Array, b: Array) -> Array:
-    """a b^T in float32.
+    """Computes a b^T in float32.
 
-    With few rows in a, as in decoding, it takes a quarter of the time to transpose these, and then the product, than
-    to transpose the many rows of b. The barrier keeps XLA from turning this back.
+    In decoding, `a` has few rows and `b` many. Transposing `a`, and then the product, takes a quarter of the time of
+    transposing `b`. The barrier keeps XLA from undoing this.
+
+    Args:
+        a: Array [*batch, M, E].
+        b: Array [*batch, N, E].
     """
     batch, (few, many) = a.ndim - 2, (a.shape[-2], b.shape[-2])
-    known = isinstance(few, int) and isinstance(many, int)  # `jax.export` can leave sizes open
+    known = isinstance(few, int) and isinstance(many, int)  # under `jax.export` they may be symbolic
     if not batch or not known or 4 * few > many:
         return dot(a, b, (batch + 1, batch + 1), batch)
     product = lax.optimization_barrier(dot(b, move_axis(a, -1, -2), (batch + 1, batch), batch))
@@ -45,11 +56,16 @@ def product_transposed(a: Array, b: Array) -> Array:
 
 
 def move_axis(x: Array, source: int, destination: int) -> Array:
-    """`jnp.moveaxis` of one axis, written out in memory before it meets a product.
+    """Moves one axis like `jnp.moveaxis`, writing the result to memory.
 
-    XLA folds a transpose into the product that follows it, and then has no fast bfloat16 product: it converts both
-    sides to float32. It folds neither a reshape that mixes axes nor a concatenation, so the axis is moved in two
+    XLA folds a transpose into the product that uses it, which costs the fast bfloat16 product: XLA converts both
+    operands to float32. It folds neither a reshape that mixes axes nor a concatenation. So the axis is moved in two
     halves.
+
+    Args:
+        x: Array.
+        source: Index of the axis to move.
+        destination: Index of the axis in the result.
     """
     source, destination = source % x.ndim, destination % x.ndim
     size = x.shape[source]
@@ -62,14 +78,17 @@ def move_axis(x: Array, source: int, destination: int) -> Array:
 
 
 def top_k(x: Float[Array, "*rows V"], k: int) -> tuple[Float[Array, "*rows k"], Int[Array, "*rows k"]]:
-    """`lax.top_k`, which is slow for long rows: the k largest of each row, largest first, and their indices.
+    """Finds the k largest elements of each row, like `lax.top_k`.
 
-    The k largest of a row lie in the k blocks that have the largest maxima, so only these are searched. A block takes
-    every (V / 16)th element of a row, which lets the maxima be taken over whole vectors.
+    `lax.top_k` is slow for long rows. This searches only the k blocks with the largest maxima, because they contain the
+    k largest elements. A block takes every (V / 16)th element of a row, so the maxima are computed on vectors.
 
     Args:
-        x: rows of numbers.
-        k: how many of each row; at most V.
+        x: Rows of numbers.
+        k: Number of elements to find in each row, at most V.
+
+    Returns:
+        The k largest elements of each row, largest first, and their indices.
     """
     block = 16
     *rows, size = x.shape

@@ -13,7 +13,7 @@ from transformer.ops.linear import linear
 
 ACTIVATIONS = MappingProxyType(
     {
-        "relu": jax.nn.relu,  # max(0, x), the paper's
+        "relu": jax.nn.relu,  # max(0, x), as in the paper
         "gelu": partial(jax.nn.gelu, approximate=False),  # x * Phi(x) by erf, as in BERT and Marian; not tanh
         "swish": jax.nn.swish,  # x * sigmoid(x)
     }
@@ -30,27 +30,28 @@ def feed_forward(
     dropout: Callable[[Array], Array] | None = None,
     linear: Callable[[Array, Array, Array], Array] = linear,
 ) -> Float[Array, "... D"]:
-    """Two linear maps with a nonlinearity between them, the same at every position (section 3.3, Eq. 2).
+    """Applies the feed-forward network at every position (section 3.3, Eq. 2).
 
-    FFN(x) = max(0, x W1 + b1) W2 + b2
+        FFN(x) = max(0, x W1 + b1) W2 + b2
 
-    Deviates: activations other than relu, and dropout after the activation, are not in the paper.
+    Deviates:
+        The paper has neither activations other than `relu` nor dropout after the activation.
 
     Args:
-        x: Input at each position.
-        kernel_in: W1.
-        bias_in: b1.
-        kernel_out: W2.
-        bias_out: b2.
-        activation: A name in `ACTIVATIONS`.
-        dropout: Applied to the activations [..., F] if given.
-        linear: The implementation of x W + b.
+        x: Activations at each position.
+        kernel_in: Matrix W1.
+        bias_in: Vector b1.
+        kernel_out: Matrix W2.
+        bias_out: Vector b2.
+        activation: Name of the nonlinearity: `relu`, `gelu` (by the error function) or `swish`.
+        dropout: Function applied to the output of the nonlinearity, [..., F]. None applies no dropout.
+        linear: Implementation of x W + b.
 
     Returns:
-        The output at each position, in the type of `x`.
+        The output at each position, in the dtype of `x`.
 
     Raises:
-        InputError: there is no such activation.
+        InputError: There is no activation of this name.
     """
     require_choice("The activation", activation, [*ACTIVATIONS])
     hidden = ACTIVATIONS[activation](linear(x, kernel_in, bias_in))

@@ -1,4 +1,4 @@
-"""Which functions a model calls for the equations of `ops`: chosen once, by name and backend."""
+"""Selection of the functions that a model calls, by name and backend."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +17,15 @@ from transformer.ops.linear import linear, output_logits
 from transformer.ops.loss import CHUNK, cross_entropy
 from transformer.ops.normalization import layer_norm
 
-LOGITS_OF_A_CHUNK = 2**28  # numbers: 1 GiB of float32 on an accelerator
+LOGITS_OF_A_CHUNK = 2**28  # elements, or 1 GiB in float32, on an accelerator
 
 
 class Implementation(NamedTuple):
-    """The functions of `ops` that have several implementations; each computes what the plain one does."""
+    """The functions of `ops` that have several implementations.
+
+    Each function computes the same as the plain function of the same name (`attention` as
+    `ops.scaled_dot_product_attention`).
+    """
 
     linear: Callable[..., Array]
     output_logits: Callable[..., Array]
@@ -34,12 +38,18 @@ class Implementation(NamedTuple):
 
 
 def select(name: Literal["auto", "plain"], backend: str) -> Implementation:
-    """The implementation of that name on a backend (`cpu`, `gpu` or `tpu`).
+    """Selects an implementation by its name and the backend.
 
-    `plain` is the equations as they are written in `ops`, which differentiate in every mode; `auto` is what trains
-    fastest on the backend, with its backward passes written out (`ops.backward`).
+    Args:
+        name: `plain` for the equations as they are written in `ops`, which differentiate in every mode. `auto` for the
+            functions that train fastest on the backend, with their backward passes written out (`ops.backward`).
+        backend: Backend that the program is compiled for: `cpu`, `gpu` or `tpu`.
 
-    Raises: InputError if there is no implementation of that name.
+    Returns:
+        The functions that a model calls.
+
+    Raises:
+        InputError: There is no implementation of this name.
     """
     require_choice("The implementation", name, ("auto", "plain"))
     if name == "plain":

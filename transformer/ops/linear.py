@@ -8,12 +8,17 @@ from jaxtyping import Float
 def linear(
     x: Float[Array, "*batch D"], kernel: Float[Array, "D F"], bias: Float[Array, " F"] | None = None
 ) -> Float[Array, "*batch F"]:
-    """x W + b, the projections of sections 3.2.2 and 3.3, computed in float32.
+    """Computes a linear projection in float32 (sections 3.2.2 and 3.3).
+
+        y = x W + b
 
     Args:
-        x: activations; the result has their type.
-        kernel: W; its gradient has its own type, whatever the type of x.
-        bias: b, or None for none.
+        x: Activations.
+        kernel: Matrix W. Its gradient has the dtype of `kernel`, whatever the dtype of `x`.
+        bias: Vector b; None adds nothing.
+
+    Returns:
+        The projected activations, in the dtype of `x`.
     """
     y = jnp.einsum("...d,df->...f", x.astype(jnp.float32), kernel)
     return (y if bias is None else y + bias).astype(x.dtype)
@@ -22,11 +27,16 @@ def linear(
 def output_logits(
     hidden: Float[Array, "*batch D"], embedding: Float[Array, "V D"], bias: Float[Array, " V"]
 ) -> Float[Array, "*batch V"]:
-    """h W^T + b, the output layer of section 3.4, in float32.
+    """Computes the logits of the output layer (section 3.4).
+
+        logits = h W^T + b
 
     Args:
-        hidden: h, the decoder's output.
-        embedding: W, the output embedding.
-        bias: b, the final logits bias (zeros for the paper's model).
+        hidden: Output h of the decoder.
+        embedding: Output embedding W, one row for each token of the vocabulary.
+        bias: Bias b of the logits; zeros in the paper's model.
+
+    Returns:
+        The logits in float32.
     """
     return jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), embedding) + bias

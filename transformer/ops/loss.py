@@ -20,38 +20,39 @@ def cross_entropy(
     targets: Int[Array, " N"],
     mask: Shaped[Array, " N"],
     *,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Float[Array, ""] = 0.0,
     chunk: int = CHUNK,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The output layer of section 3.4 and the loss of section 5.4 in one: -sum_v q(v) log softmax(h W^T + b)(v).
+    """Computes the output layer and the label-smoothed loss (sections 3.4 and 5.4).
 
-    The target distribution is q = (1 - eps) onehot(y) + eps / V: eps is spread over the whole vocabulary, the true
-    token included (Szegedy et al. 2016, section 7).
+        loss = -sum_v q(v) log softmax(h W^T + b)(v)
+        q = (1 - eps) onehot(y) + eps / V
 
-    The tokens are taken in chunks, and a chunk's logits are computed again for the gradient, so they exist for one
-    chunk at a time only.
+    The smoothing mass eps is spread over the whole vocabulary, including the true token (Szegedy et al. 2016,
+    section 7). The tokens are processed in chunks, and the backward pass recomputes the logits of each chunk. So the
+    logits of only one chunk exist at a time.
 
     Args:
-        hidden: the decoder's output.
-        embedding: W, the output embedding.
-        bias: b, the final logits bias (zeros for the paper's model).
-        targets: y, the true token ids.
-        mask: boolean, True where a token counts.
-        label_smoothing: eps.
-        chunk: tokens whose logits exist at the same time.
+        hidden: Output h of the decoder, one row for each token.
+        embedding: Output embedding W.
+        bias: Bias b of the logits; zeros in the paper's model.
+        targets: Ids y of the true tokens.
+        mask: Boolean, True where a token counts.
+        label_smoothing: Smoothing mass eps, in [0, 1). It may be traced.
+        chunk: Number of tokens in a chunk, at least 1.
 
     Returns:
-        The sum of the losses in nats and the number of tokens counted.
+        The sum of the losses in nats, and the number of tokens that count. Both are float32; divide them for the mean.
 
     Raises:
-        InputError: the mask is not boolean.
+        InputError: `mask` is not boolean.
     """
 
     @jax.checkpoint
     def chunk_loss(hidden: Array, targets: Array, mask: Array) -> Array:
         log_probs = jax.nn.log_softmax(output_logits(hidden, embedding, bias), axis=-1)
         expected = (1.0 - label_smoothing) * jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
-        if label_smoothing:
+        if isinstance(label_smoothing, Array) or label_smoothing:  # an array may be traced, and then has no truth value
             expected += label_smoothing * log_probs.mean(axis=-1)
         return -jnp.sum(expected * mask)
 
@@ -65,9 +66,21 @@ def cross_entropy(
 def in_chunks(
     hidden: Float[Array, "N D"], targets: Int[Array, " N"], mask: Shaped[Array, " N"], chunk: int
 ) -> tuple[Float[Array, "C n D"], Int[Array, "C n"], Float[Array, "C n"]]:
-    """The tokens in C chunks of n = min(chunk, N), the last one filled up with tokens that do not count.
+    """Splits the tokens into C chunks of n = min(chunk, N) tokens.
 
-    Raises: InputError if the mask is not boolean.
+    The last chunk is filled up with tokens that do not count.
+
+    Args:
+        hidden: As in `cross_entropy`.
+        targets: As in `cross_entropy`.
+        mask: As in `cross_entropy`.
+        chunk: Largest number of tokens in a chunk, at least 1.
+
+    Returns:
+        The chunks of `hidden`, of `targets` and of `mask`; the mask is 1.0 where a token counts, else 0.0.
+
+    Raises:
+        InputError: `mask` is not boolean.
     """
     require_bool(mask, "A mask of target tokens")
     size = min(chunk, hidden.shape[0])

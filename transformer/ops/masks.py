@@ -1,4 +1,4 @@
-"""Attention masks (section 3.2.3): True means "may attend", and masks combine with `&`."""
+"""Boolean attention masks (section 3.2.3), True where a query may attend."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -8,26 +8,31 @@ from transformer.errors import InputError
 
 
 def require_bool(mask: Shaped[Array, "..."], what: str) -> None:
-    """Raises InputError unless a mask is boolean: a float mask, 0 and -inf perhaps, would be read the wrong way round.
+    """Raises InputError unless a mask is boolean.
+
+    A float mask, such as one of 0 and -inf, would be read the wrong way round.
 
     Args:
-        mask: what was given as a mask.
-        what: its name at the start of a sentence.
+        mask: Array that was given as a mask.
+        what: Name of the mask, as the beginning of a sentence.
+
+    Raises:
+        InputError: `mask` is not boolean.
     """
     if mask.dtype != bool:
         raise InputError(
-            f"{what} must be boolean, with True for what counts, but its type is {mask.dtype}. An additive mask of 0 "
-            "and -inf becomes one by `mask == 0`."
+            f"{what} must be boolean, with True for what counts, but its dtype is {mask.dtype}. Convert an additive "
+            "mask of 0 and -inf with `mask == 0`."
         )
 
 
 def padding_mask(tokens: Shaped[Array, "B K"]) -> Bool[Array, "B 1 1 K"]:
-    """Lets every query attend to the tokens of its row and to none of the padding.
+    """Lets every query attend to the tokens of its row, and to no padding.
 
-    mask[b, h, q, k] = tokens[b, k]
+        mask[b, h, q, k] = tokens[b, k]
 
     Args:
-        tokens: True where the row has a token, False where it is padded.
+        tokens: Boolean, True where the row has a token, False where it is padded.
 
     Returns:
         The mask, to be broadcast over heads and queries.
@@ -40,12 +45,12 @@ def padding_mask(tokens: Shaped[Array, "B K"]) -> Bool[Array, "B 1 1 K"]:
 
 
 def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
-    """Lets each position attend to itself and to the positions before it (section 3.2.3).
+    """Lets each position attend to itself and to earlier positions (section 3.2.3).
 
-    mask[b, h, q, k] = k <= q
+        mask[b, h, q, k] = k <= q
 
     Args:
-        length: Positions T of the sequence, both as queries and as keys.
+        length: Number of positions T, both as queries and as keys.
 
     Returns:
         The mask, to be broadcast over rows and heads.
@@ -55,16 +60,19 @@ def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
 
 
 def ancestor_mask(origins: Int[Array, "B K P"], position: Int[Array, ""] | int) -> Bool[Array, "B 1 K P*K"]:
-    """Lets each hypothesis of a beam attend to its own tokens, where those of all hypotheses are kept side by side.
+    """Lets each hypothesis of a beam attend to its own tokens only.
 
-    mask[b, h, k, p K + j] = (origins[b, k, p] == j) and p <= position
+        mask[b, h, k, p K + j] = (origins[b, k, p] == j) and p <= position
+
+    The keys hold the tokens of all K slots at every position. So the cache of a beam search need not be reordered
+    when hypotheses move between slots.
 
     Args:
-        origins: in which of the K places the token of hypothesis k at position p was computed.
-        position: of the newest token.
+        origins: Slot, from 0 to K - 1, in which hypothesis k's token at position p was computed.
+        position: Index of the newest token.
 
     Returns:
-        The mask, to be broadcast over heads; the keys are ordered by position, then by place.
+        The mask, to be broadcast over heads. Keys are ordered by position, then by slot.
     """
     batch, hypotheses, length = origins.shape
     own = origins[..., None] == jnp.arange(hypotheses)
@@ -73,16 +81,16 @@ def ancestor_mask(origins: Int[Array, "B K P"], position: Int[Array, ""] | int) 
 
 
 def segment_mask(query_segments: Int[Array, "B Q"], key_segments: Int[Array, "B K"]) -> Bool[Array, "B 1 Q K"]:
-    """Keeps sentences that are packed into one row apart: a query attends to the keys of its own segment.
+    """Lets each query attend to the keys of its own segment in a packed row.
 
-    mask[b, h, q, k] = query_segments[b, q] == key_segments[b, k] != 0
+        mask[b, h, q, k] = query_segments[b, q] == key_segments[b, k] != 0
 
     Args:
-        query_segments: Number of the sentence that each query belongs to, from 1; 0 is padding.
-        key_segments: The same for the keys.
+        query_segments: Number of the segment that each query belongs to, from 1; 0 is padding.
+        key_segments: Number of the segment that each key belongs to, from 1; 0 is padding.
 
     Returns:
-        The mask, to be broadcast over heads. Padding attends to nothing and nothing attends to it.
+        The mask, to be broadcast over heads. Padding attends to nothing, and nothing attends to padding.
     """
     query, key = query_segments[:, None, :, None], key_segments[:, None, None, :]
     return (query == key) & (key != 0)

@@ -1,4 +1,4 @@
-"""Layer, RMS and batch normalization; statistics in float32 whatever the type of the input."""
+"""Layer, RMS and batch normalization, with statistics in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,20 @@ def layer_norm(
     bias: Float[Array, " D"],
     epsilon: float | Float[Array, ""] = 1e-6,
 ) -> Float[Array, "... D"]:
-    """Normalizes each token over its features (section 3.1; Ba et al. 2016, arXiv 1607.06450, Eq. 4).
+    """Normalizes each token over its features (section 3.1).
 
-    y = scale * (x - mean(x)) / sqrt(var(x) + epsilon) + bias
+        y = scale * (x - mean(x)) / sqrt(var(x) + epsilon) + bias
+
+    The source is Ba et al. 2016, arXiv 1607.06450, Eq. 4.
 
     Args:
         x: Features of each token.
         scale: Gain of each feature.
         bias: Offset of each feature.
-        epsilon: Added to the (biased) variance.
+        epsilon: Constant added to the (biased) variance. It may be traced.
 
     Returns:
-        The normalized features, in the type of `x`.
+        The normalized features, in the dtype of `x`.
     """
     x32 = x.astype(jnp.float32)
     centred = x32 - x32.mean(-1, keepdims=True)
@@ -36,19 +38,22 @@ def layer_norm(
 def rms_norm(
     x: Float[Array, "... D"], scale: Float[Array, " D"], epsilon: float | Float[Array, ""] = 1e-6
 ) -> Float[Array, "... D"]:
-    """Scales each token to unit root mean square over its features (Zhang & Sennrich 2019, arXiv 1910.07467, Eq. 4).
+    """Scales each token to unit root mean square over its features.
 
-    y = scale * x / sqrt(mean(x^2) + epsilon)
+        y = scale * x / sqrt(mean(x^2) + epsilon)
 
-    Deviates: the paper normalizes with `layer_norm`.
+    The source is Zhang & Sennrich 2019, arXiv 1910.07467, Eq. 4.
+
+    Deviates:
+        The paper normalizes with `layer_norm`.
 
     Args:
         x: Features of each token.
         scale: Gain of each feature.
-        epsilon: Added to the mean square.
+        epsilon: Constant added to the mean square. It may be traced.
 
     Returns:
-        The normalized features, in the type of `x`.
+        The normalized features, in the dtype of `x`.
     """
     x32 = x.astype(jnp.float32)
     mean_square = jnp.square(x32).mean(-1, keepdims=True)
@@ -68,33 +73,38 @@ def batch_norm(
     train: bool,
     axis_name: str | None,
 ) -> tuple[Float[Array, "B T D"], Float[Array, " D"], Float[Array, " D"]]:
-    """Normalizes each feature over the tokens of the batch (Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 1).
+    """Normalizes each feature over the tokens of the batch.
 
-    y = scale * (x - mean) / sqrt(variance + epsilon) + bias,  running = momentum * running + (1 - momentum) * batch's
+        y = scale * (x - mean) / sqrt(variance + epsilon) + bias
+        running = momentum * running + (1 - momentum) * batch
 
-    Padding takes no part in the statistics. The variance is the biased one (divided by the number of tokens), both
-    for normalizing and in the running average, so that evaluation normalizes with what training has averaged. A batch
-    without any token is normalized by the running statistics and leaves them as they are.
+    The source is Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 1. Padding takes no part in the statistics.
 
-    Deviates: the paper normalizes with `layer_norm`.
+    The variance is the biased one (divided by the number of tokens), both for normalizing and in the running
+    statistics. So evaluation normalizes with an average of what training used. A batch without tokens is normalized
+    by the running statistics and leaves them unchanged.
+
+    Deviates:
+        The paper normalizes with `layer_norm`.
 
     Args:
         x: Features of each token.
         scale: Gain of each feature.
         bias: Offset of each feature.
-        mask: boolean, True where there is a token, False where there is padding.
-        running_mean: Average of the means of earlier batches.
-        running_variance: Average of their variances.
-        epsilon: Added to the variance.
-        momentum: Share of the old running statistics in the new ones, in [0, 1].
-        train: Normalize by the statistics of this batch and update the running ones; else use the running ones.
-        axis_name: Mapped axis over whose devices the batch is spread; None if it is all here.
+        mask: Boolean, True for tokens, False for padding.
+        running_mean: Running average of the means of earlier batches.
+        running_variance: Running average of the variances of earlier batches.
+        epsilon: Constant added to the variance. It may be traced.
+        momentum: Weight of the old running statistics in the new ones, in [0, 1]. It may be traced.
+        train: Whether to normalize by the statistics of this batch and update the running ones. If False, the running
+            statistics normalize, and are returned unchanged.
+        axis_name: Name of the mapped axis over whose devices the batch is split; None if `x` is the entire batch.
 
     Returns:
-        The normalized features in the type of `x`, and the new running mean and variance.
+        The normalized features in the dtype of `x`, the new running mean, and the new running variance.
 
     Raises:
-        InputError: the mask is not boolean.
+        InputError: `mask` is not boolean.
     """
     require_bool(mask, "The mask of a batch's tokens")
     x32 = x.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Sinusoidal positions (section 3.5) and their half-split variants, rotary positions, and positions in packed rows."""
+"""Position encodings (section 3.5), rotary positions, positions in packed rows."""
 
 from typing import Literal, get_args
 
@@ -13,28 +13,29 @@ Layout = Literal["interleaved", "halved", "halved_t2t"]
 
 
 def sinusoidal_positions(length: int, d_model: int, layout: Layout = "interleaved") -> Float[Array, "T D"]:
-    """Position encodings of fixed sinusoids (section 3.5).
+    """Makes the table of sinusoidal position encodings (section 3.5).
 
-    interleaved:  PE[pos, 2i] = sin(pos / 10000^(2i/d)),  PE[pos, 2i + 1] = cos(pos / 10000^(2i/d))
-    halved:       PE[pos, i]  = sin(pos / 10000^(2i/d)),  PE[pos, d/2 + i] = cos(pos / 10000^(2i/d))
-    halved_t2t:   as halved, with the exponent i / (d/2 - 1)
+        interleaved:  PE[pos, 2i] = sin(pos / 10000^(2i/d)),  PE[pos, 2i + 1] = cos(pos / 10000^(2i/d))
+        halved:       PE[pos, i]  = sin(pos / 10000^(2i/d)),  PE[pos, d/2 + i] = cos(pos / 10000^(2i/d))
+        halved_t2t:   as halved, with the exponent i / (d/2 - 1)
 
-    A decoder at one (traced) position indexes this table, which is a constant of the compiled program.
+    The table is a constant of the compiled program. A decoder at one (traced) position indexes it.
 
-    Deviates: the paper is `interleaved`. `halved` is the same features in another order, and what Hugging Face's
-        MarianMT computes. `halved_t2t` has other wavelengths, the last exactly 10000 * 2 pi, and is what tensor2tensor
-        and the C++ Marian compute.
+    Deviates:
+        The paper's layout is `interleaved`. `halved` has the same features in another order, as Hugging Face's
+        MarianMT computes them. `halved_t2t` has other wavelengths, the last exactly 10000 * 2 pi, as tensor2tensor
+        and the C++ Marian compute them.
 
     Args:
         length: Number of positions T, counted from 0.
-        d_model: Features D a position; even, and at least 4 for `halved_t2t`.
+        d_model: Number of features D per position; even, and at least 4 for `halved_t2t`.
         layout: Order and wavelengths of the sinusoids.
 
     Returns:
-        The table, in float32 (the angles are exact: computed in float64 when the program is traced).
+        The table in float32. The angles are computed in float64 while the program is traced.
 
     Raises:
-        InputError: there is no such layout, or d_model is not even, or too small for it.
+        InputError: There is no such layout, or `d_model` is odd or too small for the layout.
     """
     require_choice("The layout of positions", layout, get_args(Layout))
     smallest = 4 if layout == "halved_t2t" else 2
@@ -54,22 +55,24 @@ def sinusoidal_positions(length: int, d_model: int, layout: Layout = "interleave
 
 
 def rotate(x: Float[Array, "*batch T E"], sinusoids: Float[Array, "... #T E"]) -> Float[Array, "*batch T E"]:
-    """Rotates queries or keys by their positions (RoFormer, Su et al. 2021, arXiv 2104.09864, Eq. 34).
+    """Rotates queries or keys by their positions, as in RoFormer.
 
-    y[2i]     = cos(a_i) x[2i] - sin(a_i) x[2i + 1]
-    y[2i + 1] = sin(a_i) x[2i] + cos(a_i) x[2i + 1],  with a_i = pos / 10000^(2i/E)
+        y[2i]     = cos(a_i) x[2i] - sin(a_i) x[2i + 1]
+        y[2i + 1] = sin(a_i) x[2i] + cos(a_i) x[2i + 1],  with a_i = pos / 10000^(2i/E)
 
-    The product of a query and a key that are both rotated depends on the difference of their positions alone.
+    The dot product of a rotated query and a rotated key depends only on the difference of their positions. The source
+    is Su et al. 2021, arXiv 2104.09864, Eq. 34.
 
-    Deviates: the paper adds sinusoids of these angles to the embeddings instead.
+    Deviates:
+        The paper adds sinusoids of these angles to the embeddings instead.
 
     Args:
         x: Queries or keys of each head; E is even.
-        sinusoids: For each position the row of `sinusoidal_positions(length, E, "interleaved")`, in float32. They are
+        sinusoids: Row of `sinusoidal_positions(length, E, "interleaved")` for each position, in float32, to be
             broadcast to the shape of `x`.
 
     Returns:
-        The rotated features, computed in float32, in the type of `x`.
+        The rotated features, computed in float32 and returned in the dtype of `x`.
     """
     sine, cosine = sinusoids[..., 0::2], sinusoids[..., 1::2]
     even, odd = x[..., 0::2], x[..., 1::2]
@@ -78,13 +81,16 @@ def rotate(x: Float[Array, "*batch T E"], sinusoids: Float[Array, "... #T E"]) -
 
 
 def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Positions of tokens whose sentences are packed into rows: each sentence counts from 0.
+    """Counts the position of each token of a packed row from the start of its segment.
 
-    position[b, t] = t - min {t' : segments[b, t'] .. segments[b, t] are all equal}
+        position[b, t] = t - min {t' : segments[b, t'] .. segments[b, t] are all equal}
 
     Args:
-        segments: Number of the sentence that each token belongs to; neighbouring sentences differ.
+        segments: Number of the segment that each token belongs to. Neighbouring segments differ in number.
+
+    Returns:
+        The position of each token within its segment, from 0.
     """
-    place = jnp.arange(segments.shape[1])
+    index = jnp.arange(segments.shape[1])
     begins = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0
-    return place - lax.cummax(jnp.where(begins, place, 0), axis=1)
+    return index - lax.cummax(jnp.where(begins, index, 0), axis=1)

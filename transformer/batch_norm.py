@@ -1,7 +1,8 @@
-"""Batch normalization in a model: the only file that knows of running statistics and of a batch spread over devices.
+"""Batch normalization as a module with running statistics.
 
-To every other room the running statistics are variables: arrays that a model keeps besides its parameters, and that a
-step of training updates. They are those of one accumulation step, over all devices.
+Only this file knows of running statistics and of a batch that is split over devices. Elsewhere the statistics are
+"variables": arrays that a model keeps besides its parameters, and that each training step updates. The statistics are
+computed over one micro-batch at a time, on all devices together.
 """
 
 import flax.linen as nn
@@ -17,11 +18,13 @@ INITIAL = {"mean": 0.0, "variance": 1.0}
 
 
 class BatchNorm(nn.Module):
-    """Normalizes with the statistics of the batch in training, and with their running averages otherwise.
+    """Batch normalization that keeps running statistics.
+
+    Training normalizes by the statistics of the batch, evaluation by their running averages.
 
     Attributes:
-        epsilon: added to the variance.
-        momentum: share of the old running statistics that a step keeps.
+        epsilon: Constant added to the variance.
+        momentum: Share of the old running statistics that a step keeps.
     """
 
     epsilon: float
@@ -29,7 +32,16 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None, training: bool) -> Array:
-        """[B, T, D] -> [B, T, D]; the mask [B, T] is True for the tokens that the statistics count, None for all."""
+        """Normalizes activations [B, T, D].
+
+        Args:
+            x: Activations.
+            mask: True for the tokens that the statistics count, [B, T]; None counts every position.
+            training: Whether to use the statistics of the batch and update the running ones.
+
+        Returns:
+            The normalized activations, in the dtype of `x`.
+        """
         width = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, width)
         bias = self.param("bias", nn.initializers.zeros, width)
@@ -55,12 +67,17 @@ class BatchNorm(nn.Module):
 
 
 def initial_variable(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A variable of an untrained model, by the last name on its path."""
+    """Makes a variable of an untrained model, in float32.
+
+    Args:
+        name: Last name on the path of the variable, `mean` or `variance`.
+        shape: Shape of the variable.
+    """
     return np.full(shape, INITIAL[name], np.float32)
 
 
 def _axis_of_devices() -> str | None:
-    """The axis that the batch is spread over; None unless the program is mapped over devices."""
+    """Returns the mapped axis of devices, or None if the program is not mapped."""
     try:
         lax.axis_size(DEVICES)
     except NameError:

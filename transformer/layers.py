@@ -1,6 +1,7 @@
-"""The sub-layers of Figure 1: linen shells that own parameters. Every formula is a call into `ops`.
+"""The sub-layers of Figure 1.
 
-`dropout` is an argument of each call: a `DropoutKey` when training, None when evaluating.
+They are linen modules that own parameters, and every formula is a call into `ops`. `dropout` is an argument of
+each call: a `DropoutKey` in training, None in evaluation.
 """
 
 import zlib
@@ -21,21 +22,22 @@ from transformer.ops.implementation import Implementation, select
 from transformer.ops.normalization import rms_norm
 from transformer.ops.positions import rotate
 
-# Keys and values [B, H, K, E] of one attention; those of a stack's layers have a leading axis, or are a tuple of them
+# Keys and values of one attention, each [B, H, K, E]. `stack.Caches` holds them for all layers of a stack.
 KeysAndValues = tuple[Array, Array]
 
 glorot = nn.initializers.xavier_uniform()
-# Queries, keys and values are projected side by side, as by one matrix [D, 3 D]: Glorot's variance 2 / (D + 3 D), half
-# of what each would have by itself. With twice as much, a small post-norm model did not learn to attend to the source
-# (docs/experiments.md).
+# Query, key and value projections are initialized as parts of one matrix [D, 3 D], with Glorot's variance
+# 2 / (D + 3 D). This is half the variance of a matrix [D, D]. With twice as much, a small post-norm model did not learn
+# to attend to the source (docs/experiments.md).
 glorot_of_three = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 
 
 class Build(NamedTuple):
-    """What every layer of a model is built with.
+    """Settings that every layer of a model shares.
 
-    config: the architecture.
-    ops: the implementation of the equations.
+    Attributes:
+        config: Architecture of the model.
+        ops: Implementation of the equations.
     """
 
     config: ModelConfig
@@ -43,18 +45,31 @@ class Build(NamedTuple):
 
     @classmethod
     def choose(cls, config: ModelConfig, backend: str | None = None) -> "Build":
-        """With the implementation that the config names, for a backend; None is jax's default backend."""
+        """Makes the settings, with the implementation that the config names.
+
+        Args:
+            config: Architecture of the model.
+            backend: Backend that the program is compiled for; None is JAX's default backend.
+        """
         backend = jax.default_backend() if backend is None else backend
         return cls(config, select(config.implementation, backend))
 
 
 def _site(path: tuple[str, ...]) -> int:
-    """A number for a module of the model, the same in every process: 31 bits of its path's CRC."""
+    """Computes a number for a module of the model from its path.
+
+    The number is 31 bits of the path's CRC, and so the same in every process.
+    """
     return zlib.crc32("/".join(path).encode()) >> 1
 
 
 class Dropout(nn.Module):
-    """Dropout of one site of the model; the module's path names the site."""
+    """Dropout at one site of the model, which the module's path names.
+
+    Attributes:
+        build: Settings of the model.
+        rate: Probability of zeroing an element, in [0, 1).
+    """
 
     build: Build
     rate: float
@@ -63,12 +78,16 @@ class Dropout(nn.Module):
         return x if key is None else self.build.ops.dropout(x, self.rate, key, _site(self.path))
 
     def bind_key(self, key: DropoutKey | None) -> Callable[[Array], Array] | None:
-        """This site's dropout as a function of the activations alone; None where there is none."""
+        """Returns this site's dropout as a function, or None if nothing is dropped."""
         return None if key is None or not self.rate else partial(self, key=key)
 
 
 class Norm(nn.Module):
-    """Layer or RMS normalization; every token by itself."""
+    """Layer or RMS normalization, which treats each token separately.
+
+    Attributes:
+        build: Settings of the model.
+    """
 
     build: Build
 
@@ -83,13 +102,22 @@ class Norm(nn.Module):
 
 
 def make_norm(build: Build) -> Norm | BatchNorm:
-    """The normalization that the config names: called with activations, the mask of tokens and whether it trains."""
+    """Makes the normalization that the config names.
+
+    The module is called with the activations [B, T, D], the mask of tokens [B, T] or None, and whether the model is
+    training.
+    """
     config = build.config
     return BatchNorm(config.norm_epsilon, config.batch_norm_momentum) if config.norm == "batch" else Norm(build)
 
 
 class Linear(nn.Module):
-    """The parameters of x W + b."""
+    """Linear projection to the model's width, x W + b.
+
+    Attributes:
+        build: Settings of the model.
+        kernel_init: Initializer of W.
+    """
 
     build: Build
     kernel_init: Initializer = glorot
@@ -104,9 +132,15 @@ class Linear(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O (section 3.2.2); one projection serves all heads.
+    """Multi-head attention (section 3.2.2).
 
-    With `rotation`, the sinusoids of the positions [T, E] or [B, T, E], queries and keys are rotated by them.
+        MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O
+
+    One projection computes the queries of all heads, and so for keys and values. `rotation` holds the sinusoids of the
+    positions, [T, E] or [B, T, E], by which queries and keys are rotated; None rotates nothing.
+
+    Attributes:
+        build: Settings of the model.
     """
 
     build: Build
@@ -119,7 +153,7 @@ class MultiHeadAttention(nn.Module):
         self.dropout = Dropout(self.build, self.build.config.attention_dropout)
 
     def keys_and_values(self, x: Array, rotation: Array | None = None) -> KeysAndValues:
-        """[B, T, D] -> keys and values, each [B, H, T, E]."""
+        """Projects activations [B, T, D] to keys and values, each [B, H, T, E]."""
         return self._split(self.key(x), rotation), self._split(self.value(x))
 
     def attend(
@@ -132,6 +166,20 @@ class MultiHeadAttention(nn.Module):
         return_weights: bool = False,
         rotation: Array | None = None,
     ) -> tuple[Array, Array | None]:
+        """Attends to keys and values that have already been projected.
+
+        Args:
+            x: Activations [B, T, D] that the queries are projected from.
+            keys: Projected keys [B, H, K, E].
+            values: Projected values [B, H, K, E].
+            mask: True where a query may attend to a key, broadcast to [B, H, T, K]; None for everywhere.
+            dropout: Key of the dropout on the attention weights; None in evaluation.
+            return_weights: Whether to return the attention weights.
+            rotation: Sinusoids of the queries' positions.
+
+        Returns:
+            The output [B, T, D], and the attention weights [B, H, T, K] in float32 or None.
+        """
         heads, weights = self.build.ops.attention(
             self._split(self.query(x), rotation),
             keys,
@@ -151,6 +199,10 @@ class MultiHeadAttention(nn.Module):
         return_weights: bool = False,
         rotation: Array | None = None,
     ) -> tuple[Array, Array | None]:
+        """Attends from `x` [B, T, D] to `memory` [B, K, D].
+
+        `attend` describes the other arguments and the result. `rotation` applies to queries and keys alike.
+        """
         return self.attend(x, *self.keys_and_values(memory, rotation), mask, dropout, return_weights, rotation)
 
     def _split(self, x: Array, rotation: Array | None = None) -> Array:
@@ -159,7 +211,13 @@ class MultiHeadAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """FFN(x) = activation(x W_1 + b_1) W_2 + b_2 (section 3.3, Eq. 2)."""
+    """Position-wise feed-forward network (section 3.3, Eq. 2).
+
+        FFN(x) = activation(x W1 + b1) W2 + b2
+
+    Attributes:
+        build: Settings of the model.
+    """
 
     build: Build
 
@@ -185,7 +243,17 @@ class FeedForward(nn.Module):
 
 
 class AddAndNorm(nn.Module):
-    """LayerNorm(x + Sublayer(x)) (section 3.1), or with pre-norm x + Sublayer(LayerNorm(x))."""
+    """Residual connection and normalization around a sub-layer (section 3.1).
+
+        post-norm:  LayerNorm(x + Sublayer(x))
+        pre-norm:   x + Sublayer(LayerNorm(x))
+
+    Deviates:
+        The paper is post-norm, and always with layer normalization.
+
+    Attributes:
+        build: Settings of the model.
+    """
 
     build: Build
 
@@ -200,7 +268,18 @@ class AddAndNorm(nn.Module):
         mask: Array | None = None,
         dropout: DropoutKey | None = None,
     ) -> tuple[Array, Any]:
-        """The sub-layer also returns something that is passed on as it is: attention weights, or a cache."""
+        """Applies a sub-layer with its residual connection.
+
+        Args:
+            x: Activations [B, T, D].
+            sublayer: Function of the activations. It returns its output, and something that is passed on unchanged:
+                attention weights or a cache.
+            mask: True for tokens, [B, T]; only batch norm reads it. None if every position is a token.
+            dropout: Key of the dropout on the sub-layer's output; None in evaluation.
+
+        Returns:
+            The activations [B, T, D], and what the sub-layer passed on.
+        """
         training = dropout is not None
         if self.build.config.norm_position == "pre":
             y, extra = sublayer(self.norm(x, mask, training))

@@ -1,12 +1,4 @@
-"""The encoder-decoder Transformer (section 3, Figure 1).
-
-`encode` and `decode` work on whole sequences and can be called alone; `__call__` is both with the output layer,
-`logits`, and `loss` both with the loss. `start_decoding` and `decode_step` produce one token at a time, with the cache
-as argument and result. A `Side` describes the sequences that an encoder or a decoder reads.
-
-`dropout` is an argument of each call: a `DropoutKey` when training, None when evaluating. It also tells a normalization
-that depends on it whether the model is training.
-"""
+"""The encoder-decoder Transformer (section 3, Figure 1)."""
 
 import math
 from typing import Any, Literal, NamedTuple
@@ -25,16 +17,18 @@ from transformer.ops.positions import segment_positions, sinusoidal_positions
 from transformer.shapes import Batch
 from transformer.stack import Caches, Context, Stack
 
-Weights = dict[str, Float[Array, "L B H Q K"]]  # attention weights of all layers by kind: encoder, decoder, cross
+Weights = dict[str, Float[Array, "L B H Q K"]]  # attention weights of all layers, by kind: encoder, decoder, cross
 
 
 class Side(NamedTuple):
-    """Sequences that the encoder or the decoder reads: a sentence in each row, or several packed into it.
+    """Token sequences that the encoder or the decoder reads.
 
-    tokens: token ids. The source ends with the end id; the target begins with the start id.
-    mask: True for tokens, False for padding; None where there is no padding. No position of the target attends to a
-        later one, so to the target padding at the end matters under batch norm only.
-    segments: numbers of the sentences packed into a row, from 1; 0 is padding. None: a row is one sentence.
+    Attributes:
+        tokens: Token ids. A source ends with the end id; a target begins with the start id.
+        mask: True for tokens, False for padding; None if there is no padding. No target position attends to a later
+            one, so padding at the end of a target matters to batch norm only.
+        segments: Number of the segment that each token belongs to in a packed row, from 1; 0 is padding. None if each
+            row is one sentence.
     """
 
     tokens: Int[Array, "B T"]
@@ -43,12 +37,17 @@ class Side(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """The whole model.
+    """Encoder-decoder Transformer as a linen module (section 3, Figure 1).
+
+    `apply` runs a method on parameters, for instance `model.apply(params, batch, method="loss")`. `encode` and `decode`
+    can be called alone. `__call__` runs both and the output layer; `loss` runs both and the loss. `start_decoding` and
+    `decode_step` compute one token at a time. `dropout` is an argument of each call: a `DropoutKey` from
+    `ops.dropout_key` in training, None in evaluation. It also tells batch norm whether the model is training.
 
     Attributes:
-        config: the architecture.
-        dtype: type of the computation, float32 or bfloat16; parameters are float32.
-        backend: what the program is compiled for; None is jax's default backend.
+        config: Architecture of the model.
+        dtype: Compute dtype, float32 or bfloat16. Parameters are always float32.
+        backend: Backend that the program is compiled for; None is JAX's default backend.
     """
 
     config: ModelConfig
@@ -77,7 +76,7 @@ class Transformer(nn.Module):
         self.target_dropout = Dropout(build, config.dropout)
 
         def stack(is_decoder: bool, num_layers: int) -> Stack:
-            # Compiling is quick on a CPU, and slicing the stacked parameters at run time is not.
+            # On a CPU, compiling more layers is fast, and slicing the stacked parameters at run time is slow.
             unroll = (num_layers if backend == "cpu" else 1) if config.scan_unroll is None else config.scan_unroll
             return Stack(build, is_decoder, num_layers, min(unroll, num_layers))
 
@@ -93,36 +92,43 @@ class Transformer(nn.Module):
         dropout: DropoutKey | None = None,
         return_weights: bool = False,
     ) -> tuple[Float[Array, "B T V"], Weights]:
-        """Next-token logits for every position of `target`, which begins with the start token.
+        """Computes next-token logits for every position of `target`.
 
         Args:
-            source: token ids, the end id last.
+            source: Token ids of the source, ending with the end id.
             source_mask: True for tokens, False for padding.
-            target: token ids after the start id.
-            target_mask: True for tokens, False for padding; only batch norm needs it, since no position attends to a
-                later one.
-            dropout: None when evaluating.
-            return_weights: whether to return the attention weights.
+            target: Token ids of the target, beginning with the start id.
+            target_mask: True for tokens, False for padding. Only batch norm needs it, because no target position
+                attends to a later one.
+            dropout: Key of the step's dropout; None in evaluation.
+            return_weights: Whether to return the attention weights.
 
         Returns:
-            Float32 logits, and a dict of attention weights [L, B, H, Q, K], empty unless asked for: `encoder` and
-            `decoder` for the self-attention of all L layers, `cross` for the decoder's attention to the encoder.
+            The logits in float32, and a dict of attention weights [L, B, H, Q, K] over all L layers. Its keys are `encoder`
+            and `decoder` (self-attention) and `cross` (cross-attention). It is empty unless `return_weights` is set.
         """
         sides = Side(source, source_mask), Side(target, target_mask)
         x, weights = self._both(*sides, dropout, return_weights)
         return self.logits(x), weights
 
     def hidden(self, batch: Batch, dropout: DropoutKey | None = None) -> Float[Array, "B T D"]:
-        """The decoder's output, from which `logits` makes the next-token logits of every target position."""
+        """Computes the decoder's output, from which `logits` makes next-token logits."""
         return self._both(*_sides(batch), dropout, False)[0]
 
     def loss(
-        self, batch: Batch, *, label_smoothing: float = 0.0, dropout: DropoutKey | None = None
+        self, batch: Batch, *, label_smoothing: float | Float[Array, ""] = 0.0, dropout: DropoutKey | None = None
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The summed cross-entropy of a batch in nats (section 5.4), and the number of its target tokens.
+        """Computes the label-smoothed cross-entropy of a batch (section 5.4).
 
-        The output layer and the loss are one function, `ops.cross_entropy`: the logits of a whole batch never exist at
-        once.
+        It calls `ops.cross_entropy`, so the logits of the entire batch never exist at once.
+
+        Args:
+            batch: Sentence pairs, without an axis of micro-batches.
+            label_smoothing: Share of the target distribution spread over the vocabulary, in [0, 1). It may be traced.
+            dropout: Key of the step's dropout; None in evaluation.
+
+        Returns:
+            The sum of the losses in nats, and the number of target tokens.
         """
         hidden = self.hidden(batch, dropout)
         return self.ops.cross_entropy(
@@ -137,7 +143,13 @@ class Transformer(nn.Module):
     def encode(
         self, source: Side, dropout: DropoutKey | None = None, return_weights: bool = False
     ) -> tuple[Float[Array, "B S D"], Weights]:
-        """The encoder's output, which the decoder attends to, and its attention weights (if asked for)."""
+        """Computes the encoder's output, and its attention weights if asked for.
+
+        Args:
+            source: Sequences that the encoder reads.
+            dropout: Key of the step's dropout; None in evaluation.
+            return_weights: Whether to return the attention weights [L, B, H, S, S], as `encoder`.
+        """
         positions = self._positions(source)
         x = self._embed(source.tokens, self.source_table(), positions)
         x = self.source_dropout(x, dropout)
@@ -153,15 +165,15 @@ class Transformer(nn.Module):
         dropout: DropoutKey | None = None,
         return_weights: bool = False,
     ) -> tuple[Float[Array, "B T D"], Weights]:
-        """The decoder's output, from which `logits` makes the next-token logits, and its attention weights.
+        """Computes the decoder's output, from which `logits` makes next-token logits.
 
         Args:
-            target: what the decoder reads.
-            memory: the encoder's output.
-            source: what the encoder has read.
-            dropout: None when evaluating.
-            return_weights: whether to return the attention weights, of self-attention and of the attention to the
-                encoder.
+            target: Sequences that the decoder reads.
+            memory: Output of the encoder.
+            source: Sequences that the encoder has read.
+            dropout: Key of the step's dropout; None in evaluation.
+            return_weights: Whether to return the attention weights, as `decoder` [L, B, H, T, T] and `cross`
+                [L, B, H, T, S].
         """
         positions = self._positions(target)
         x = self._embed(target.tokens, self.target_table(), positions)
@@ -176,7 +188,7 @@ class Transformer(nn.Module):
         return x, {"decoder": self_weights, "cross": cross_weights}
 
     def start_decoding(self, memory: Float[Array, "B S D"]) -> tuple[Caches, Caches]:
-        """Caches without any position, and the keys and values of the encoder's output for each layer."""
+        """Makes empty caches, and each layer's keys and values of the encoder's output."""
         return self.decoder.empty_caches(memory.shape[0], self.dtype), self.decoder.memory_keys_and_values(memory)
 
     def decode_step(
@@ -188,18 +200,18 @@ class Transformer(nn.Module):
         memory: Caches,
         source_mask: Bool[Array, "B S"],
     ) -> tuple[Float[Array, "B K V"], Caches]:
-        """Logits of the token after `token`, for K hypotheses a sentence, and the caches with `token` in them.
+        """Computes next-token logits of K hypotheses, and the caches with `token` added.
 
         Args:
-            token: the newest token of each hypothesis, at `position` (the start id at 0).
-            position: how many tokens come before it, below P.
+            token: Newest token of each hypothesis, at `position` (the start id at position 0).
+            position: Index of `token` in its sequence, below P.
             origins: `origins[b, k, p]` is the beam slot in which hypothesis k's token at position p was computed; at
                 `position`, k itself. Following it makes reordering the caches unnecessary when hypotheses move
                 between slots.
-            caches: keys and values of all layers, of P K positions: those of the last step, grown to P positions with
-                anything.
-            memory: the encoder's keys and values, from `start_decoding`.
-            source_mask: True for the source's tokens.
+            caches: Keys and values of all layers for P K positions, from the previous step or `start_decoding`, grown
+                to P positions with any values.
+            memory: Keys and values of the encoder's output, from `start_decoding`.
+            source_mask: True for the tokens of the source.
         """
         positions = self._position_table(origins.shape[2])[position, None]
         x = self._embed(token, self.target_table(), positions)
@@ -209,21 +221,23 @@ class Transformer(nn.Module):
         return self.logits(x), caches
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        """The output layer (section 3.4), in float32."""
+        """Computes logits in float32 from the decoder's output (section 3.4)."""
         return self.ops.output_logits(x, self.output_table(), self.output_bias())
 
     def source_table(self) -> Array:
+        """Returns the embedding of source tokens [V, D]."""
         return self.embedding if self.config.shared_embeddings == "all" else self.source_embedding
 
     def target_table(self) -> Array:
+        """Returns the embedding of target tokens [V, D]."""
         return self.embedding if self.config.shared_embeddings == "all" else self.target_embedding
 
     def output_table(self) -> Array:
-        """The output embedding [V, D]."""
+        """Returns the output embedding [V, D]."""
         return self.output_embedding if self.config.shared_embeddings == "none" else self.target_table()
 
     def output_bias(self) -> Array:
-        """The bias of the logits [V]; zeros where the model has none."""
+        """Returns the bias of the logits [V], zeros if the model has none."""
         return self.logits_bias if self.config.final_logits_bias else jnp.zeros(self.config.vocabulary_size)
 
     def _both(
@@ -234,19 +248,19 @@ class Transformer(nn.Module):
         return x, encoder_weights | decoder_weights
 
     def _embed(self, tokens: Array, table: Array, positions: Array) -> Array:
-        """Embeddings [B, T, D], with the positions added unless these are rotary."""
+        """Looks up embeddings [B, T, D] and adds positions, unless these are rotary."""
         scale = math.sqrt(self.config.d_model) if self.config.scale_embeddings else 1.0
         x = table[tokens] * scale
         return (x if self._rotary else x + positions).astype(self.dtype)
 
     def _rotation(self, positions: Array) -> Array | None:
-        """What the layers rotate by, if the positions are rotary."""
+        """Returns the positions that the layers rotate by, or None if they are not rotary."""
         return positions if self._rotary else None
 
     def _positions(self, side: Side) -> Array:
-        """The rows of the table of positions for each token, counted from 0 in its sentence.
+        """Looks up the position of each token, counted from 0 in its sentence.
 
-        [T, D], or [B, T, D] where rows are packed; of rotary positions the last axis is E.
+        The result is [T, D], or [B, T, D] if rows are packed. For rotary positions, the last axis is E.
         """
         table = self._position_table(side.tokens.shape[1])
         return table if side.segments is None else table[segment_positions(side.segments)]
@@ -255,7 +269,7 @@ class Transformer(nn.Module):
         config = self.config
         if config.positions == "learned":
             return self.position_table[:length]
-        # A length that `jax.export` has left open is no int: it gets the first rows of the longest table.
+        # Under `jax.export`, a symbolic length is not an int: it takes the first rows of the longest table.
         known = length if isinstance(length, int) else config.max_positions
         if config.positions == "rotary":
             return sinusoidal_positions(known, config.d_model // config.num_heads, "interleaved")[:length]
@@ -267,7 +281,7 @@ class Transformer(nn.Module):
 
 
 def _sides(batch: Batch) -> tuple[Side, Side]:
-    """The source, and what the decoder reads of the target."""
+    """Splits a batch into what the encoder reads and what the decoder reads."""
     on_device: Any = jax.tree.map(jnp.asarray, batch)
     return (
         Side(on_device.source, on_device.source_mask, on_device.source_segments),
@@ -276,7 +290,7 @@ def _sides(batch: Batch) -> tuple[Side, Side]:
 
 
 def _sentence_mask(queries: Side, keys: Side) -> Array | None:
-    """Lets the queries of a sentence attend to every token of the same sentence, or of its translation."""
+    """Lets a sentence attend to all of its own tokens, or to those of its translation."""
     if queries.segments is not None and keys.segments is not None:
         return segment_mask(queries.segments, keys.segments)
     return None if keys.mask is None else padding_mask(keys.mask)

@@ -1,7 +1,7 @@
-"""A layer, and a stack of identical ones, encoder or decoder (section 3.1, Figure 1): one layer, scanned.
+"""A layer of Figure 1, and a stack of identical layers (section 3.1).
 
-The parameters of all layers have a leading axis of layers, and the compiled program contains the layer `unroll` times,
-not once for each layer.
+A stack is one scanned layer. The parameters of all layers have a leading axis of layers. The compiled program contains
+the layer `unroll` times, not once for each layer.
 """
 
 from typing import Any, NamedTuple
@@ -14,19 +14,21 @@ from jax import Array, lax
 from transformer.layers import AddAndNorm, Build, FeedForward, KeysAndValues, MultiHeadAttention, make_norm
 from transformer.ops.dropout import DropoutKey, fold_in
 
-# Unrolled, a stack's caches are a tuple with one cache for each layer, which a step can update in place; scanned, the
-# leaves of one cache have a leading axis of layers.
+# Keys and values of all layers of a stack. If the stack is unrolled, they are a tuple with one cache per layer, which a
+# step can update without a copy. If it is scanned, they are one cache whose arrays have a leading axis of layers.
 Caches = KeysAndValues | tuple[KeysAndValues, ...]
 
 
 class Context(NamedTuple):
-    """What the layers of a stack are told of the sequences, besides the activations [B, T, D].
+    """Masks and positions of the sequences, which all layers of a stack share.
 
-    tokens: [B, T], True for tokens; only batch norm asks. None: everywhere.
-    own: the mask of self-attention, broadcast to [B, H, T, T]; None where there is nothing to mask.
-    memory: the mask of the attention to the encoder, broadcast to [B, H, T, S]; None too in the encoder.
-    rotation: sinusoids of the positions, [T, E] or [B, T, E], by which self-attention rotates its queries and keys;
-        None where positions are added to the embeddings.
+    Attributes:
+        tokens: True for tokens, [B, T]; only batch norm reads it. None if every position is a token.
+        own: Mask of self-attention, broadcast to [B, H, T, T]. None if every position may attend to every other.
+        memory: Mask of cross-attention, broadcast to [B, H, T, S]. None if every source position may be attended to,
+            and in the encoder.
+        rotation: Sinusoids of the positions, [T, E] or [B, T, E], by which self-attention rotates its queries and keys.
+            None if positions are added to the embeddings.
     """
 
     tokens: Array | None
@@ -36,10 +38,15 @@ class Context(NamedTuple):
 
 
 class Layer(nn.Module):
-    """Self-attention, in the decoder attention to the encoder, and feed-forward, each in Add & Norm (Figure 1).
+    """A layer of the encoder or the decoder (Figure 1).
 
-    Rotary positions rotate queries and keys of self-attention only: a position of the target and one of the source are
-    not on one axis, and their difference is no distance.
+    It consists of self-attention, cross-attention (in the decoder only) and a feed-forward network, each within
+    Add & Norm. Rotary positions rotate queries and keys of self-attention only, because the difference between a target
+    position and a source position is no distance.
+
+    Attributes:
+        build: Settings of the model.
+        is_decoder: Whether the layer has cross-attention.
     """
 
     build: Build
@@ -62,7 +69,19 @@ class Layer(nn.Module):
         dropout: DropoutKey | None,
         return_weights: bool,
     ) -> tuple[Array, tuple[Array | None, Array | None]]:
-        """[B, T, D] -> [B, T, D], and the weights of both kinds of attention, None unless asked for."""
+        """Computes the layer for entire sequences.
+
+        Args:
+            x: Activations [B, T, D].
+            memory: Output of the encoder [B, S, D]; None in the encoder.
+            context: Masks and positions.
+            dropout: Dropout key of this layer; None in evaluation.
+            return_weights: Whether to return the attention weights.
+
+        Returns:
+            The activations [B, T, D], and the weights of self-attention and cross-attention. Weights are [B, H, Q, K],
+            or None if not asked for.
+        """
         tokens, cross_weights = context.tokens, None
 
         def attend(y: Array) -> tuple[Array, Array | None]:
@@ -78,21 +97,25 @@ class Layer(nn.Module):
         return x, (self_weights, cross_weights)
 
     def memory_keys_and_values(self, memory: Array) -> KeysAndValues:
-        """What the attention to the encoder needs of the encoder's output [B, S, D]."""
+        """Projects the encoder's output [B, S, D] for cross-attention."""
         return self.cross_attention.keys_and_values(memory)
 
     def step(
         self, x: Array, cache: KeysAndValues, index: tuple[Array | int, ...], memory: KeysAndValues, context: Context
     ) -> tuple[Array, KeysAndValues]:
-        """One token of each of K hypotheses, [B, K, D].
+        """Computes the layer for the newest token of each of K hypotheses.
 
         Args:
-            x: the activations.
-            cache: keys and values of the tokens so far, for every position those of all K hypotheses side by side.
-            index: where in the cache the new keys and values go. Its length is the number of the cache's axes: 4 for
-                [B, H, P K, E], or 5 with a leading axis of layers, of which the first index names this one.
-            memory: keys and values of the encoder's output, of this layer.
-            context: of the new tokens; its masks are over the cache and the encoder's output. Cached keys are rotated.
+            x: Activations [B, K, D].
+            cache: Keys and values of earlier tokens, with the K slots of each position side by side.
+            index: Start index in the cache of the new keys and values. It has 4 entries for a cache [B, H, P K, E], or
+                5 for a cache with a leading axis of layers, of which the first entry is this layer.
+            memory: Keys and values of the encoder's output, for this layer.
+            context: Masks over the cache and the encoder's output, and positions of the new tokens. Keys in the cache
+                are already rotated.
+
+        Returns:
+            The activations [B, K, D], and the cache with the new keys and values.
         """
 
         def attend_to_past(y: Array) -> tuple[Array, KeysAndValues]:
@@ -114,13 +137,13 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """`num_layers` layers, and with pre-norm a final norm.
+    """A stack of layers, with a final norm if the model is pre-norm.
 
     Attributes:
-        build: what the layers are built with.
-        is_decoder: whether the layers attend to an encoder's output, too.
-        num_layers: their number L.
-        unroll: how many layers the compiled loop contains, from 1 to L.
+        build: Settings of the model.
+        is_decoder: Whether the layers have cross-attention.
+        num_layers: Number of layers L.
+        unroll: Number of layers that the compiled loop contains, from 1 to L.
     """
 
     build: Build
@@ -141,18 +164,22 @@ class Stack(nn.Module):
         dropout: DropoutKey | None,
         return_weights: bool,
     ) -> tuple[Array, tuple[Array | None, Array | None]]:
-        """The activations after the last layer, and the attention weights [L, B, H, Q, K] of both kinds if asked for.
+        """Computes all layers for entire sequences.
 
         Args:
-            x: embeddings [B, T, D].
-            memory: the encoder's output [B, S, D]; None in the encoder.
-            context: who may attend to what, and where the tokens are.
-            dropout: None when evaluating.
-            return_weights: whether to return the weights of self-attention and of the attention to the encoder.
+            x: Embeddings [B, T, D].
+            memory: Output of the encoder [B, S, D]; None in the encoder.
+            context: Masks and positions.
+            dropout: Dropout key of the step; None in evaluation.
+            return_weights: Whether to return the attention weights.
+
+        Returns:
+            The activations after the last layer [B, T, D], and the weights of self-attention and cross-attention.
+            Weights are [L, B, H, Q, K], or None if not asked for.
         """
 
         def body(layer: Layer, x: Array, number: Array) -> tuple[Array, Any]:
-            # The layers share one module path, so the number of the layer is what keeps their masks apart.
+            # All layers have one module path, so only the number of the layer gives each its own dropout masks.
             key = None if dropout is None else fold_in(dropout, number)
             return layer(x, memory, context, key, return_weights)
 
@@ -170,7 +197,7 @@ class Stack(nn.Module):
         return x, weights
 
     def memory_keys_and_values(self, memory: Array) -> Caches:
-        """What the layers' attention to the encoder needs of its output [B, S, D]."""
+        """Projects the encoder's output [B, S, D] for the cross-attention of each layer."""
 
         def of_layer(variables: Any) -> Any:
             return self._layer.apply(variables, memory, method="memory_keys_and_values")
@@ -180,7 +207,12 @@ class Stack(nn.Module):
         return lax.map(of_layer, self.layers.variables)
 
     def empty_caches(self, batch: Any, dtype: Any) -> Caches:
-        """Caches without any position."""
+        """Makes caches that hold no positions yet.
+
+        Args:
+            batch: Number of rows B; symbolic under `jax.export`.
+            dtype: Dtype of the keys and values.
+        """
         config = self.build.config
         shape = (batch, config.num_heads, 0, config.d_model // config.num_heads)
         if self._unrolled:
@@ -192,14 +224,17 @@ class Stack(nn.Module):
     def step(
         self, x: Array, caches: Caches, index: Array | int, memory: Caches, context: Context
     ) -> tuple[Array, Caches]:
-        """One token of each of K hypotheses, [B, K, D], and the caches with it.
+        """Computes all layers for the newest token of each of K hypotheses.
 
         Args:
-            x: embeddings.
-            caches: of `empty_caches`, grown to the positions needed, or of the last step.
-            index: where on the axis of keys the K new ones go.
-            memory: of `memory_keys_and_values`.
-            context: of the new tokens; its masks are over the cache and the encoder's output.
+            x: Embeddings [B, K, D].
+            caches: Result of the previous step, or of `empty_caches`, grown to the positions needed.
+            index: Index on the axis of keys at which the K new keys and values are written.
+            memory: Result of `memory_keys_and_values`.
+            context: Masks over the cache and the encoder's output, and positions of the new tokens.
+
+        Returns:
+            The activations after the last layer [B, K, D], and the caches with the new keys and values.
         """
 
         def apply(variables: Any, *arguments: Any) -> Any:

@@ -104,8 +104,9 @@ class Transformer(nn.Module):
             return_weights: Whether to return the attention weights.
 
         Returns:
-            The logits in float32, and a dict of attention weights [L, B, H, Q, K] over all L layers. Its keys are `encoder`
-            and `decoder` (self-attention) and `cross` (cross-attention). It is empty unless `return_weights` is set.
+            The logits in float32, and a dict of attention weights [L, B, H, Q, K] of all L layers. Its keys are
+            `encoder` and `decoder` (self-attention) and `cross` (cross-attention). It is empty unless `return_weights`
+            is set.
         """
         sides = Side(source, source_mask), Side(target, target_mask)
         x, weights = self._both(*sides, dropout, return_weights)

@@ -1,4 +1,4 @@
-"""The tree of parameters: its shapes and size, how it is drawn, and how version 0.1 arranged it."""
+"""The parameters of a model, their initialization, and the layout of version 0.1."""
 
 import hashlib
 import math
@@ -18,11 +18,18 @@ from transformer.errors import InputError
 from transformer.model import Transformer
 from transformer.shapes import Params
 
-STACKED = "layers"  # the module whose parameters lead with the axis of layers
+STACKED = "layers"  # module whose parameters have a leading axis of layers
 
 
 def shapes(model: Transformer) -> Params:
-    """What `Transformer.apply` takes first, each array as its shape and type: nothing is computed."""
+    """Returns the shapes and dtypes of a model's variables, computing nothing.
+
+    Args:
+        model: Model whose variables are described.
+
+    Returns:
+        The tree that `Transformer.apply` takes first, with a `jax.ShapeDtypeStruct` for each array.
+    """
 
     def init() -> Any:
         tokens, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
@@ -32,12 +39,27 @@ def shapes(model: Transformer) -> Params:
 
 
 def count(params: Params) -> int:
-    """The number of parameters in what `Transformer.apply` takes first, or in its `shapes`, without other variables."""
+    """Counts the parameters of a model.
+
+    Args:
+        params: The tree that `Transformer.apply` takes first, or its `shapes`.
+
+    Returns:
+        The number of elements of all parameters. Other variables, such as running statistics, are not counted.
+    """
     return sum(leaf.size for leaf in jax.tree.leaves(params["params"]))
 
 
 def require_fit(model: Transformer, params: Params) -> None:
-    """Raises InputError unless parameters and other variables have the names and shapes of a model's."""
+    """Raises InputError unless variables have the names and shapes of a model's.
+
+    Args:
+        model: Model that the variables are for.
+        params: The tree that `Transformer.apply` takes first.
+
+    Raises:
+        InputError: A variable is missing, is unknown to the model, or has another shape. The message names it.
+    """
     here, given = (
         {jax.tree_util.keystr(path): [*leaf.shape] for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (shapes(model), params)
@@ -46,31 +68,33 @@ def require_fit(model: Transformer, params: Params) -> None:
         if here.get(name) != given.get(name):
             raise InputError(
                 f"These parameters do not fit the model: {name} is {given.get(name, 'missing')}, but "
-                f"{here.get(name, 'the model has none of this name')} was expected."
+                f"{here.get(name, 'no parameter of this name')} was expected."
             )
 
 
 def draw(model: Transformer, seed: int | np.integer | Array) -> Params:
-    """The variables of an untrained model: parameters drawn from `seed`, and others where it has any.
+    """Draws the variables of an untrained model.
 
-    They are drawn on the host: nothing is compiled, and every backend and any number of devices gets the same bits.
+    They are drawn on the host, by NumPy. So nothing is compiled, and every backend and any number of devices gets the
+    same bits.
 
-    Projections and feed-forward kernels: uniform, with Glorot's variance 2 / (fan_in + fan_out); queries, keys and
-    values with half of it, as parts of one matrix [D, 3 D]. Embeddings: normal with variance 1 / d_model. Scales 1,
-    biases 0.
+    - Kernels of projections and of the feed-forward network are uniform, with Glorot's variance
+      2 / (fan_in + fan_out). Query, key and value kernels have half of it, as parts of one matrix [D, 3 D].
+    - Embeddings and learned positions are normal, with variance 1 / d_model.
+    - Scales are 1, biases are 0. Running statistics of batch norm are mean 0 and variance 1.
 
-    Each matrix has a random stream of its own, a function of (seed, path, layer): a model with more layers has the
-    same first ones.
+    Each matrix has its own random stream, a function of (seed, path, layer). So the first layers of a model do not
+    depend on how many follow.
 
     Args:
-        model: the architecture.
-        seed: an integer, not negative, or a PRNG key; `jax.random.key(n)` draws what n draws.
+        model: Model whose variables are drawn.
+        seed: Integer that is not negative, or a PRNG key. `jax.random.key(n)` draws the same as n.
 
     Returns:
-        What `Transformer.apply` takes first, as NumPy arrays in float32.
+        The tree that `Transformer.apply` takes first, as float32 NumPy arrays.
 
     Raises:
-        InputError: the seed is neither, or it is traced.
+        InputError: The seed is neither an integer that is not negative nor one PRNG key, or it is traced.
     """
     number = _number(seed)
 
@@ -87,11 +111,14 @@ def draw(model: Transformer, seed: int | np.integer | Array) -> Params:
 
 
 def _number(seed: Any) -> int:
-    """The seed as an integer: of a PRNG key, the one that its words [.., high, low] make."""
+    """Converts a seed or a PRNG key to an integer.
+
+    The words [.., high, low] of a key are the digits of the integer in base 2^32.
+    """
     if isinstance(seed, Tracer):
         raise InputError(
-            "Parameters are drawn on the host, so their seed or key cannot be an argument of a jitted or mapped "
-            "function. Draw them outside of it."
+            "Parameters are drawn on the host, so their seed cannot be an argument of a jitted or mapped function. "
+            "Draw them outside of it and pass them as an argument."
         )
     if isinstance(seed, Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
         seed = jax.random.key_data(seed)
@@ -110,7 +137,7 @@ Fill = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 def _distribution(names: list[str], shape: tuple[int, ...]) -> Fill:
-    """The distribution of a parameter, by the names on its path."""
+    """Chooses the distribution of a parameter by the names on its path."""
     match names[-1]:
         case "scale":
             return lambda _, shape: np.ones(shape, np.float32)
@@ -140,13 +167,22 @@ def _normal(deviation: float) -> Fill:
 
 
 def _stream(seed: int, names: list[str], layer: int) -> np.random.Generator:
-    """The random numbers of one matrix: a counter-based generator with a key of its own."""
+    """Makes the random stream of one matrix, with a key of its own."""
     digest = hashlib.blake2b(f"{seed}/{'/'.join(names)}/{layer}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 def are_matrices(params: Params) -> Params:
-    """For each parameter, whether it is a matrix; a stack's vectors, which have an axis of layers, are not."""
+    """Tells for each parameter whether it is a matrix.
+
+    The axis of layers does not count, so the biases and scales of a stack are vectors.
+
+    Args:
+        params: Tree of parameters.
+
+    Returns:
+        A tree of the same structure, with True for matrices.
+    """
 
     def leaf(path: tuple[Any, ...], value: Any) -> bool:
         stacked = any(entry.key == STACKED for entry in path)
@@ -156,10 +192,16 @@ def are_matrices(params: Params) -> Params:
 
 
 def from_version_0_1(tree: Params) -> Params:
-    """Parameters or other variables of a run of version 0.1, whose layers were modules of their own, stacked.
+    """Converts parameters, or other variables, of a run of version 0.1.
+
+    That version had one module per layer. This one stacks the layers of the encoder and of the decoder.
 
     Args:
-        tree: with `encoder_0`, `encoder_1`, ..., `decoder_0`, ... and perhaps `encoder_norm` and `decoder_norm`.
+        tree: Tree with `encoder_0`, `encoder_1`, ..., `decoder_0`, ..., and with pre-norm `encoder_norm` and
+            `decoder_norm`.
+
+    Returns:
+        The same arrays in the layout of this version.
     """
     renamed = {"attention": "self_attention", "attention_norm": "self_attention_norm"}
     stacks: dict[str, Any] = {}

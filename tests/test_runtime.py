@@ -202,16 +202,16 @@ def machine(no_plugins, monkeypatch, tmp_path: Path):
 @pytest.mark.parametrize(
     ("version", "advice"),
     [
-        (OPEN.format("580.65.06"), "pip install 'transformer-jax[cuda13]'"),
-        (OPEN.format("590.44.01"), "pip install 'transformer-jax[cuda13]'"),
-        (OPEN.format("575.57.08"), "pip install 'transformer-jax[cuda12]'"),
-        (CLOSED.format("580.65.06"), "pip install 'transformer-jax[cuda12]'"),  # perhaps a V100
-        (CLOSED.format("535.104.05"), "pip install 'transformer-jax[cuda12]'"),
+        (OPEN.format("580.65.06"), "run pip install 'transformer-jax[cuda13]'"),
+        (OPEN.format("590.44.01"), "run pip install 'transformer-jax[cuda13]'"),
+        (OPEN.format("575.57.08"), "run pip install 'transformer-jax[cuda12]'"),
+        (CLOSED.format("580.65.06"), "run pip install 'transformer-jax[cuda12]'"),  # perhaps a V100
+        (CLOSED.format("535.104.05"), "run pip install 'transformer-jax[cuda12]'"),
         (
             CLOSED.format("470.256.02"),
-            "update the driver from 470 to 525 or later, and pip install 'transformer-jax[cuda12]'",
+            "update the driver from 470 to 525 or later and run pip install 'transformer-jax[cuda12]'",
         ),
-        ("", "pip install 'transformer-jax[cuda12]'"),
+        ("", "run pip install 'transformer-jax[cuda12]'"),
     ],
 )
 def test_an_unused_gpu_is_named_with_the_extra_for_its_driver(machine, version, advice):
@@ -223,11 +223,11 @@ def test_an_unused_gpu_under_wsl(machine):
     root = machine({"dev/dxg": "", "usr/lib/wsl/lib/libd3d12.so": ""})
     assert unused_accelerator(root) is None  # a GPU of another maker
     machine({"usr/lib/wsl/lib/libcuda.so.1": ""})
-    assert unused_accelerator(root) == f"{GPU_UNUSED}pip install 'transformer-jax[cuda12]'"
+    assert unused_accelerator(root) == f"{GPU_UNUSED}run pip install 'transformer-jax[cuda12]'"
 
 
 def test_an_unused_tpu_is_named(machine):
-    advice = "A TPU is present, but JAX only sees the CPU. To use it, pip install 'transformer-jax[tpu]'"
+    advice = "A TPU is present, but JAX only sees the CPU. To use it, run pip install 'transformer-jax[tpu]'"
     assert unused_accelerator(machine(TPU)) == advice
 
 
@@ -262,7 +262,7 @@ def test_an_accelerator_that_the_user_does_not_want_is_not_named(machine, monkey
 def test_an_accelerator_whose_extra_is_installed(machine, monkeypatch):
     installed = ["libtpu", "jax_cuda12_plugin"]
     monkeypatch.setattr(runtime, "find_spec", lambda name: name if name in installed else None)
-    said = "is present and the extra `{}` is installed, but JAX only sees the CPU: see its warning."
+    said = "is present and the extra `{}` is installed, but JAX only sees the CPU. JAX's own warning says why."
     assert unused_accelerator(machine(TPU)) == f"A TPU {said.format('tpu')}"
     for version in (CLOSED.format("535.104.05"), OPEN.format("580.65.06")):
         root = machine({"dev/nvidia0": "", "proc/driver/nvidia/version": version})
@@ -270,4 +270,4 @@ def test_an_accelerator_whose_extra_is_installed(machine, monkeypatch):
     installed[1] = "jax_cuda13_plugin"
     assert unused_accelerator(root) == f"An NVIDIA GPU {said.format('cuda13')}"
     machine({"proc/driver/nvidia/version": CLOSED.format("535.104.05")})  # too old for CUDA 13
-    assert unused_accelerator(root) == f"{GPU_UNUSED}pip install 'transformer-jax[cuda12]'"
+    assert unused_accelerator(root) == f"{GPU_UNUSED}run pip install 'transformer-jax[cuda12]'"

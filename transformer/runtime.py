@@ -1,4 +1,4 @@
-"""Process-level settings that must be made before JAX starts, and what JAX found to compute on."""
+"""Settings that must be made before JAX starts, and the devices that JAX finds."""
 
 import ctypes
 import os
@@ -10,19 +10,20 @@ from typing import Literal
 
 from transformer.errors import InputError, require_choice
 
-CACHED_FROM = 0.1  # seconds of compilation; reading a shorter one from the cache would save nothing
+CACHED_FROM = 0.1  # seconds of compilation; loading a faster one from the cache would save nothing
 
-# mallopt's parameters, from glibc's malloc.h.
+# Parameters of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
-# The oldest drivers of CUDA 12 and of CUDA 13.
+# Oldest major driver versions that support CUDA 12 and CUDA 13.
 _CUDA12_DRIVER, _CUDA13_DRIVER = 525, 580
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache directory, unless JAX was given another directory.
+    """Keeps compiled programs in the user's cache directory.
 
-    The directory is `transformer-jax` in `$XDG_CACHE_HOME`, or else in `~/.cache`; `JAX_COMPILATION_CACHE_DIR` names
-    another. Nothing is kept if the directory cannot be made, as for a user without a home.
+    The directory is `transformer-jax` in `$XDG_CACHE_HOME`, or else in `~/.cache`. The environment variable
+    `JAX_COMPILATION_CACHE_DIR` names another. If the directory cannot be made, as for a user without a home directory,
+    nothing is kept.
     """
     import jax
 
@@ -38,10 +39,10 @@ def use_compilation_cache() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory in the process, if JAX will compute on the CPU.
+    """Tells glibc to keep freed memory in the process, if JAX will compute on the CPU.
 
-    XLA:CPU allocates its temporary buffer anew at each step. By default glibc maps and unmaps it each time, and the
-    page faults are a large part of the step. Call this before any thread starts. Without glibc it does nothing.
+    XLA:CPU allocates its temporary buffer anew at each step. By default, glibc maps and unmaps it each time, and the
+    page faults take a large part of the step. Call this before any thread starts. Without glibc it does nothing.
     """
     if sys.platform != "linux" or not _computes_on_cpu():
         return
@@ -50,15 +51,15 @@ def keep_freed_memory() -> None:
         return
     libc.mallopt(_ARENA_MAX, 1)
     libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, -1)  # never; 2^31 - 1 is less than the buffer of a large model
+    libc.mallopt(_TRIM_THRESHOLD, -1)  # never trim; 2^31 - 1 is less than the buffer of a large model
     libc.mallopt(_TOP_PAD, 2**28)
 
 
 def compute_before_returning() -> None:
-    """Let a call return only when it has computed, if JAX will compute on the CPU.
+    """Makes calls return only when their results are computed, if JAX uses the CPU.
 
-    By default JAX runs ahead: further steps get temporary buffers while the first one still computes. At the paper's
-    base size a buffer is 2 GiB, and running ahead is no faster where the host's cores are the device's. Call this
+    By default, JAX dispatches ahead: later steps get temporary buffers while the first one still computes. At the
+    paper's base size a buffer is 2 GiB. Dispatching ahead is no faster if the host's cores are the device. Call this
     before JAX computes anything.
     """
     if not _computes_on_cpu():
@@ -69,38 +70,43 @@ def compute_before_returning() -> None:
 
 
 def share_device_memory() -> None:
-    """Let JAX allocate a GPU's memory as it needs it, for a process beside another that computes on it.
+    """Lets JAX allocate a GPU's memory as needed, to share it with other processes.
 
-    By default JAX claims three quarters of the memory when it starts its backend: call this before. A choice of the
-    user's stays.
+    By default, JAX claims three quarters of the memory when it starts its backend. Call this before it does. If the
+    user has set `XLA_PYTHON_CLIENT_PREALLOCATE`, that value is kept.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def _computes_on_cpu() -> bool:
-    """Whether JAX will compute on the CPU, as far as can be known before it is imported."""
+    """Guesses whether JAX will compute on the CPU, without importing it."""
     if platforms := os.environ.get("JAX_PLATFORMS"):
         return platforms.split(",")[0] == "cpu"
     return find_spec("jax_plugins") is None and find_spec("libtpu") is None
 
 
 def resolve_dtype(dtype: Literal["auto", "bfloat16", "float32"]) -> tuple[str, str]:
-    """The compute dtype, `bfloat16` or `float32`, and the reason for it.
+    """Resolves the compute dtype of a config.
 
-    `auto` is bfloat16 on a TPU, on a GPU of compute capability 8 or higher, and on a CPU with AVX512-BF16 or AMX-BF16.
+    Args:
+        dtype: `bfloat16`, `float32` or `auto`. The latter is bfloat16 on a TPU, on a GPU of compute capability 8 or
+            higher, and on a CPU with AVX512-BF16 or AMX-BF16; it is float32 elsewhere.
+
+    Returns:
+        `bfloat16` or `float32`, and the reason for it, such as "native on TPU".
 
     Raises:
-        InputError: JAX finds no device, or there is no such compute type.
+        InputError: JAX finds no device, or there is no compute dtype of this name.
     """
     import jax
 
-    require_choice("The compute type", dtype, ("auto", "bfloat16", "float32"))
+    require_choice("The compute dtype", dtype, ("auto", "bfloat16", "float32"))
     try:
         device = jax.devices()[0]
-    except (RuntimeError, AssertionError) as error:  # jax asserts where the platform it was told to use has no device
-        reason = str(error) or "none of the platform asked for"
+    except (RuntimeError, AssertionError) as error:  # JAX asserts if the platform it was told to use has no device
+        reason = str(error) or "there is none on the requested platform"
         raise InputError(
-            f"jax finds no device to compute on ({reason}). Check JAX_PLATFORMS and the driver."
+            f"JAX finds no device to compute on ({reason}). Check JAX_PLATFORMS and the driver."
         ) from error
     if dtype != "auto":
         return dtype, "as configured"
@@ -125,12 +131,14 @@ def _cpu_flags() -> set[str]:
 
 
 def unused_accelerator(root: Path = Path("/")) -> str | None:
-    """What to do about an accelerator that is present while JAX only sees the CPU; None if there is none.
-
-    Silent if the user chose the platform (`JAX_PLATFORMS`) or hid the GPUs (`CUDA_VISIBLE_DEVICES`).
+    """Explains how to use an accelerator that is present but that JAX does not see.
 
     Args:
-        root: where /dev, /proc, /sys and /usr are.
+        root: Directory that contains `dev`, `proc`, `sys` and `usr`.
+
+    Returns:
+        One or two sentences, or None if there is no such accelerator. It is also None if the user chose the platform
+        (`JAX_PLATFORMS`) or hid the GPUs (`CUDA_VISIBLE_DEVICES`).
     """
     import jax
 
@@ -142,7 +150,7 @@ def unused_accelerator(root: Path = Path("/")) -> str | None:
             if find_spec(f"jax_{fitting}_plugin") is not None:
                 return _present("An NVIDIA GPU", fitting, installed=True)
         old = driver is not None and driver < _CUDA12_DRIVER
-        update = f"update the driver from {driver} to {_CUDA12_DRIVER} or later, and " if old else ""
+        update = f"update the driver from {driver} to {_CUDA12_DRIVER} or later and " if old else ""
         return _present("An NVIDIA GPU", extra, before=update)
     if _has_tpu(root):
         return _present("A TPU", "tpu", installed=find_spec("libtpu") is not None)
@@ -151,21 +159,24 @@ def unused_accelerator(root: Path = Path("/")) -> str | None:
 
 def _present(device: str, extra: str, *, installed: bool = False, before: str = "") -> str:
     if installed:
-        return f"{device} is present and the extra `{extra}` is installed, but JAX only sees the CPU: see its warning."
-    return f"{device} is present, but JAX only sees the CPU. To use it, {before}pip install 'transformer-jax[{extra}]'"
+        return (
+            f"{device} is present and the extra `{extra}` is installed, but JAX only sees the CPU. JAX's own warning says "
+            "why."
+        )
+    return f"{device} is present, but JAX only sees the CPU. To use it, {before}run pip install 'transformer-jax[{extra}]'"
 
 
 def _has_nvidia_gpu(root: Path) -> bool:
-    """Whether there is a device file of an NVIDIA GPU, or WSL passes one through."""
-    wsl = (root / "dev/dxg").exists() and any(root.glob("usr/lib/wsl/lib/libcuda.so*"))  # dxg alone: of any maker
+    """Tells whether there is an NVIDIA GPU, by its device file or through WSL."""
+    wsl = (root / "dev/dxg").exists() and any(root.glob("usr/lib/wsl/lib/libcuda.so*"))  # dxg alone: any maker
     return wsl or any(root.glob("dev/nvidia[0-9]*"))
 
 
 def _nvidia_driver(root: Path) -> tuple[int | None, str]:
-    """The major version of the driver, if it can be read, and the extra for it.
+    """Reads the driver's major version, if possible, and chooses the extra for it.
 
-    CUDA 12 supports every GPU and driver that CUDA 13 does. `cuda13` is chosen where it certainly works: it needs a GPU
-    of the Turing generation or later, and so does the open kernel module.
+    CUDA 12 supports every GPU and driver that CUDA 13 does. `cuda13` is chosen only if it certainly works. It needs a
+    GPU of the Turing generation or later, and so does the open kernel module.
     """
     try:
         text = (root / "proc/driver/nvidia/version").read_text(errors="replace")
@@ -177,7 +188,10 @@ def _nvidia_driver(root: Path) -> tuple[int | None, str]:
 
 
 def _has_tpu(root: Path) -> bool:
-    """Whether there is a device file as TPUs have it, and a PCI device made by Google (which may be a network card)."""
+    """Tells whether there is a TPU, by its device file and its PCI device.
+
+    Neither is enough alone: a PCI device made by Google may also be a network card.
+    """
     files = any(root.glob("dev/accel[0-9]*")) or any(root.glob("dev/vfio/[0-9]*"))
     vendors = (vendor.read_text().strip() for vendor in root.glob("sys/bus/pci/devices/*/vendor"))
     return files and "0x1ae0" in vendors

@@ -1,4 +1,4 @@
-"""The axis legend and the types of the arrays that travel between rooms.
+"""Axis letters, terms of the project, and types of arrays that modules exchange.
 
     B  batch (rows)            D  d_model, the width of the residual stream
     S  source length           H  heads
@@ -35,26 +35,35 @@ if TYPE_CHECKING:
 
     Array = jax.Array | np.ndarray
 else:
-    Array = Any  # the rooms that make batches on the host do not import jax
+    Array = Any  # modules that make batches on the host must not import jax
 
 Params = Mapping[str, Any]
-"""Arrays by name, nested, in float32: what `Transformer.apply` takes first. The parameters are its part `params`; what
-else a model keeps (the running statistics of batch norm) stands beside it. `run.params`, `TrainState.params` and what
-`parameters.draw` returns have this one shape."""
+"""Nested dict of float32 arrays, the first argument of `Transformer.apply`.
+
+The key `params` holds the parameters. Other keys hold further variables, such as the running statistics of batch norm.
+`run.params`, `TrainState.params` and the result of `parameters.draw` all have this layout."""
 
 DEVICES = "data"
-"""The name of the axis of devices, over which the rows of a batch are spread in a mapped program."""
+"""Name of the mapped axis of devices, over which the rows of a batch are split."""
 
 
 class Batch(NamedTuple):
-    """Sentence pairs, padded to one shape. A row of padding only (all masks False) fills an incomplete batch.
+    """Sentence pairs, padded to one shape.
 
-    `target_input` is the target shifted right, with the start id first; `target_output` is the target followed by the
-    end id; both have the same mask. `row` numbers the pair within the whole batch of the step, over all devices and
-    accumulation steps: dropout draws its masks from it, so they do not depend on how the batch is split.
+    Rows of padding only (all masks False) fill an incomplete batch. `*split` stands for further leading axes, such as
+    devices and micro-batches.
 
-    A packed row holds several pairs; the segments number them from 1 in each row, and 0 is padding. None: a row is a
-    pair.
+    Attributes:
+        source: Token ids of the source, followed by the end id.
+        source_mask: True for tokens, False for padding.
+        target_input: Token ids of the target shifted right, beginning with the start id.
+        target_output: Token ids of the target, followed by the end id.
+        target_mask: True for tokens of `target_input` and `target_output`, False for padding.
+        row: Number of each row within the batch of the step, over all devices and micro-batches. Dropout masks
+            depend on it, and so not on how the batch is split.
+        source_segments: Number of the segment that each source token belongs to, from 1 in each row; 0 is padding.
+            None if each row is one sentence pair.
+        target_segments: The same for the tokens of the target.
     """
 
     source: Int[Array, "*split B S"]

@@ -1,8 +1,8 @@
-"""What may change in a config when its run is resumed.
+"""The fields of a config that may change when its run is resumed.
 
-A field may change unless it changes the next step. So the resumed run makes the updates that an uninterrupted run with
-the new config would have made. Where the data come from may change as long as their content does not, which is known
-only once they are read.
+A field may change unless it changes the next step. So the resumed run makes the same updates as an uninterrupted run
+with the new config. The location of the data may change as long as their content does not, which is checked once the
+data are read.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 from transformer.config import Config, OptimizerConfig
 from transformer.errors import InputError
 
-# What is logged, validated, saved, kept and searched, and how a step is computed where that only changes rounding.
+# Fields that say what is logged, validated, saved, kept and searched, or that change a step by rounding only.
 FREE = {
     "run_dir",
     "average",
@@ -32,7 +32,7 @@ FREE = {
         )
     ),
 }
-# Where the data come from, and how they are read.
+# Fields that say where the data come from and how they are read.
 SOURCES = {
     *(
         f"data.{name}"
@@ -53,14 +53,19 @@ SOURCES = {
 
 
 def changes(before: Config, now: Config, step: int) -> dict[str, tuple[Any, Any]]:
-    """The fields that differ, each with its value before and now; `run_dir` is not among them.
+    """Compares a run's config with the one to resume it with.
 
     Args:
-        before: The run's config.
-        now: The config that it is to be resumed with.
-        step: Updates made so far.
+        before: Config of the run.
+        now: Config to resume the run with.
+        step: Number of updates made so far.
 
-    Raises: InputError, naming the field, if one differs that changes the next step.
+    Returns:
+        The values before and now of each field that differs, by its name such as `training.steps`. `run_dir` is left
+        out.
+
+    Raises:
+        InputError: A field differs that changes the next step. The message names it.
     """
     old, new = _fields(before), _fields(now)
     found = {name: (old[name], new[name]) for name in new if old[name] != new[name] and name != "run_dir"}
@@ -72,14 +77,14 @@ def changes(before: Config, now: Config, step: int) -> dict[str, tuple[Any, Any]
 
 
 def _obstacle(name: str, before: Config, now: Config, step: int) -> str | None:
-    """Why a field may not change, as the end of a sentence; None if it may."""
+    """Returns why a field may not change, as the end of a sentence, or None if it may."""
     if name in FREE or name in SOURCES or name.startswith(("search.", "scores.")):
         return None
     if name == "training.accumulation_steps" and now.model.norm != "batch":
         return None
     if name == "training.steps":
         if now.training.steps < step:
-            return f", but {step} steps are made already."
+            return f", but {step} steps have already been made."
         if step <= min(_independent_updates(config.optimizer, config.training.steps) for config in (before, now)):
             return None
         return f", which would have changed the learning rate of the {step} steps made so far."
@@ -87,7 +92,7 @@ def _obstacle(name: str, before: Config, now: Config, step: int) -> str | None:
 
 
 def _independent_updates(optimizer: OptimizerConfig, steps: int) -> float:
-    """How many updates, from the first, have a learning rate that does not depend on `steps`."""
+    """Counts the first updates whose learning rate does not depend on `steps`."""
     if optimizer.schedule == "paper":
         return math.inf
     if optimizer.schedule == "cosine":

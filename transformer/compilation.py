@@ -1,4 +1,4 @@
-"""What JAX compiles: announced while it takes long, and counted."""
+"""Counts and announcements of the programs that JAX compiles."""
 
 import sys
 import threading
@@ -8,33 +8,38 @@ from functools import cache
 from transformer.runtime import CACHED_FROM
 from transformer.stages import LONG
 
-# JAX records the first as a scalar when a compilation starts and as a duration when it ends; the second in between.
+# JAX records _COMPILATION as a scalar when a compilation starts, and as a duration when it ends. If the program comes
+# from the cache, it records _CACHE_HIT in between.
 _COMPILATION = "/jax/core/compile/backend_compile_duration"
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
 class Compilations:
-    """The programs that JAX compiled, or loaded from its compilation cache, while this context was open.
+    """Context that counts the programs that JAX compiles or loads from its cache.
 
-    A compilation is announced when it has taken `LONG` seconds, and again when it ends. Seconds are those of XLA,
-    including the time to read or write the cache, but not of tracing and lowering.
+    A compilation is announced once it has taken `LONG` seconds, and again when it ends. All times are the seconds that
+    XLA takes, including reading or writing the cache, but not tracing and lowering.
 
     Attributes:
-        compiled: seconds of each program that was compiled, if that took at least `CACHED_FROM`.
-        small: seconds of each program that was compiled faster. The cache does not keep these.
-        cached: seconds of each program that was loaded from the cache.
+        compiled: Seconds of each program that took at least `CACHED_FROM` to compile.
+        small: Seconds of each program that compiled faster. The cache does not keep these.
+        cached: Seconds of each program that was loaded from the cache.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        """Args: say: prints an announcement; called from other threads, too."""
+        """Starts with empty counts.
+
+        Args:
+            say: Function that prints an announcement. It may be called from other threads.
+        """
         self.compiled: list[float] = []
         self.small: list[float] = []
         self.cached: list[float] = []
         self._say = say
-        self._running = threading.local()  # a thread compiles one program at a time, and is told only of its own
+        self._running = threading.local()  # a thread compiles one program at a time, and is notified of its own only
 
     def __enter__(self) -> "Compilations":
-        from jax import monitoring  # here: the command line imports this module before it sets the allocator
+        from jax import monitoring  # not at the top, because the command line sets the allocator before it imports JAX
 
         monitoring.register_scalar_listener(self._start)
         monitoring.register_event_listener(self._hit)
@@ -49,7 +54,7 @@ class Compilations:
         monitoring.unregister_event_duration_listener(self._end)
 
     def __str__(self) -> str:
-        """One line: how many programs were compiled, how long that took, and how many came from the cache."""
+        """Returns one line with the numbers of programs and their total times."""
         compiled, small, cached = (f"{sum(seconds):.1f} s" for seconds in (self.compiled, self.small, self.cached))
         number = len(self.compiled)
         return (
@@ -76,7 +81,7 @@ class Compilations:
             self._running.cached = True
 
     def _end(self, event: str, duration_secs: float, **about: str | int) -> None:
-        if event != _COMPILATION or not hasattr(self._running, "timer"):  # it may have started before this context
+        if event != _COMPILATION or not hasattr(self._running, "timer"):  # started before this context was open
             return
         self._running.timer.cancel()
         cached = self._running.cached
@@ -88,11 +93,11 @@ class Compilations:
 
 @cache
 def announce_compilations() -> None:
-    """Announce long compilations on standard error for the rest of the process."""
+    """Announces long compilations on standard error for the rest of the process."""
     Compilations(lambda text: print(text, file=sys.stderr, flush=True)).__enter__()
 
 
 def _name(about: dict[str, str | int]) -> str:
-    """The name of the function, which JAX gives as `jit(f)`."""
+    """Returns the name of the function, which JAX reports as `jit(f)`."""
     name = str(about["fun_name"]).removeprefix("jit(").removesuffix(")")
     return "a training or validation step" if name == "_fun" else name.strip("_")  # jax.pmap calls every function _fun

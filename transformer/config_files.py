@@ -1,4 +1,4 @@
-"""Configs in files: `config.json` of a run directory, and experiments such as `configs/multi30k.py`."""
+"""Configs in files, both `config.json` and Python files such as `configs/multi30k.py`."""
 
 import dataclasses
 import importlib.util
@@ -12,21 +12,35 @@ from transformer.config.bounds import fits
 from transformer.errors import InputError, require
 
 REMOVED = {"training.num_shapes"}  # fields of version 0.1 that a run's config.json may still have
-REPLACED = {  # values of before, and the fields that say the same now
+REPLACED = {  # former values of a field, and the fields that now mean the same
     ("data.corpus", "grammar"): {"corpus": "package:quickstart.jsonl.xz"},
 }
-ABSENT = {("data", "normalization"): "none"}  # what a config.json means that was written before there was this field
+ABSENT = {("data", "normalization"): "none"}  # value of a field in a config.json that predates it
 
 
 def to_json(config: Any) -> str:
-    """The config as indented JSON, every field named."""
+    """Writes a config as indented JSON that names every field.
+
+    Args:
+        config: A `Config` or one of its parts.
+
+    Returns:
+        The JSON text, ending with a newline.
+    """
     return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
 
 
 def from_json(text: str) -> Config:
-    """The config that `to_json` wrote.
+    """Reads a config that `to_json` wrote.
 
-    Raises: InputError if the text is not JSON, or a field is unknown or fails its check.
+    Args:
+        text: The JSON text. A field that is missing gets its default.
+
+    Returns:
+        The config. Fields and values of earlier versions are converted.
+
+    Raises:
+        InputError: The text is not JSON, a field is unknown, or a value fails its check.
     """
     try:
         values = json.loads(text)
@@ -49,14 +63,17 @@ def _from_dict(cls: Any, values: Any, where: str) -> Any:
     hints = {field.name: field.type for field in dataclasses.fields(cls)}
     if unknown := sorted(values.keys() - hints.keys()):
         raise InputError(
-            f"The config has no field {where}{unknown[0]}; it was written by another version of this library. Evaluate "
-            "it with that version."
+            f"The config has a field {where}{unknown[0]} that this version of transformer-jax does not know. Use the "
+            "version that wrote the config."
         )
     return cls(**{name: _from_value(value, hints[name], f"{where}{name}.") for name, value in values.items()})
 
 
 def _from_value(value: Any, hint: Any, where: str) -> Any:
-    """What JSON writes differently: parts of the config as objects, tuples as lists, perhaps 1.0 as 1."""
+    """Converts a value of JSON to the type of its field.
+
+    Objects become parts of the config, lists become tuples, and whole numbers become floats where needed.
+    """
     if dataclasses.is_dataclass(hint):
         return _from_dict(hint, value, where)
     if isinstance(value, list):
@@ -68,29 +85,39 @@ def _from_value(value: Any, hint: Any, where: str) -> Any:
 
 
 def experiments() -> dict[str, Path]:
-    """The experiments that come with the project, by name: in a wheel inside the package, in a checkout beside it."""
+    """Finds the experiments that come with the project.
+
+    They are in `configs/`, which a wheel has inside the package and a checkout has next to it.
+
+    Returns:
+        The files, by the name of the experiment.
+    """
     package = Path(__file__).parent
     folder = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
     return {file.stem: file for file in sorted(folder.glob("*.py"))}
 
 
 def load_config(experiment: str) -> Config:
-    """The config of an experiment.
+    """Loads the config of an experiment.
 
     Args:
-        experiment: the name of one that comes with the project, such as `multi30k`, or the path of a Python file that
-            defines `config`.
+        experiment: Name of an experiment that comes with the project, such as `multi30k`, or path of a Python file
+            that defines `config`.
 
-    Raises: InputError if the file is missing, fails when run, or defines no `config` of type `Config`.
+    Returns:
+        The experiment's config.
+
+    Raises:
+        InputError: The file is missing, fails when run, or defines no `config` of type `Config`.
     """
     shipped = experiments()
     file = shipped.get(experiment, Path(experiment))
     require(
         file.is_file(),
-        f"There is no config file {experiment}. Give the path of a Python file that defines `config`, or the name of "
-        f"an experiment that comes with the project: {', '.join(shipped)}.",
+        f"There is no config file {experiment}. Give --config the path of a Python file that defines `config`, or the "
+        f"name of an experiment that comes with the project: {', '.join(shipped)}.",
     )
-    require(file.suffix == ".py", f"A config file is a Python file that defines `config`, but {file} is not a .py.")
+    require(file.suffix == ".py", f"A config file must be a Python file that defines `config`, but {file} is not a .py.")
     spec = importlib.util.spec_from_file_location(f"transformer_config_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None

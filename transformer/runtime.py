@@ -158,12 +158,10 @@ def unused_accelerator(root: Path = Path("/")) -> str | None:
 
 
 def _present(device: str, extra: str, *, installed: bool = False, before: str = "") -> str:
+    seen = "but JAX only sees the CPU."
     if installed:
-        return (
-            f"{device} is present and the extra `{extra}` is installed, but JAX only sees the CPU. JAX's own warning says "
-            "why."
-        )
-    return f"{device} is present, but JAX only sees the CPU. To use it, {before}run pip install 'transformer-jax[{extra}]'"
+        return f"{device} is present and the extra `{extra}` is installed, {seen} JAX's own warning says why."
+    return f"{device} is present, {seen} To use it, {before}run pip install 'transformer-jax[{extra}]'"
 
 
 def _has_nvidia_gpu(root: Path) -> bool:

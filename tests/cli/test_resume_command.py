@@ -36,7 +36,7 @@ def test_more_steps_continue_a_finished_run(run, command):
     assert {"training.steps", "training.patience", "average"} <= set(line["changed"])
     assert (read_config(run).training.steps, read_config(run).average) == (25, 1)
     fewer = call(*command, "--run-dir", run, "--training.steps", "20")
-    assert_refused(fewer, r"training\.steps is 25 there and 20 here, but 25 steps are made already")
+    assert_refused(fewer, r"training\.steps is 25 there and 20 here, but 25 steps have already been made")
 
 
 def test_a_run_moves_with_its_data(run, corpus, command, tmp_path, monkeypatch):

@@ -3,11 +3,11 @@
     transformer.train(config)                       # or `python train.py`
     run = transformer.load("runs/quickstart")       # config, params, tokenizer, model
     run.translate(["The old dog sleeps."])
-    run.attention("The old dog sleeps.")            # a notebook shows it
+    run.attention("The old dog sleeps.")            # shown in a notebook
     batch = run.batch(["The old dog sleeps."], ["Der alte Hund schläft."])
     logits, attention = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
 
-`Config` and its parts describe an experiment, `Transformer` is the linen module, and `ops` has the pure functions.
+`Config` and its parts describe an experiment. `Transformer` is the linen module, and `ops` contains the pure functions.
 """
 
 from importlib import import_module
@@ -51,7 +51,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What needs jax, flax or orbax is imported when it is first asked for: they take seconds."""
+    """Imports a name on first use if it needs jax, flax or orbax, which take seconds to import."""
     match name:
         case "Transformer":
             value = import_module("transformer.model").Transformer

@@ -1,4 +1,4 @@
-"""Configs in files, both `config.json` and Python files such as `configs/multi30k.py`."""
+"""Configs in files, as JSON or as Python like `configs/multi30k.py`."""
 
 import dataclasses
 import importlib.util
@@ -117,7 +117,7 @@ def load_config(experiment: str) -> Config:
         f"There is no config file {experiment}. Give --config the path of a Python file that defines `config`, or the "
         f"name of an experiment that comes with the project: {', '.join(shipped)}.",
     )
-    require(file.suffix == ".py", f"A config file must be a Python file that defines `config`, but {file} is not a .py.")
+    require(file.suffix == ".py", f"A config file must be a Python file that defines `config`: {file} is not a .py.")
     spec = importlib.util.spec_from_file_location(f"transformer_config_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None

@@ -51,7 +51,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a name on first use if it needs jax, flax or orbax, which take seconds to import."""
+    """Imports names that need jax on first use, because that import takes seconds."""
     match name:
         case "Transformer":
             value = import_module("transformer.model").Transformer

@@ -1,8 +1,8 @@
-"""Every default of the project: frozen dataclasses and their checks, a file for each part.
+"""The config of an experiment, as frozen dataclasses.
 
-The command line is made of them (`transformer train --help`), each `configs/*.py` is one of them, and the run directory
-keeps the resolved one as `config.json`. An annotation gives a field's type, choices and bounds (`bounds.py`); what
-concerns several fields is checked in `__post_init__`.
+They hold every default of the project. The options of `transformer train` are made from them, each
+`configs/*.py` defines one, and a run directory keeps the resolved one as `config.json`. The annotation of a field gives
+its type, choices and bounds (`bounds.py`). Conditions on several fields are checked in `__post_init__`.
 """
 
 import os.path
@@ -30,16 +30,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment. The defaults are the paper's base model."""
+    """All settings of one experiment. The defaults are the paper's base model.
+
+    A value of the wrong type, an unknown choice or a value out of bounds raises `InputError`, which names the field.
+    `dataclasses.replace` makes a changed copy.
+    """
 
     run_dir: str = "runs/transformer"
-    """Directory of everything the run writes; the same command resumes it."""
+    """Directory that the run writes to. The same command resumes an interrupted run."""
     seed: Natural = 0
-    """Seed of initialization, dropout and batch order."""
+    """Seed of parameter initialization, dropout and batch order."""
     average: int = 1
-    """The test set is scored on the average of this many last checkpoints (section 6.1: 5 for base, 20 for big)."""
+    """Number of last checkpoints to average before the test set is scored (section 6.1: 5 for base, 20 for big)."""
     compilation_cache: bool = True
-    """Keep compiled programs in the user's cache directory, for the next start."""
+    """Keep compiled programs in the user's cache directory, so that later runs start faster."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -53,12 +57,12 @@ class Config:
         object.__setattr__(self, "run_dir", os.path.expanduser(self.run_dir))
         require(
             1 <= self.average <= self.training.keep_last,
-            f"average must lie between 1 and training.keep_last ({self.training.keep_last}), but is {self.average}: "
-            "only checkpoints that are kept can be averaged.",
+            f"average must be between 1 and training.keep_last ({self.training.keep_last}), but is {self.average}. "
+            "Only checkpoints that are kept can be averaged.",
         )
         require(
             self.optimizer.schedule != "cosine" or self.optimizer.warmup_steps < self.training.steps,
-            f"optimizer.schedule=cosine needs fewer warm-up steps than steps, but optimizer.warmup_steps is "
+            "optimizer.schedule=cosine needs fewer warm-up steps than steps, but optimizer.warmup_steps is "
             f"{self.optimizer.warmup_steps} and training.steps is {self.training.steps}.",
         )
         for name in ("pad_id", "start_id", "end_id"):

@@ -1,4 +1,4 @@
-"""What the fields of a config may hold: types, choices and bounds, as annotations and checked by one function."""
+"""Types, choices and bounds of config fields, given as annotations."""
 
 import dataclasses
 import types
@@ -10,15 +10,16 @@ from transformer.errors import InputError, did_you_mean
 
 
 class Bound(NamedTuple):
-    """What a value must satisfy besides its type."""
+    """Condition on a value besides its type."""
 
     words: str
-    """The end of a sentence that begins with the field's name."""
+    """End of a sentence that begins with the field's name, such as "must be positive"."""
     holds: Callable[[Any], bool]
+    """Function that tells whether a value satisfies the condition."""
 
 
 def at_least(minimum: int) -> Bound:
-    """The bound value >= minimum."""
+    """Makes the bound value >= minimum."""
     return Bound(f"must be at least {minimum}", lambda value: value >= minimum)
 
 
@@ -32,14 +33,16 @@ Share = Annotated[float, Bound("must be in [0, 1)", lambda value: 0 <= value < 1
 
 
 def check(config: Any, name: str = "") -> None:
-    """Checks each field of a dataclass against its annotation; called by its `__post_init__`.
+    """Checks each field of a dataclass against its annotation.
+
+    Every part of a config calls it in `__post_init__`.
 
     Args:
-        config: an instance of the dataclass.
-        name: the name of this part of the config, such as `model`; empty for the whole.
+        config: Instance of the dataclass.
+        name: Name of this part of the config, such as `model`; empty for the config itself.
 
     Raises:
-        InputError: a field has another type, is none of its choices, or is out of bounds.
+        InputError: A field has another type, is none of its choices, or is out of bounds.
     """
     for field in dataclasses.fields(config):
         where, value = f"{name}.{field.name}".removeprefix("."), getattr(config, field.name)
@@ -52,7 +55,10 @@ def check(config: Any, name: str = "") -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of an annotation. An int is also a float, but True and False are no numbers."""
+    """Tells whether a value has the type of an annotation.
+
+    An int also fits a float. True and False fit bool only.
+    """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return fits(value, parts[0])
@@ -71,7 +77,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; of any other annotation, itself."""
+    """Returns the members of a union; any other annotation is its only member."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 

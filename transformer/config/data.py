@@ -1,4 +1,4 @@
-"""The training text and its tokens."""
+"""Settings of the training text and of the tokenizer."""
 
 import re
 from dataclasses import dataclass
@@ -12,51 +12,53 @@ Normalization = Literal["nfc", "none"]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where sentence pairs come from, and which of them are kept.
+    """Sources of the sentence pairs, and which pairs are kept.
 
-    In files, a split is two files (a Moses pair: source first, target second, one sentence a line) or one file (TSV,
-    JSONL or parquet), any of them also as .gz, .xz or .zst. Where two files are given, a file of pairs gives the side
-    that it is named for. Of a Hugging Face dataset a split is the name of a split there. One JSONL or parquet file can
-    also hold all splits, with a key that names the split of each pair.
+    A split of local data is two text files (source and target, one sentence per line) or one file of pairs (TSV, JSONL
+    or parquet). Each may be compressed (.gz, .xz or .zst). If one of two files is a file of pairs, it provides its
+    source side in the first position and its target side in the second. A split of a Hugging Face dataset is given by
+    its name. One JSONL or parquet file can also contain all splits, with a key that names the split of each pair.
     """
 
     corpus: str = "files"
-    """`files`; one JSONL or parquet file that holds all splits; or the name of a Hugging Face dataset, for instance
-    `bentrevett/multi30k`. `package:quickstart.jsonl.xz` is a synthetic English-German corpus that comes with this
-    package."""
+    """`files` for local files; the path of one JSONL or parquet file that contains all splits; or the name of a Hugging
+    Face dataset, such as `bentrevett/multi30k`. `package:quickstart.jsonl.xz` is a synthetic English-German corpus that
+    comes with this package."""
     corpus_config: str | None = None
-    """Configuration of the Hugging Face dataset, where it has several (`de-en` of wmt14)."""
+    """Configuration of the Hugging Face dataset, if it has several (such as `de-en` of wmt14)."""
     source_language: str = "en"
-    """Language code of the source: the key or column in JSONL, parquet and Hugging Face datasets."""
+    """Language code of the source, which is also its key or column in JSONL, parquet and Hugging Face datasets."""
     target_language: str = "de"
-    """Language code of the target: the key or column in JSONL, parquet and Hugging Face datasets."""
+    """Language code of the target, which is also its key or column in JSONL, parquet and Hugging Face datasets."""
     train: tuple[str, ...] = ()
-    """Training pairs: two files, one file, or the name of a split. In a file that holds all splits they are called
-    `train`, `validation` and `test` unless any is named."""
+    """Training pairs: two files, one file, or the name of a split. If one file contains all splits and none is named,
+    they are `train`, `validation` and `test`."""
     validation: tuple[str, ...] = ()
-    """Validation pairs, in the same forms; scored while training."""
+    """Validation pairs, given like `train`. Their loss is computed during training."""
     test: tuple[str, ...] = ()
-    """Test pairs, in the same forms; scored at the end."""
+    """Test pairs, given like `train`. They are translated and scored at the end."""
     tags: str | None = None
-    """Key or column with a list of tags of each pair, in JSONL, parquet and Hugging Face datasets: scores are broken
-    down by them. If None, by the `tags` of those pairs that have any."""
+    """Key or column with a list of tags for each pair, in JSONL, parquet and Hugging Face datasets. Scores are broken
+    down by tag. None reads `tags` from the pairs that have it."""
     split_key: str = "split"
-    """Key or column with the split of each pair, in one file that holds all splits."""
+    """Key or column that names the split of each pair, in one file that contains all splits."""
     tsv_columns: tuple[int, int] = (0, 1)
-    """Columns of source and target in a TSV file, counted from 0."""
+    """Column numbers of source and target in a TSV file, counted from 0."""
     normalization: Normalization = "nfc"
-    """What happens to a sentence before it is tokenized. `nfc`: characters are composed (Unicode's NFC), any white
-    space becomes one space, both ends are stripped, and U+200B, U+2060, U+FEFF and U+00AD, which do not show, are
-    removed. `none`: nothing. References are scored as they are."""
+    """Normalization of text before tokenization. `nfc` composes characters (Unicode NFC), turns each run of white space
+    into one space, strips both ends, and removes the invisible characters U+200B, U+2060, U+FEFF and U+00AD. `none`
+    leaves text unchanged. References are always scored as given."""
     drop_empty: bool = False
-    """Drop and count training pairs with an empty side, instead of stopping at the first. In a validation or test set
-    an empty side is always an error: it is scored on all of its references."""
+    """Drop and count training pairs with an empty side, instead of stopping at the first one. In a validation or test
+    set an empty side is always an error, because every reference is scored."""
     drop_duplicates: bool = False
-    """Drop and count training pairs that were seen before."""
+    """Drop and count repeated training pairs."""
     max_length: Annotated[int, at_least(2)] = 256
-    """Longest source or target kept for training, in tokens with the end id; longer pairs are dropped and counted."""
+    """Maximum source or target length for training, in tokens including the end token. Longer pairs are dropped and
+    counted."""
     max_length_ratio: Annotated[float, at_least(1)] | None = None
-    """Drop and count training pairs whose longer side has more than this many times the tokens of the shorter."""
+    """Drop and count training pairs whose longer side has more than this many times the tokens of the shorter. None
+    keeps them."""
 
     def __post_init__(self) -> None:
         check(self, "data")
@@ -65,8 +67,8 @@ class DataConfig:
             if self.corpus == "files":
                 require(
                     len(given) <= 2,
-                    f"data.{name} takes two files (source and target, one sentence a line) or one file (TSV, JSONL or "
-                    f"parquet), but {len(given)} were given.",
+                    f"data.{name} takes two files (source and target, one sentence per line) or one file (TSV, JSONL "
+                    f"or parquet), but {len(given)} were given.",
                 )
             else:
                 require(
@@ -76,11 +78,12 @@ class DataConfig:
                 )
         require(
             self.corpus != "",
-            "data.corpus is empty: give files, a file that holds all splits, or a Hugging Face dataset.",
+            "data.corpus is empty. Give `files`, one file that contains all splits, or the name of a Hugging Face "
+            "dataset.",
         )
         require(
             not self.corpus.startswith("package:") or self.is_one_file,
-            f"data.corpus={self.corpus} names no file that comes with the package. Give package:quickstart.jsonl.xz.",
+            f"data.corpus={self.corpus} names no file that comes with the package. Use package:quickstart.jsonl.xz.",
         )
         require(
             self.corpus_config is None or not (self.corpus == "files" or self.is_one_file),
@@ -93,26 +96,26 @@ class DataConfig:
 
     @property
     def is_one_file(self) -> bool:
-        """Whether `corpus` is one file that holds all splits."""
+        """Whether `corpus` is one file that contains all splits."""
         return re.search(r"\.(jsonl?|parquet)(\.(gz|xz|zst))?$", self.corpus, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """The joint byte-level BPE. Its size is `model.vocabulary_size`."""
+    """Byte-level BPE tokenizer, joint for both languages. `model.vocabulary_size` sets its size."""
 
     file: str | None = None
-    """An existing `tokenizer.json` to use instead of training one on the training text."""
+    """Path of a `tokenizer.json` to use, instead of training one on the training text."""
     pad_id: Natural = 0
-    """Id that fills a row after its end."""
+    """Id of padding."""
     start_id: Natural = 1
-    """Id that the decoder starts from (OPUS-MT models start from their pad id)."""
+    """Id that the decoder starts from (in OPUS-MT models, the pad id)."""
     end_id: Natural = 2
-    """Id after the last token of every sentence."""
+    """Id of the token that ends every sentence."""
 
     def __post_init__(self) -> None:
         check(self, "tokenizer")
         require(
             self.end_id not in (self.pad_id, self.start_id),
-            f"tokenizer.end_id ({self.end_id}) must differ from pad_id and start_id, or no sentence could end.",
+            f"tokenizer.end_id ({self.end_id}) must differ from pad_id and start_id, because it ends a sentence.",
         )

@@ -13,6 +13,7 @@ from transformer import parameters
 from transformer.config import ModelConfig
 from transformer.model import Side, Transformer
 from transformer.ops.dropout import dropout_key
+from transformer.shapes import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -67,6 +68,14 @@ def test_without_a_mask_there_is_no_padding(apply):
         for mask in (jnp.ones(SOURCE.shape, bool), None)
     )
     np.testing.assert_allclose(unmasked, masked, atol=1e-5)
+
+
+def test_the_loss_takes_a_traced_label_smoothing(apply):
+    inputs, length = (SOURCE, SOURCE_MASK, TARGET[:, :7], TARGET[:, 1:]), jnp.array([[7], [4], [0]])
+    batch = Batch(*inputs, target_mask=jnp.arange(7) < length, row=jnp.arange(3))
+    loss = partial(apply, batch, method="loss")
+    traced, static = jax.jit(lambda eps: (loss(label_smoothing=eps), loss(label_smoothing=0.1)))(0.1)
+    np.testing.assert_allclose(traced, static, rtol=1e-5)
 
 
 def test_dropout_depends_on_step_and_row_alone(apply):

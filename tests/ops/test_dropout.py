@@ -167,6 +167,19 @@ def test_rate_zero_returns_the_very_input(ops):
     assert ops.dropout(x, 0.0, dropout_key(0, 0, jnp.arange(2)), 0) is x
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_the_rate_may_be_traced(ops, rate, dtype, assert_matches):
+    """Its mask is that of the same rate as a Python number. Its gradient is that of the scale 1 / (1 - rate)."""
+    key, shape = dropout_key(3, 5, jnp.arange(4)), (4, 6, 8)
+    mask = kept(rate, seed=3, step=5, site=1, shape=shape)
+    arrays = [np.random.default_rng(0).normal(size=shape), np.array(rate)]
+
+    def reference(x, rate):
+        return np.where(mask, x / (1 - rate), 0)
+
+    assert_matches(lambda x, rate: ops.dropout(x, rate, key, 1), reference, arrays, dtype, activations=1)
+
+
 def test_eager_jit_and_vmap_agree(ops):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3, 5)), jnp.float32)
     rows = jnp.arange(8).reshape(2, 4)

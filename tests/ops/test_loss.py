@@ -101,6 +101,20 @@ def test_gradients_are_those_of_finite_differences(cross_entropy, assert_matches
     assert_matches(lambda *arrays: cross_entropy(*arrays, **given)[0], exact, arrays, "float32", activations=3)
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_label_smoothing_may_be_traced(cross_entropy, label_smoothing, dtype, assert_matches):
+    """It is an argument like any other, of which there is a gradient."""
+    arrays, targets, mask = arguments()
+
+    def loss(hidden, embedding, bias, label_smoothing):
+        return cross_entropy(hidden, embedding, bias, targets, mask, label_smoothing=label_smoothing)[0]
+
+    def exact(hidden, embedding, bias, label_smoothing):
+        return reference(hidden, embedding, bias, targets=targets, mask=mask, label_smoothing=label_smoothing)
+
+    assert_matches(loss, exact, [*arrays, np.array(label_smoothing)], dtype, activations=1, result="float32")
+
+
 def test_all_masked_is_zero_with_zero_gradients(cross_entropy, dtype):
     arrays, targets, mask = arguments()
     hidden, embedding, bias = (jnp.asarray(array, jnp.float32) for array in arrays)

@@ -291,7 +291,7 @@ def _sides(batch: Batch) -> tuple[Side, Side]:
 
 
 def _sentence_mask(queries: Side, keys: Side) -> Array | None:
-    """Lets a sentence attend to all of its own tokens, or to those of its translation."""
+    """Lets a sentence attend to all of its own tokens, or to all of its translation."""
     if queries.segments is not None and keys.segments is not None:
         return segment_mask(queries.segments, keys.segments)
     return None if keys.mask is None else padding_mask(keys.mask)

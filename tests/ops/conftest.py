@@ -18,7 +18,7 @@ def ops(request: pytest.FixtureRequest) -> Implementation:
 
 @pytest.fixture(params=["cpu", "accelerator"])
 def written_out(request: pytest.FixtureRequest) -> Implementation:
-    """Those whose backward passes are written out."""
+    """The implementations whose backward passes are written out."""
     return IMPLEMENTATIONS[request.param]
 
 

@@ -69,7 +69,7 @@ class TrainingConfig:
     """Share of the target distribution that is spread evenly over the vocabulary (section 5.4)."""
     batch_tokens: Count = 25_000
     """Upper bound on the padded source tokens per update, and separately on the padded target tokens, summed over
-    devices and micro-batches (section 5.1; the paper's 25,000 do not count padding). Rounding the row count up may
+    devices and micro-batches (section 5.1). The paper's 25,000 do not count padding. Rounding the row count up may
     exceed it by less than one row per shard."""
     accumulation_steps: Count = 1
     """Number of micro-batches into which each device's part of a batch is split, to save memory. The update is the

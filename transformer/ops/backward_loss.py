@@ -31,9 +31,7 @@ def cross_entropy(
     `label_smoothing` given as an array may be traced. The plain function then computes the loss.
     """
     if isinstance(label_smoothing, Array):
-        return plain_cross_entropy(
-            hidden, embedding, bias, targets, mask, label_smoothing=label_smoothing, chunk=chunk
-        )
+        return plain_cross_entropy(hidden, embedding, bias, targets, mask, label_smoothing=label_smoothing, chunk=chunk)
     chunks = in_chunks(hidden, targets, mask, chunk)
     return _loss_sum(products, label_smoothing, chunks, embedding, bias), mask.sum(dtype=jnp.float32)
 

@@ -169,7 +169,7 @@ def require_length(
 def force_prefix(
     log_probs: Float[Array, "*rows V"], position: Int[Array, ""] | int, prefix: Sequence[int]
 ) -> Float[Array, "*rows V"]:
-    """Rules out all tokens but those of a prefix at the start of a translation.
+    """Forces the tokens of a prefix at the start of a translation.
 
         p'(v) = 0  for v != prefix[position],  while position < len(prefix)
 

@@ -28,7 +28,7 @@ def cross_entropy(
         loss = -sum_v q(v) log softmax(h W^T + b)(v)
         q = (1 - eps) onehot(y) + eps / V
 
-    The smoothing mass eps is spread over the whole vocabulary, including the true token (Szegedy et al. 2016,
+    The smoothing mass eps is spread over the entire vocabulary, including the true token (Szegedy et al. 2016,
     section 7). The tokens are processed in chunks, and the backward pass recomputes the logits of each chunk. So the
     logits of only one chunk exist at a time.
 

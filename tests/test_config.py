@@ -1,3 +1,5 @@
+import ast
+import inspect
 import json
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from transformer.config import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
+    ScoresConfig,
     SearchConfig,
     TokenizerConfig,
     TrainingConfig,
@@ -184,3 +187,15 @@ def test_types_and_choices_are_checked_too():
 
 def test_odd_widths_are_fine_with_learned_positions():
     assert ModelConfig(d_model=9, num_heads=3, positions="learned").d_model == 9
+
+
+def test_help_texts_are_wrapped_for_a_terminal_of_80_columns():
+    """tyro keeps the line breaks of a field's docstring, and indents it so that 70 columns are left."""
+    texts = []
+    parts = [DataConfig, ModelConfig, OptimizerConfig, ScoresConfig, SearchConfig, TokenizerConfig, TrainingConfig]
+    for part in (Config, *parts):
+        [cls] = ast.parse(inspect.getsource(part)).body
+        assert isinstance(cls, ast.ClassDef)
+        texts += [ast.literal_eval(text.value) for text in cls.body[1:] if isinstance(text, ast.Expr)]
+    assert len(texts) > 60
+    assert [line for text in texts for line in text.splitlines() if len(line.strip()) > 70] == []

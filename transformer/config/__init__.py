@@ -1,8 +1,11 @@
 """The config of an experiment, as frozen dataclasses.
 
-They hold every default of the project. The options of `transformer train` are made from them, each
-`configs/*.py` defines one, and a run directory keeps the resolved one as `config.json`. The annotation of a field gives
-its type, choices and bounds (`bounds.py`). Conditions on several fields are checked in `__post_init__`.
+They hold every default of the project. The options of `transformer train` are made from them, each `configs/*.py`
+defines one, and a run directory keeps the resolved one as `config.json`. The annotation of a field gives its type,
+choices and bounds (`bounds.py`). Conditions on several fields are checked in `__post_init__`.
+
+The docstrings of the fields are the text of `--help`. tyro keeps their line breaks, so they are wrapped for a terminal
+of 80 columns.
 """
 
 import os.path
@@ -37,13 +40,16 @@ class Config:
     """
 
     run_dir: str = "runs/transformer"
-    """Directory that the run writes to. The same command resumes an interrupted run."""
+    """Directory that the run writes to. The same command resumes an
+    interrupted run."""
     seed: Natural = 0
     """Seed of parameter initialization, dropout and batch order."""
     average: int = 1
-    """Number of last checkpoints to average before the test set is scored (section 6.1: 5 for base, 20 for big)."""
+    """Number of last checkpoints to average before the test set is scored
+    (section 6.1: 5 for base, 20 for big)."""
     compilation_cache: bool = True
-    """Keep compiled programs in the user's cache directory, so that later runs start faster."""
+    """Keep compiled programs in the user's cache directory, so that later
+    runs start faster."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

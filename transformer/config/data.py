@@ -21,44 +21,56 @@ class DataConfig:
     """
 
     corpus: str = "files"
-    """`files` for local files; the path of one JSONL or parquet file that contains all splits; or the name of a Hugging
-    Face dataset, such as `bentrevett/multi30k`. `package:quickstart.jsonl.xz` is a synthetic English-German corpus that
-    comes with this package."""
+    """`files` for local files; the path of one JSONL or parquet file that
+    contains all splits; or the name of a Hugging Face dataset, such as
+    `bentrevett/multi30k`. `package:quickstart.jsonl.xz` is a synthetic
+    English-German corpus that comes with this package."""
     corpus_config: str | None = None
-    """Configuration of the Hugging Face dataset, if it has several (such as `de-en` of wmt14)."""
+    """Configuration of the Hugging Face dataset, if it has several (such as
+    `de-en` of wmt14)."""
     source_language: str = "en"
-    """Language code of the source, which is also its key or column in JSONL, parquet and Hugging Face datasets."""
+    """Language code of the source, which is also its key or column in JSONL,
+    parquet and Hugging Face datasets."""
     target_language: str = "de"
-    """Language code of the target, which is also its key or column in JSONL, parquet and Hugging Face datasets."""
+    """Language code of the target, which is also its key or column in JSONL,
+    parquet and Hugging Face datasets."""
     train: tuple[str, ...] = ()
-    """Training pairs: two files, one file, or the name of a split. If one file contains all splits and none is named,
-    they are `train`, `validation` and `test`."""
+    """Training pairs: two files, one file, or the name of a split. If one
+    file contains all splits and none is named, they are `train`,
+    `validation` and `test`."""
     validation: tuple[str, ...] = ()
-    """Validation pairs, given like `train`. Their loss is computed during training."""
+    """Validation pairs, given like `train`. Their loss is computed during
+    training."""
     test: tuple[str, ...] = ()
-    """Test pairs, given like `train`. They are translated and scored at the end."""
+    """Test pairs, given like `train`. They are translated and scored at the
+    end."""
     tags: str | None = None
-    """Key or column with a list of tags for each pair, in JSONL, parquet and Hugging Face datasets. Scores are broken
-    down by tag. None reads `tags` from the pairs that have it."""
+    """Key or column with a list of tags for each pair, in JSONL, parquet and
+    Hugging Face datasets. Scores are broken down by tag. None reads
+    `tags` from the pairs that have it."""
     split_key: str = "split"
-    """Key or column that names the split of each pair, in one file that contains all splits."""
+    """Key or column that names the split of each pair, in one file that
+    contains all splits."""
     tsv_columns: tuple[int, int] = (0, 1)
     """Column numbers of source and target in a TSV file, counted from 0."""
     normalization: Normalization = "nfc"
-    """Normalization of text before tokenization. `nfc` composes characters (Unicode NFC), turns each run of white space
-    into one space, strips both ends, and removes the invisible characters U+200B, U+2060, U+FEFF and U+00AD. `none`
-    leaves text unchanged. References are always scored as given."""
+    """Normalization of text before tokenization. `nfc` composes characters
+    (Unicode NFC), turns each run of white space into one space, strips
+    both ends, and removes the invisible characters U+200B, U+2060, U+FEFF
+    and U+00AD. `none` leaves text unchanged. References are always scored
+    as given."""
     drop_empty: bool = False
-    """Drop and count training pairs with an empty side, instead of stopping at the first one. In a validation or test
-    set an empty side is always an error, because every reference is scored."""
+    """Drop and count training pairs with an empty side, instead of stopping
+    at the first one. In a validation or test set an empty side is always
+    an error, because every reference is scored."""
     drop_duplicates: bool = False
     """Drop and count repeated training pairs."""
     max_length: Annotated[int, at_least(2)] = 256
-    """Maximum source or target length for training, in tokens including the end token. Longer pairs are dropped and
-    counted."""
+    """Maximum source or target length for training, in tokens including the
+    end token. Longer pairs are dropped and counted."""
     max_length_ratio: Annotated[float, at_least(1)] | None = None
-    """Drop and count training pairs whose longer side has more than this many times the tokens of the shorter. None
-    keeps them."""
+    """Drop and count training pairs whose longer side has more than this
+    many times the tokens of the shorter. None keeps them."""
 
     def __post_init__(self) -> None:
         check(self, "data")
@@ -105,7 +117,8 @@ class TokenizerConfig:
     """Byte-level BPE tokenizer, joint for both languages. `model.vocabulary_size` sets its size."""
 
     file: str | None = None
-    """Path of a `tokenizer.json` to use, instead of training one on the training text."""
+    """Path of a `tokenizer.json` to use, instead of training one on the
+    training text."""
     pad_id: Natural = 0
     """Id of padding."""
     start_id: Natural = 1

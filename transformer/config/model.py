@@ -9,14 +9,17 @@ from transformer.errors import require
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of the model. The defaults are the paper's base model (Table 3)."""
+    """Architecture of the model. `ModelConfig()` is the paper's base model (Table 3)."""
 
     vocabulary_size: Count = 37_000
-    """Number of tokens in the joint vocabulary, including special tokens (section 5.1)."""
+    """Number of tokens in the joint vocabulary, including special tokens
+    (section 5.1)."""
     d_model: Count = 512
-    """Width of the residual stream, which is the number of features per token (section 3.1)."""
+    """Width of the residual stream, which is the number of features per
+    token (section 3.1)."""
     num_heads: Count = 8
-    """Number of attention heads. Each has d_model / num_heads features (section 3.2.2)."""
+    """Number of attention heads. Each has d_model / num_heads features
+    (section 3.2.2)."""
     d_ff: Count = 2048
     """Width of the feed-forward layer (section 3.3)."""
     num_encoder_layers: Count = 6
@@ -26,44 +29,57 @@ class ModelConfig:
     activation: Literal["relu", "gelu", "swish"] = "relu"
     """Nonlinearity of the feed-forward layer. The paper uses `relu` (Eq. 2)."""
     norm: Literal["layer", "rms", "batch"] = "layer"
-    """Normalization in Add & Norm: layer normalization as in the paper, RMS normalization, or batch normalization."""
+    """Normalization in Add & Norm: layer normalization as in the paper, RMS
+    normalization, or batch normalization."""
     norm_position: Literal["post", "pre"] = "post"
-    """`post` computes LayerNorm(x + Sublayer(x)), as in the paper. `pre` computes x + Sublayer(LayerNorm(x)), with a
-    final norm after the last layer."""
+    """`post` computes LayerNorm(x + Sublayer(x)), as in the paper. `pre`
+    computes x + Sublayer(LayerNorm(x)), with a final norm after the last
+    layer."""
     norm_epsilon: Positive = 1e-6
     """Constant added to the variance in the normalization."""
     batch_norm_momentum: Share = 0.99
-    """Share of the old running statistics that each step keeps, if `norm` is `batch`."""
+    """Share of the old running statistics that each step keeps, if `norm` is
+    `batch`."""
     positions: Literal["interleaved", "halved", "halved_t2t", "learned", "rotary"] = "interleaved"
-    """Position encoding. `interleaved` is the paper's sinusoids, with sin and cos alternating (section 3.5). `halved`
-    has sin and cos in two halves, as in Hugging Face's MarianMT; `halved_t2t` has them as in tensor2tensor. `learned`
-    is a table of parameters. All of these are added to the embeddings. `rotary` instead rotates the queries and keys of
-    self-attention."""
+    """Position encoding. `interleaved` is the paper's sinusoids, with sin
+    and cos alternating (section 3.5). `halved` has sin and cos in two
+    halves, as in Hugging Face's MarianMT; `halved_t2t` has them as in
+    tensor2tensor. `learned` is a table of parameters. All of these are
+    added to the embeddings. `rotary` instead rotates the queries and keys
+    of self-attention."""
     max_positions: Count = 1024
-    """Maximum sequence length in tokens, and size of the table of learned positions."""
+    """Maximum sequence length in tokens, and size of the table of learned
+    positions."""
     attention_bias: bool = False
     """Add biases to the projections of attention (the paper has none)."""
     shared_embeddings: Literal["all", "target", "none"] = "all"
-    """`all` uses one matrix for source embedding, target embedding and output layer (section 3.4). `target` shares one
-    between target embedding and output layer only. `none` uses three matrices."""
+    """`all` uses one matrix for source embedding, target embedding and
+    output layer (section 3.4). `target` shares one between target
+    embedding and output layer only. `none` uses three matrices."""
     scale_embeddings: bool = True
     """Multiply embeddings by sqrt(d_model) (section 3.4)."""
     final_logits_bias: bool = False
     """Add a bias to the output logits, as Marian does."""
     dropout: Share = 0.1
-    """Probability of dropout on the output of each sub-layer and on embeddings + positions (section 5.4)."""
+    """Probability of dropout on the output of each sub-layer and on
+    embeddings + positions (section 5.4)."""
     attention_dropout: Share = 0.0
     """Probability of dropout on the attention weights (the paper has none)."""
     activation_dropout: Share = 0.0
-    """Probability of dropout after the nonlinearity of the feed-forward layer (the paper has none)."""
+    """Probability of dropout after the nonlinearity of the feed-forward
+    layer (the paper has none)."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Compute dtype. `auto` is bfloat16 if the hardware supports it, else float32. Parameters are always float32."""
+    """Compute dtype. `auto` is bfloat16 if the hardware supports it, else
+    float32. Parameters are always float32."""
     implementation: Literal["auto", "plain"] = "auto"
-    """`auto` uses the functions that train fastest on the backend. `plain` uses the equations as written, computed in
-    float32 between activations; they differentiate in every mode (`jax.jvp`, `jax.hessian`)."""
+    """`auto` uses the functions that train fastest on the backend. `plain`
+    uses the equations as written, computed in float32 between
+    activations; they differentiate in every mode (`jax.jvp`,
+    `jax.hessian`)."""
     scan_unroll: Count | None = None
-    """Number of layers that the compiled loop over a stack contains. 1 compiles fastest; larger numbers run faster.
-    None is all layers on a CPU, and 1 elsewhere."""
+    """Number of layers that the compiled loop over a stack contains. 1
+    compiles fastest; larger numbers run faster. None is all layers on a
+    CPU, and 1 elsewhere."""
 
     def __post_init__(self) -> None:
         check(self, "model")

@@ -16,10 +16,13 @@ class ScoresConfig:
     tokenize: Literal[
         "auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200", "spm", "char", "none"
     ] = "auto"
-    """Tokenizer for BLEU and for lengths. `auto` is sacreBLEU's choice for the target language: zh, ja-mecab or
-    ko-mecab, otherwise 13a. `flores101`, `flores200` and `spm` (the old name of flores101) are downloaded once."""
+    """Tokenizer for BLEU and for lengths. `auto` is sacreBLEU's choice for
+    the target language: zh, ja-mecab or ko-mecab, otherwise 13a.
+    `flores101`, `flores200` and `spm` (the old name of flores101) are
+    downloaded once."""
     lowercase: bool = False
-    """Lowercase translations and references for BLEU and chrF. TER always ignores case, as in sacreBLEU."""
+    """Lowercase translations and references for BLEU and chrF. TER always
+    ignores case, as in sacreBLEU."""
     chrf_word_order: Natural = 0
     """Length of the longest word n-gram in chrF. 0 is chrF, 2 is chrF++."""
 

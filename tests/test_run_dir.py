@@ -184,7 +184,7 @@ def test_read_config_takes_a_byte_order_mark(tmp_path: Path):
 def test_read_config_says_what_is_wrong(tmp_path: Path):
     with pytest.raises(InputError, match=r"is not the directory of a run: it has no config\.json"):
         read_config(tmp_path)
-    for text, reason in [("{", "not valid JSON"), ('{"sed": 1}', "no field sed"), ('{"seed": -1}', "seed must not be")]:
+    for text, reason in [("{", "not valid JSON"), ('{"sed": 1}', "a field sed"), ('{"seed": -1}', "seed must not be")]:
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(InputError, match=rf"config\.json cannot be used\. .*{reason}"):
             read_config(tmp_path)

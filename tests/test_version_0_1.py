@@ -70,5 +70,5 @@ def test_fields_that_no_longer_exist_are_ignored_and_others_refused(run_dir, tmp
     assert "num_shapes" in values["training"]
     values["training"]["new_field"] = 1
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(InputError, match=r"no field training\.new_field"):
+    with pytest.raises(InputError, match=r"a field training\.new_field that this version"):
         read_config(tmp_path)

@@ -125,7 +125,8 @@ class Transformer(nn.Module):
 
         Args:
             batch: Sentence pairs, without an axis of micro-batches.
-            label_smoothing: Share of the target distribution spread over the vocabulary, in [0, 1). It may be traced.
+            label_smoothing: Share of the target distribution spread over the vocabulary, in [0, 1). If it is
+                traced, the plain function computes the loss, whatever `config.implementation`.
             dropout: Key of the step's dropout; None in evaluation.
 
         Returns:

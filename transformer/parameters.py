@@ -118,7 +118,7 @@ def _number(seed: Any) -> int:
     if isinstance(seed, Tracer):
         raise InputError(
             "Parameters are drawn on the host, so their seed cannot be an argument of a jitted or mapped function. "
-            "Draw them outside of it and pass them as an argument."
+            "Draw them outside of it and pass them in."
         )
     if isinstance(seed, Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
         seed = jax.random.key_data(seed)

@@ -49,8 +49,9 @@ class DataConfig:
     space becomes one space, both ends are stripped, and U+200B, U+2060, U+FEFF and U+00AD, which do not show, are
     removed. `none`: nothing. References are scored as they are."""
     drop_empty: bool = False
-    """Drop and count training pairs with an empty side, instead of stopping at the first. In a validation or test set
-    an empty side is always an error: it is scored on all of its references."""
+    """Drop and count training pairs with an empty side, instead of stopping at the first one."""
+    allow_empty: bool = False
+    """Keep and count pairs with an empty side in the validation and test sets, instead of stopping at the first one."""
     drop_duplicates: bool = False
     """Drop and count training pairs that were seen before."""
     max_length: Annotated[int, at_least(2)] = 256

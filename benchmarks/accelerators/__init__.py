@@ -1,1 +1,1 @@
-"""Parts of `benchmarks/compiled.py`: the step for accelerators that are not there, and what its program consists of."""
+"""The parts of `benchmarks/compiled.py` that lower the step and analyse the compiled program."""

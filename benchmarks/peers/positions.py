@@ -1,4 +1,4 @@
-"""The paper's sinusoids (section 3.5) for the peers that have to be given them, in NumPy."""
+"""The paper's sinusoidal positions (section 3.5) in NumPy, for peers without their own."""
 
 import numpy as np
 

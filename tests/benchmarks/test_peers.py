@@ -84,7 +84,8 @@ def test_it_measures_in_turns_and_goes_on_with_what_it_has(
     elsewhere = benchmark("training", *options)
     assert elsewhere.returncode == 2
     assert elsewhere.stderr == (
-        f"error: {os.path.relpath(output)} has a result with other machine. Give another --output, or remove it.\n"
+        f"error: Cannot resume from {os.path.relpath(output)}. It differs in: machine. Give another --output, or "
+        "remove the file.\n"
     )
 
 
@@ -93,7 +94,7 @@ def test_a_gpu_that_is_not_there_is_said_in_a_sentence(benchmark: Callable, sent
     done = benchmark("training", *sentences, "--device", "gpu")
     assert done.returncode == 2
     assert re.fullmatch(
-        r"error: --device gpu needs a GPU that jax can use, and it finds none \(.+\): use --device cpu\.\n", done.stderr
+        r"error: --device gpu needs a GPU, but jax finds none \(.+\)\. Use --device cpu\.\n", done.stderr
     )
 
 

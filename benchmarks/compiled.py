@@ -1,4 +1,4 @@
-"""Compile the training step for hardware that this machine does not have, and measure the result.
+"""Compile the training step for hardware that this machine does not have.
 
     pip install -e '.[cuda12]'    # for an H100; '.[tpu]' for a TPU
     python benchmarks/compiled.py --target h100 --config base --batch 390x64
@@ -154,7 +154,10 @@ def versions() -> dict[str, str]:
 
 
 def set_environment(backend: str) -> dict[str, str]:
-    """Sets and returns the environment variables for compiling without the device. Call it before importing jax."""
+    """Sets the environment variables for compiling without the device.
+
+    Call this before jax is imported. Returns the variables.
+    """
     variables = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     if backend == "gpu":
         given = os.environ.get("XLA_FLAGS", "").split()
@@ -205,7 +208,10 @@ def batch_shape(given: str | None, config: Config, devices: int) -> tuple[int, i
 
 
 def memory(compiled: Any) -> dict[str, float | None]:
-    """The memory of a compiled program on one device in MiB. XLA does not report the program's own size on GPUs."""
+    """The memory of a compiled program on one device, in MiB.
+
+    XLA does not report the size of the program itself on GPUs.
+    """
     plan = compiled.memory_analysis()
     program = plan.generated_code_size_in_bytes
     return {
@@ -217,7 +223,7 @@ def memory(compiled: Any) -> dict[str, float | None]:
 
 
 def contents(text: str, backend: str) -> dict[str, Any]:
-    """Counts the kernels and collectives of an optimized program. The kernels are not counted for a TPU."""
+    """Counts the collectives of a program and, except for a TPU, its kernels."""
     program = parse(text)
     launched = total(kernels(program)) if backend == "gpu" else None
     loops = [i for body in program.computations.values() for i in body if i.opcode == "while"]

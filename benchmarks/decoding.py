@@ -1,4 +1,4 @@
-"""Compare the translation speed of this project, Hugging Face Marian and CTranslate2.
+"""Compare the translation speed of this project, Marian and CTranslate2.
 
     pip install -e . && pip install -r benchmarks/requirements.txt    # see there for PyTorch
     python train.py --config benchmarks/decoding_config.py --data.train train.en train.de
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def make_job(translator: Translator, sources: list[str], options: argparse.Namespace, work: Path) -> Job:
-    """Writes the weights and the sentences to files, and describes the job of every program.
+    """Writes weights and sentences to files, and describes the programs' job.
 
     Raises: InputError if the model does not have Marian's settings.
     """
@@ -143,7 +143,7 @@ def make_job(translator: Translator, sources: list[str], options: argparse.Names
 
 
 def measure(job: Job, options: argparse.Namespace, work: Path) -> dict[str, dict[str, Any]]:
-    """Measures all programs in turns. Only the translations of the first turn are kept."""
+    """Measures all programs in turns, and keeps the translations of the first."""
     job_file = work / "job.json"
     job_file.write_text(job.to_json(), encoding="utf-8")
     environment = {"XDG_CACHE_HOME": str(work)}

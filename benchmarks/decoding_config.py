@@ -1,4 +1,4 @@
-"""The model that `benchmarks/decoding.py` measures, size S with the settings of Hugging Face's MarianMTModel.
+"""The model of `benchmarks/decoding.py`, size S with MarianMTModel's settings.
 
 Source: the settings of OPUS-MT's models, and the sizes of S in benchmarks/training.py.
 Command: python train.py --config benchmarks/decoding_config.py --data.train train.en train.de

@@ -64,11 +64,11 @@ def main() -> int:
 
 
 def padding(source: str | None = None, target: str | None = None, vocabulary_size: int = 8_000) -> None:
-    """Measure padding and host time of packed batches, for given files and for WMT-like lengths.
+    """Measure padding and host time of packed batches.
 
-    The WMT-like lengths are synthetic and an assumption. They are log-normal (sigma 0.65). Sources have a median of 23
-    and a mean of 28 tokens. Targets are 1.05 times as long on average, with a spread of 20 % of their own. As in
-    training, a side has at most 256 tokens.
+    It is measured on the given files and on synthetic WMT-like lengths. The WMT-like lengths are an assumption. They
+    are log-normal (sigma 0.65). Sources have a median of 23 and a mean of 28 tokens. Targets are 1.05 times as long on
+    average, with a spread of 20 % of their own. As in training, a side has at most 256 tokens.
 
     Args:
         source: source sentences, one per line (also .gz, .xz or .zst). Without files, only WMT-like lengths are used.
@@ -93,7 +93,7 @@ def padding(source: str | None = None, target: str | None = None, vocabulary_siz
 
 
 def like_wmt(pairs: int, longest: int) -> TokenPairs:
-    """Pairs with WMT-like lengths, all of one id. Pairs with more than `longest` tokens on a side are left out."""
+    """Pairs with WMT-like lengths and at most `longest` tokens per side."""
     generator = np.random.default_rng(0)
     source = np.exp(generator.normal(np.log(23), 0.65, pairs))
     target = 1.03 * source * np.exp(generator.normal(0, 0.2, pairs))
@@ -121,7 +121,7 @@ def _print_padding(name: str, pairs: TokenPairs, dropped: int, tokens: int, pack
 
 
 def search_errors(run: str, beams: tuple[int, ...] = (1, 2, 4, 8), wide: int = 64) -> None:
-    """Count search errors, sentences for which the model prefers a translation that the search missed.
+    """Count sentences for which the search misses a better translation.
 
     A sentence counts for a beam size if a much wider beam or the reference has a better score. The score is the
     log-probability divided by the length penalty of the run's own search, in float32. Better translations that neither
@@ -166,10 +166,11 @@ def search_errors(run: str, beams: tuple[int, ...] = (1, 2, 4, 8), wide: int = 6
 
 
 def start(source: str, target: str) -> None:
-    """Measure the time from starting `transformer train` to the first loss, for the paper's base model.
+    """Measure the time from starting `transformer train` to the first loss.
 
-    It is measured with an empty and with a filled compilation cache. The command reads the files, learns the
-    vocabulary, makes the batches, compiles and takes one step. The time ends when the step's loss is in the run's log.
+    It is measured for the paper's base model, with an empty and with a filled compilation cache. The command reads the
+    files, learns the vocabulary, makes the batches, compiles and takes one step. The time ends when the step's loss is
+    in the run's log.
 
     Args:
         source: source sentences, one per line (also .gz, .xz or .zst).
@@ -216,10 +217,11 @@ def _seconds_to_first_step(files: list[str], directory: Path) -> float:
 
 
 def stream_memory(run: str, lines: int = 1_000_000) -> None:
-    """Measure the memory of `transformer translate` on a long stream, which should stay constant.
+    """Measure the memory of `transformer translate` on a long stream.
 
-    The sources of the run's test set are sent through a pipe again and again. The resident memory of the process is
-    read while its translations arrive. The quality of the model does not matter, so use a small one, which is fast:
+    The memory should not grow with the stream. The sources of the run's test set are sent through a pipe again and
+    again. The resident memory of the process is read while its translations arrive. The quality of the model does not
+    matter, so use a small one, which is fast:
 
         python train.py --training.steps 1 --model.d-model 16 --model.num-heads 2 --model.d-ff 16 --run-dir runs/tiny
 
@@ -259,7 +261,7 @@ def _feed(stream: IO[bytes], lines: Iterator[str]) -> None:
 
 
 def _resident(process: int) -> int:
-    """The resident memory of a process in bytes. Source: proc(5)."""
+    """The resident memory of a process in bytes, from /proc (see proc(5))."""
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
 

@@ -1,4 +1,4 @@
-"""The rows of `benchmarks/results.csv`, each the median and quartiles of one quantity over the turns of a run."""
+"""The rows of `benchmarks/results.csv`, with medians and quartiles."""
 
 import csv
 import statistics
@@ -36,7 +36,10 @@ class Row(NamedTuple):
 def rows_of(
     result: Mapping[str, Any], command: str, benchmark: str, setting: str, program: str, measured: Measured
 ) -> list[Row]:
-    """The rows of one program, one per quantity. `result` contains the date and the machine."""
+    """The rows of one program, one per quantity.
+
+    `result` contains the date and the machine.
+    """
     machine, date = result["machine"], result["date"][:10]
     device = f"{machine['device']}, {machine['cores']} cores" if "cores" in machine else machine["device"]
     return [

@@ -39,7 +39,7 @@ def make_step(size: Size) -> tuple[Any, Any]:
 
 
 def operations(size: Literal["tiny", "S", "B"] = "B", number: int = 10) -> None:
-    """List the most expensive operations of the compiled training step, with their shares of its time.
+    """List the most expensive operations of the compiled training step.
 
     The step is compiled for a full batch of random tokens and profiled. Operations of the same kind at the same point
     of every layer share a row, and "gradient" marks the backward pass. A fusion has the name of its last operation.
@@ -90,7 +90,7 @@ def operations(size: Literal["tiny", "S", "B"] = "B", number: int = 10) -> None:
 
 
 def kinds_of_operations(hlo: str) -> dict[str, str]:
-    """Describes each instruction of a compiled module by its module path, operation and result type."""
+    """Describes each instruction by its module path, operation and result type."""
     kinds = {}
     instruction = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\(")
     around = re.compile(r"(jit|jvp|transpose)\(|Transformer\.|while$|body$|closed_call$")
@@ -135,7 +135,7 @@ def divide(events: Sequence[tuple[float, float, str]]) -> tuple[defaultdict[str,
 
 
 def pmap(size: Literal["tiny", "S", "B"] = "S", pairs: int = 30) -> None:
-    """Compare the training step under `jax.pmap` with the same step under `jax.jit`, on one device.
+    """Compare the training step under `jax.pmap` and `jax.jit` on one device.
 
     The two take turns. Prints both median times, and the median of the ratios of consecutive steps. A step has 128
     random pairs of 32 tokens.
@@ -167,12 +167,12 @@ def pmap(size: Literal["tiny", "S", "B"] = "S", pairs: int = 30) -> None:
 
 
 def loss_memory() -> None:
-    """Measure the memory of output layer and loss for batches of several sizes, at vocabulary 37,000.
+    """Measure the memory of output layer and loss for batches of several sizes.
 
-    Our loss only ever holds the logits of a part of the batch. So the decoder's output and its gradient should grow
-    with the batch (2 KiB per token here, in bfloat16), but not the logits (148 KB per token, in float32). The second
-    row computes all logits at once, with one-hot targets. Each figure is the temporary memory that XLA plans for loss
-    and gradient, without arguments and results.
+    The vocabulary has 37,000 tokens. Our loss only ever holds the logits of a part of the batch. So the decoder's
+    output and its gradient should grow with the batch (2 KiB per token here, in bfloat16), but not the logits (148 KB
+    per token, in float32). The second row computes all logits at once, with one-hot targets. Each figure is the
+    temporary memory that XLA plans for loss and gradient, without arguments and results.
     """
     print(f"| tokens | {' | '.join(f'{tokens:,}' for tokens in TOKENS)} |\n| --- | {'---: | ' * len(TOKENS)}")
     for name, loss in (("in parts", _in_parts), ("at once", _at_once)):

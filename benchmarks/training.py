@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def work_folder(output: Path | None) -> Iterator[Path]:
-    """A folder for batches and compilation caches, temporary or, to resume later, next to the output.
+    """A folder for batches and caches, temporary or next to the output.
 
     Its path is absolute, because the programs run in another working directory.
     """
@@ -235,7 +235,10 @@ def make_batches(pairs: TokenPairs, tokens: int, number: int, special: Tokenizer
 
 
 def fill_empty_rows(batch: Arrays, end_id: int) -> None:
-    """Writes an end token into each empty row, because the softmax of most peers turns rows of padding into NaN."""
+    """Writes an end token into each empty row.
+
+    The softmax of most peers turns rows of padding into NaN.
+    """
     empty = ~batch.source_mask[:, 0]
     for ids, mask in ((batch.source, batch.source_mask), (batch.target_output, batch.target_mask)):
         ids[empty, 0], mask[empty, 0] = end_id, True

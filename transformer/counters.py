@@ -21,7 +21,10 @@ class Counters(NamedTuple):
     validations_since_best: int = 0
 
     def after_validation(self, loss: float) -> "Counters":
-        """The counters after a validation with the given loss. Of equal losses, the last is the best."""
+        """The counters after a validation with the given loss.
+
+        Of equal losses, the last is the best.
+        """
         if self.best_loss is None or loss <= self.best_loss:
             return self._replace(best_loss=loss, validations_since_best=0)
         return self._replace(validations_since_best=self.validations_since_best + 1)

@@ -14,7 +14,7 @@ class InputError(ValueError):
 
 
 class DivergenceError(InputError):
-    """Training has diverged: a loss or gradient is not finite, and the run ends."""
+    """A loss or gradient was not finite, so the training run ends."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -24,13 +24,16 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raises an InputError unless `value` is one of the choices. The message suggests the most similar choice."""
+    """Raises an InputError unless `value` is one of the choices.
+
+    The message suggests the most similar choice.
+    """
     require(
         value in choices, f"{name} must be one of {', '.join(choices)}, but is {value!r}.{did_you_mean(value, choices)}"
     )
 
 
 def did_you_mean(value: Any, choices: Sequence[str]) -> str:
-    """A question such as " Did you mean adam?", or an empty string if no choice is similar to the value."""
+    """A suggestion such as " Did you mean adam?", empty if nothing is similar."""
     close = difflib.get_close_matches(str(value), choices, n=1)
     return f" Did you mean {close[0]}?" if close else ""

@@ -11,7 +11,10 @@ PART = ".part"
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Replaces a file atomically: at any moment a reader sees either the old content or the new."""
+    """Replaces a file atomically.
+
+    At any moment, a reader sees either the old content or the new.
+    """
     temporary = file.with_name(file.name + PART)
     temporary.write_bytes(data)
     os.replace(temporary, file)

@@ -33,9 +33,9 @@ _current: ContextVar[_Stage | None] = ContextVar("stage", default=None)
 
 @contextmanager
 def stage(doing: str, say: Callable[[str], None] = print) -> Iterator[None]:
-    """Announces what the context does once it has taken `LONG` seconds, and its progress every `REPEAT` seconds.
+    """Announces a stage after `LONG` seconds, and its progress every `REPEAT` seconds.
 
-    The progress is known inside `counted`.
+    The progress is known while the stage iterates over `counted`.
 
     Args:
         doing: A phrase such as "reading the test pairs".
@@ -60,7 +60,7 @@ def _announce(current: _Stage, ended: threading.Event, say: Callable[[str], None
 
 
 def counted(items: Iterable[T], total: int | None, unit: str, *, size: int = 1) -> Iterator[T]:
-    """Yields the items and reports their number as the progress of the current stage, if there is one.
+    """Yields the items, and reports their number to the current stage if any.
 
     Args:
         items: What the stage works through, one after the other.

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/compiled.py` that lower the step and analyse the compiled program."""
+"""The lowered step and the analysis of its program for `compiled.py`."""

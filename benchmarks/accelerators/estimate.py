@@ -1,4 +1,4 @@
-"""Estimate how long a compiled program would run on an H100, from its optimized HLO.
+"""Estimate how long a program would run on an H100, from its optimized HLO.
 
     python benchmarks/compiled.py --target h100 --config base --save PROGRAM.hlo
     python benchmarks/accelerators/estimate.py PROGRAM.hlo --top 20
@@ -95,7 +95,7 @@ class Instruction(NamedTuple):
 
     @property
     def calls(self) -> list[str]:
-        """Names of the computations that the instruction runs, except for the condition of a loop."""
+        """Names of the computations that the instruction runs, without conditions."""
         return [name for group in _CALLS.findall(self.line) for name in _NAME.findall(group)]
 
     def find(self, pattern: str) -> str:
@@ -126,7 +126,7 @@ class Program(NamedTuple):
         return None
 
     def runs(self, instruction: Instruction) -> int:
-        """How often an instruction runs the computations that it calls. A loop of unknown length counts once."""
+        """How often an instruction runs its computations. An unknown number is 1."""
         trips = self.trips(instruction) if instruction.opcode == "while" else None
         return 1 if trips is None else trips
 
@@ -172,7 +172,7 @@ def _arrays(kind: str) -> tuple[Array, ...]:
 
 
 def collectives(program: Program, computation: str | None = None) -> Counter[str]:
-    """Counts the collectives of each kind that one run of a program, or of one of its computations, starts.
+    """Counts the collectives that one run of a program, or of a computation, starts.
 
     Loops, calls and fusions are followed. For a conditional, each kind counts as in the branch with most of them. A
     loop of unknown length counts once.
@@ -190,7 +190,7 @@ def collectives(program: Program, computation: str | None = None) -> Counter[str
 
 
 def kernels(program: Program, computation: str | None = None, times: int = 1) -> list[Kernel]:
-    """Lists the kernels of a program, or of one of its computations, which runs `times` times.
+    """Lists the kernels of a program, or of a computation that runs `times` times.
 
     Loops and calls are followed. A conditional counts with its slowest branch, and a loop of unknown length runs once.
     """

@@ -26,7 +26,7 @@ H100 = Path(__file__).parent / "h100.txt"
 
 
 def devices_of(backend: str, topology: str) -> list[Any]:
-    """Describes devices for which a program can be compiled, according to jax's plugin for the backend.
+    """Describes devices of a backend for which a program can be compiled.
 
     Args:
         backend: `gpu` (an H100) or `tpu`.
@@ -42,7 +42,7 @@ def devices_of(backend: str, topology: str) -> list[Any]:
 def lower_step(
     config: Config, dtype: str, backend: Literal["gpu", "tpu"], devices: list[Any], rows: int, length: int
 ) -> Lowered:
-    """Lowers the step of `transformer.training.loop`, mapped over the devices as `pmap` maps it.
+    """Lowers the training step, mapped over the devices as `pmap` maps it.
 
     Args:
         config: The experiment.

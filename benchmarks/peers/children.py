@@ -1,4 +1,4 @@
-"""Starting child processes, asking them for measurements in turns, and stopping them."""
+"""Child processes that are measured in turns."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ def environment_for(device: str) -> dict[str, str]:
 
 
 def probe(device: str) -> dict[str, Any]:
-    """Describes the machine as jax sees it, and the compute dtype that `auto` chooses for it.
+    """Describes the machine as jax sees it, and the compute dtype for it.
 
     Raises: InputError if `device` is `gpu` and jax finds no GPU, or if jax does not start.
     """
@@ -63,13 +63,16 @@ def probe(device: str) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line of this process, with the names of files but not their directories."""
+    """The command line of this process, with file names but no directories."""
     script = Path(sys.argv[0]).resolve().relative_to(BENCHMARKS.parent)
     return shlex.join(["python", str(script), *(Path(word).name if os.sep in word else word for word in sys.argv[1:])])
 
 
 def cpu_name() -> str:
-    """The name of the processor, with family and model, because virtual machines often have generic names."""
+    """The name of the processor, with family and model.
+
+    Virtual machines often have generic names.
+    """
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
     family, model = known.get("cpu family"), known.get("model")
@@ -77,7 +80,7 @@ def cpu_name() -> str:
 
 
 class Child:
-    """A program in its own process, which is started and warmed up. It sleeps between two commands.
+    """A warm program in its own process, which sleeps between two commands.
 
     Attributes:
         started: What the program reported about its start, such as `first_step_seconds` and `warm_seconds`.

@@ -1,4 +1,4 @@
-"""The model sizes, jobs and FLOPs that all programs of the training benchmark share."""
+"""The model sizes, jobs and FLOPs that all training programs share."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -26,14 +26,20 @@ class Size:
     """Upper bound on the padded source tokens of a batch, and separately on its padded target tokens."""
 
     def forward_flops(self, rows: int, S: int, T: int) -> int:
-        """FLOPs of the matrix products in one forward pass over a padded batch (a multiply-add is two FLOPs)."""
+        """FLOPs of the matrix products in a forward pass over a padded batch.
+
+        A multiply-add is two FLOPs.
+        """
         d, attention, ffn = self.d_model, 4 * self.d_model**2, 2 * self.d_model * self.d_ff
         encoder = S * (attention + ffn) + 2 * S * S * d
         decoder = T * (attention + attention // 2 + ffn) + S * attention // 2 + 2 * T * T * d + 2 * T * S * d
         return 2 * rows * (self.num_layers * (encoder + decoder) + T * d * self.vocabulary)
 
     def step_flops(self, rows: int, S: int, T: int) -> int:
-        """FLOPs of a forward and a backward pass. The gradient of each product is two products of its size."""
+        """FLOPs of a forward and a backward pass.
+
+        The gradient of each product is two products of its size.
+        """
         return 3 * self.forward_flops(rows, S, T)
 
 
@@ -77,7 +83,7 @@ class Job:
 
 
 class Arrays(NamedTuple):
-    """One batch of the .npz file. The fields have the order of `transformer.shapes.Batch`."""
+    """One batch of the .npz file, in the order of `transformer.shapes.Batch`."""
 
     source: Any
     source_mask: Any
@@ -88,7 +94,7 @@ class Arrays(NamedTuple):
 
 
 class Program(Protocol):
-    """One way to train the model. The program's module has a function `start(job)` that returns it."""
+    """One way to train the model. `start(job)` in the program's module returns it."""
 
     num_parameters: int
     note: str
@@ -97,11 +103,11 @@ class Program(Protocol):
     """Packages whose versions are recorded with the result."""
 
     def step(self, batch: Arrays) -> None:
-        """Makes one forward pass, backward pass and update. It may return before the device has finished."""
+        """Makes one update. It may return before the device has finished."""
         ...
 
     def wait(self) -> float:
-        """Waits for the device and returns the loss of the last step, in nats per target token."""
+        """Waits for the device. Returns the last loss in nats per target token."""
         ...
 
     def device_bytes(self) -> int | None:

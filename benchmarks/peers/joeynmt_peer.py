@@ -26,7 +26,10 @@ class JoeyTraining(TorchTraining):
 
 
 def vocabulary(job: Job) -> Vocabulary:
-    """A vocabulary of placeholder tokens with the ids of our tokenizer. The first free id is the unknown token."""
+    """A vocabulary of placeholder tokens with the ids of our tokenizer.
+
+    The first free id is the unknown token.
+    """
     names = {job.pad_id: "<pad>", job.start_id: "<s>", job.end_id: "</s>"}
     unknown = next(index for index in range(job.size.vocabulary) if index not in names)
     names[unknown] = "<unk>"

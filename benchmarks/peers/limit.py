@@ -1,7 +1,8 @@
-"""The machine's matmul limit, the fastest product of jax or PyTorch in float32 and in bfloat16.
+"""The machine's matmul limit, the speed of the fastest matrix product.
 
-It takes turns with the programs. At the start, it tries the products of the model's feed-forward layers and a large
-square product. In each turn it runs the two fastest again, and the faster one is the limit.
+The products are computed by jax and by PyTorch, in float32 and in bfloat16. Like a program, the limit is measured in
+turns. At the start, it tries the products of the model's feed-forward layers and a large square product. In each turn
+it runs the two fastest again, and the faster one is the limit.
 """
 
 import json
@@ -39,7 +40,10 @@ def jax_products(size: Size, dtype: str) -> dict[str, tuple[Product, int]]:
 
 
 def torch_products(size: Size, dtype: str, device: str) -> dict[str, tuple[Product, int]]:
-    """Products computed by PyTorch, by name, and the FLOPs of each. Empty if PyTorch is not installed."""
+    """Products computed by PyTorch, by name, and the FLOPs of each.
+
+    Empty if PyTorch is not installed.
+    """
     try:
         import torch
     except ImportError:
@@ -69,7 +73,10 @@ def flops_a_second(product: Product, flops: int, seconds: float = SECONDS) -> fl
 
 
 def serve(job: Job, answer: Callable) -> None:
-    """Answers like a program, first with the measurements at the start, then with one measurement per command."""
+    """Answers like a program.
+
+    The first answer has the measurements at the start. Each command gets one more measurement.
+    """
     best: dict[str, list[tuple[Product, int]]] = {}
     found: dict[str, dict[str, float]] = {}
     for dtype in ("float32", "bfloat16"):

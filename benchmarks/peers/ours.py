@@ -1,4 +1,4 @@
-"""This project with the start-up, training step and optimizer of `transformer train`.
+"""This project with start-up, training step and optimizer of `transformer train`.
 
 As in training, the metrics of a step are fetched after the next step has been started.
 """
@@ -40,7 +40,10 @@ def model_of(size: Size, dtype: str, implementation: Literal["auto", "plain"] = 
 
 
 def random_batch(size: Size, length: int = 32) -> Batch:
-    """A batch of random tokens without padding, with as many rows as `size.batch_tokens` allows."""
+    """A batch of random tokens without padding.
+
+    It has as many rows as `size.batch_tokens` allows.
+    """
     rows = size.batch_tokens // length
     source, target = np.random.default_rng(0).integers(3, size.vocabulary, (2, rows, length), dtype=np.int32)
     mask = np.ones((rows, length), bool)

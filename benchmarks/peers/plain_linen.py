@@ -1,4 +1,4 @@
-"""A straightforward implementation of the same model with flax.linen, `jax.random` and optax.
+"""The same model, implemented straightforwardly with flax.linen and optax.
 
 It uses Linen's own layers with `dtype=`, dropout by `nn.Dropout`, one-hot targets for label smoothing as in
 `flax/examples/wmt`, Adam from optax, and a jitted step whose state is donated. It starts with the defaults of jax and
@@ -73,7 +73,10 @@ class PlainTransformer(nn.Module):
 
 
 def loss(model: PlainTransformer, params: Any, batch: Any, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """The summed loss of a batch and its number of target tokens. A key turns dropout on."""
+    """The summed loss of a batch and its number of target tokens.
+
+    A key turns dropout on.
+    """
     logits = model.apply(
         {"params": params},
         batch.source,

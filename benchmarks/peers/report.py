@@ -60,7 +60,7 @@ def measured(part: dict[str, Any], result: dict[str, Any]) -> dict[str, Measured
 
 
 def rows(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) -> list[Row]:
-    """The CSV rows of one part, with the measurements of each program and the matmul limit of the same turns."""
+    """The CSV rows of one part, including the matmul limit of the same turns."""
     command, data = part.get("command", result["command"]), part["data"]
     batches = f"{data['shapes']} shapes with {data['padding']:.1%} padding"
     found = []
@@ -75,7 +75,7 @@ def rows(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) 
 
 
 def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) -> str:
-    """The Markdown table of one part, with the fastest program first, and remarks below it."""
+    """The Markdown table of one part, fastest program first, with remarks."""
     dtype, device, found = result["dtype"], result["machine"]["device"], measured(part, result)
     peak = peak_of(device, dtype)
     of_what = "share of the limit" if peak is None else "model FLOP utilization"
@@ -122,7 +122,7 @@ def median_of(values: Measured, quantity: tuple[str, str], form: str) -> str:
 
 
 def remarks(part: dict[str, Any]) -> list[str]:
-    """Sentences about the matmul limit, the batches, and the processor time of waiting programs."""
+    """Remarks about the matmul limit, the batches and waiting programs."""
     data, lines = part["data"], []
     if "failed" in part["limit"]:
         lines.append(f"The machine's matmul limit was not measured: {part['limit']['failed']}")
@@ -139,7 +139,7 @@ def remarks(part: dict[str, Any]) -> list[str]:
 
 
 def peak_of(device: str, dtype: str) -> float | None:
-    """The peak FLOP/s of a device in its maker's data sheet, or None if it is not known."""
+    """The peak FLOP/s in the maker's data sheet, or None if it is not known."""
     if dtype != "bfloat16" or "MIG" in device:
         return None
     return next((value for name, value in PEAKS.items() if name in device), None)

@@ -14,7 +14,9 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # source, source mask
 
 
 class TorchTraining:
-    """Trains a model with float32 parameters. The loss is a mean over the labels that are not IGNORED.
+    """Trains a model with float32 parameters.
+
+    The loss is a mean over the labels that are not IGNORED.
 
     bfloat16 means torch.autocast, which like ours combines float32 parameters with bfloat16 products. On a CPU it may
     be slower than float32. So the worker runs `is_faster_in_bfloat16` in another process, whose memory is not counted.
@@ -51,7 +53,10 @@ class TorchTraining:
         return "bfloat16 autocast" if self.bfloat16 else "float32"
 
     def is_faster_in_bfloat16(self, batch: Arrays) -> bool:
-        """Whether bfloat16 is faster, by the fastest of three steps of each dtype after one unmeasured step."""
+        """Whether a step is faster in bfloat16 than in float32.
+
+        The fastest of three steps of each dtype counts, after one unmeasured step.
+        """
         seconds: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(4):
             for self.bfloat16 in seconds:

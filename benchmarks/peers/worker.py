@@ -1,4 +1,4 @@
-"""The child process that builds one program, warms it up, and runs steps on command.
+"""The child process that builds and warms up a program, and runs its steps.
 
     python -m peers.worker PROGRAM JOB.json [choose]
 
@@ -20,7 +20,10 @@ from pathlib import Path
 
 
 def is_faster_in_bfloat16(name: str, job_file: str) -> bool:
-    """Tries both dtypes in another process, so that this one's peak memory and caches are not affected."""
+    """Tries both dtypes in another process.
+
+    So the peak memory and the caches of this process are not affected.
+    """
     command = [sys.executable, "-m", "peers.worker", name, job_file, "choose"]
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}

@@ -1,4 +1,4 @@
-"""The antecedents of "it" and "its" in a sentence of the quickstart corpus, read from its tree."""
+"""The antecedents of "it" and "its", read from the tree of a sentence."""
 
 import re
 

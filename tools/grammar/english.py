@@ -49,7 +49,10 @@ def sentence(tree: Clause | Compound) -> list[str]:
 
 
 def _clause(clause: Clause) -> list[str]:
-    """The words of a clause, in the order subject, verb, objects, predicate, place, time. The time may come first."""
+    """The words of a clause.
+
+    The order is subject, verb, objects, predicate, place, time. The time may come first instead.
+    """
     subject, time, particle = _nominal(clause.subject, _SUBJECTS), _time(clause.time), clause.verb.particle.split()
     words = [*time, *subject] if clause.time_first else [*subject]
     words += [*_verb(clause), *_nominal(clause.indirect, _OBJECTS)]
@@ -67,7 +70,7 @@ def _clause(clause: Clause) -> list[str]:
 
 
 def _verb(clause: Clause) -> list[str]:
-    """The verb with its auxiliary and "not", such as "does not buy", "will be" or "wants to sell"."""
+    """The verb with its auxiliary and "not", such as "does not buy" or "will be"."""
     verb, plural, negation = clause.verb, clause.subject.form == "plural", ["not"] if clause.negated else []
     if clause.modal:
         if clause.negated:
@@ -95,12 +98,18 @@ def _nominal(nominal: Nominal | None, pronouns: dict[Form, str]) -> list[str]:
 
 
 def _sex(pronoun: Pronoun) -> Form:
-    """The form that selects an English pronoun. A singular thing is "it", whatever its German gender."""
+    """The form that selects an English pronoun.
+
+    A singular thing is "it", whatever its German gender.
+    """
     return pronoun.form if pronoun.form == "plural" or pronoun.antecedent.noun.is_person else "n"
 
 
 def _phrase(phrase: Phrase) -> list[str]:
-    """The words of a phrase, in the order determiner, number, adjective, noun, "of" and owner, relative clause."""
+    """The words of a phrase.
+
+    The order is determiner, number, adjective, noun, "of" and owner, relative clause.
+    """
     noun = phrase.noun.english_plural if phrase.plural else phrase.noun.english
     words = [cardinal(phrase.number)] if phrase.number else []
     words += [phrase.adjective.english, noun] if phrase.adjective else [noun]

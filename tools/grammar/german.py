@@ -101,7 +101,10 @@ def noun(noun: Noun, case: Case, *, plural: bool) -> str:
 
 
 def relative_pronoun(case: Case, form: Form) -> str:
-    """The relative pronoun der, die or das. It equals the article except in the dative plural."""
+    """The relative pronoun der, die or das.
+
+    It equals the article except in the dative plural.
+    """
     return "denen" if (case, form) == ("dative", "plural") else _ARTICLES[case][form]
 
 
@@ -137,7 +140,10 @@ def _nominal(nominal: Nominal | None, case: Case, *, negated: bool = False) -> l
 
 
 def _phrase(phrase: Phrase, case: Case, *, negated: bool = False) -> list[str]:
-    """The words of a phrase, in the order determiner, number, adjective, noun, genitive attribute, relative clause."""
+    """The words of a phrase.
+
+    The order is determiner, number, adjective, noun, genitive attribute, relative clause.
+    """
     form, shown, words = phrase.form, False, []
     if stem := _determiner_stem(phrase, negated=negated):
         word, shown = determiner(stem, case, form)
@@ -174,7 +180,7 @@ def _place(place: Place) -> list[str]:
 
 
 def _time(time: Adverb | Date | None) -> list[str]:
-    """The words of a time, such as "heute", "am Montag" or "am Montag, dem dritten Mai"."""
+    """The words of a time, such as "heute" or "am Montag, dem dritten Mai"."""
     match time:
         case Adverb():
             return [time.german]
@@ -191,7 +197,10 @@ def _time(time: Adverb | Date | None) -> list[str]:
 
 
 def sentence(tree: Clause | Compound) -> list[str]:
-    """The words of a sentence. Commas are words of their own, and two may be adjacent where two clauses meet."""
+    """The words of a sentence.
+
+    Commas are words of their own, and two may be adjacent where two clauses meet.
+    """
     if isinstance(tree, Clause):
         return _main_clause(tree)
     conjunction = tree.conjunction.german
@@ -204,7 +213,9 @@ def sentence(tree: Clause | Compound) -> list[str]:
 
 
 def _main_clause(clause: Clause, first: list[str] | None = None) -> list[str]:
-    """The words of a main clause (verb second): Vorfeld, finite verb, Mittelfeld, rest of the verb, Nachfeld.
+    """The words of a main clause, in which the verb is the second constituent.
+
+    The order is Vorfeld, finite verb, Mittelfeld, rest of the verb, Nachfeld.
 
     The Vorfeld has one constituent: `first` (a subordinate clause), else a time, else the subject. Unless the subject
     is in the Vorfeld, it follows the finite verb.
@@ -221,7 +232,7 @@ def _main_clause(clause: Clause, first: list[str] | None = None) -> list[str]:
 
 
 def _subordinate_clause(opening: list[str], clause: Clause) -> list[str]:
-    """The words of a subordinate clause (verb last), after a conjunction or relative pronoun.
+    """The words of a subordinate clause, in which the verb comes last.
 
     All parts of the verb follow subject and Mittelfeld, the finite part last.
     """
@@ -251,7 +262,9 @@ def _content(clause: Clause) -> list[str]:
 
 
 def _middle_field(clause: Clause, time: list[str]) -> list[str]:
-    """The words after the subject: pronouns, known dative, time, new dative, accusative, nicht, place, predicate.
+    """The words of the Mittelfeld, after the subject.
+
+    The order is pronouns, known dative, time, new dative, accusative, nicht, place, predicate.
 
     "Kein" negates an object with an indefinite article or, in the plural, with none. "Nicht" negates everything else.
     """
@@ -275,12 +288,15 @@ def _is_indefinite(nominal: Nominal | None) -> bool:
 
 
 def _is_new(nominal: Nominal | None) -> bool:
-    """Whether a phrase introduces something new, such as "ein Freund", "kein Freund" or "Freunde"."""
+    """Whether a phrase introduces something new, such as "ein Freund".
+
+    "Kein Freund" and "Freunde" do so as well.
+    """
     return _is_indefinite(nominal) or (isinstance(nominal, Phrase) and nominal.determiner == "no")
 
 
 def _verb(clause: Clause) -> tuple[str, list[str]]:
-    """The finite verb, and the words of the rechte Klammer (a prefix, participle or infinitive)."""
+    """The finite verb, and the prefix, participle or infinitive that ends a clause."""
     verb, plural = clause.verb, clause.subject.form == "plural"
     if clause.modal:
         return clause.modal.plural if plural else clause.modal.german, [verb.german]

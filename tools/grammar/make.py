@@ -23,7 +23,7 @@ FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
 def lines() -> Iterator[str]:
-    """Yields the lines of the file, split by split, in the order in which the pairs are generated."""
+    """Yields the lines of the file in the order in which pairs are generated."""
     for split in SIZES:
         for sentence, tree in generate_trees(split):
             row = {"split": split, "en": sentence.source, "de": sentence.target, TAGS: sentence.tags}
@@ -33,12 +33,15 @@ def lines() -> Iterator[str]:
 
 
 def compress(text: str) -> bytes:
-    """Compresses the text of the file. The result depends only on the text and on the version of liblzma."""
+    """Compresses the text of the file.
+
+    The result depends only on the text and on the version of liblzma.
+    """
     return lzma.compress(text.encode(), format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, filters=FILTERS)
 
 
 def difference(file: Path) -> str | None:
-    """Describes the first line in which a file differs from what the generator produces.
+    """Describes the first line of a file that the generator does not produce.
 
     The uncompressed text is compared, because another version of liblzma may compress it to other bytes.
 

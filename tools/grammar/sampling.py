@@ -1,4 +1,4 @@
-"""Random phrases and clauses for the templates, in which the lexicon decides who may do what to what."""
+"""Random phrases and clauses for the templates, constrained by the lexicon."""
 
 import random
 from collections.abc import Sequence
@@ -29,7 +29,10 @@ T = TypeVar("T")
 
 
 class Pick:
-    """Draws at random with `Random.random` only, because Python guarantees that its sequence never changes."""
+    """Draws at random with `Random.random` only.
+
+    Python guarantees that its sequence never changes.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
@@ -129,7 +132,10 @@ def phrase(
     plural: bool | None = None,
     bare: bool = False,
 ) -> Phrase:
-    """Draws a phrase with the noun, a determiner and perhaps an adjective. `bare` allows plurals without determiner."""
+    """Draws a phrase with the noun, a determiner and perhaps an adjective.
+
+    `bare` allows plurals without a determiner.
+    """
     if noun.kind == "name":
         return Phrase(noun, "")
     if not noun.english_plural:
@@ -152,7 +158,7 @@ def participant(
     no_it: bool = False,
     unlike: Nominal | None = None,
 ) -> Phrase:
-    """Draws a phrase with a noun that a list in the lexicon names, other than the noun of `unlike`."""
+    """Draws a phrase with a noun from a list in the lexicon, other than `unlike`."""
     options = NAMES if "person" in names and pick.chance(0.12) else nouns(names)
     noun = pick(options)
     while unlike and noun is unlike.noun:
@@ -205,7 +211,10 @@ def action(
 
 
 def is_definite(nominal: Nominal | None) -> bool:
-    """Whether "not" cannot change the meaning of the phrase. "Every guest does not sleep" has two readings."""
+    """Whether "not" in the clause cannot change the meaning of the phrase.
+
+    "Every guest does not sleep" has two readings.
+    """
     return not (isinstance(nominal, Phrase) and nominal.determiner in ("a", "every", "no"))
 
 
@@ -223,7 +232,7 @@ def perhaps_owned(pick: Pick, owned: Phrase, owner: Nominal) -> Phrase:
 
 
 def predicate(pick: Pick, subject: Phrase | Pronoun, *, beside: Clause | None = None) -> Clause:
-    """Draws a clause such as "the house is old", "it will be old" or "the house should be old".
+    """Draws a clause such as "the house is old" or "it should be old".
 
     Args:
         pick: The random numbers.
@@ -245,7 +254,7 @@ def timed(pick: Pick, clause: Clause) -> Clause:
 
 
 def relative_clause(pick: Pick, head: Phrase, *, no_it: bool = False) -> Clause:
-    """Draws a relative clause, such as "who sells apples", "whom the aunt thanks" or "that the women bought"."""
+    """Draws a relative clause such as "who sells apples" or "whom the aunt thanks"."""
     gap, noun = Gap(head.noun, head.form), head.noun
     if noun.is_person and pick.chance(0.5):
         return action(pick, ACTIONS if pick.chance(0.7) else verbs("place"), subject=gap, no_it=no_it)
@@ -267,7 +276,7 @@ def tenses_around(pick: Pick, conjunction: Conjunction) -> tuple[Sequence[Tense]
 
 
 def belonging(pick: Pick, part: Noun, determiner: Determiner | Pronoun, whole: Phrase) -> Phrase:
-    """Draws a phrase for a part or an aspect of a whole, such as "the door of the house" or "its door"."""
+    """Draws a part of a whole, such as "the door of the house" or "its door"."""
     plural = False if part in SINGLE and not whole.plural else None
     owned = replace(phrase(pick, part, DEFINITE, plural=plural), determiner=determiner)
     return replace(owned, owner=whole) if determiner == "the" else owned
@@ -279,7 +288,7 @@ def somebody(pick: Pick) -> Phrase:
 
 
 def with_bystanders(pick: Pick, head: Phrase, probability: float = 1.0) -> Phrase:
-    """Adds, with this probability, a relative clause that contains no other antecedent of "it"."""
+    """Adds, with this probability, a relative clause without antecedents of "it"."""
     if head.noun.kind == "name" or not pick.chance(probability):
         return head
     return replace(head, relative=relative_clause(pick, head, no_it=True))

@@ -1,9 +1,9 @@
-"""The splits of the quickstart corpus, synthetic English-German sentence pairs from a synchronous grammar.
+"""The splits of the quickstart corpus of English-German sentence pairs.
 
-The corpus is an exercise that can be learned in minutes, not a sample of real language. It has few words, few
-constructions, and one translation of each sentence. The German sentence is a function of the English one, so that exact
-match is a fair score. Much of it depends on distant words: articles and adjectives on gender and case, pronouns on
-their antecedent, and the end of a clause on its verb.
+The pairs are synthetic and come from a synchronous grammar. The corpus is an exercise that can be learned in minutes,
+not a sample of real language. It has few words, few constructions, and one translation of each sentence. The German
+sentence is a function of the English one, so that exact match is a fair score. Much of it depends on distant words:
+articles and adjectives on gender and case, pronouns on their antecedent, and the end of a clause on its verb.
 
 A template (in `templates`) draws a tree, and `english` and `german` each turn it into a sentence. The key of a sentence
 is the name of its template with two or three words of the tree. Keys are held out instead of sentences. No key of the
@@ -41,7 +41,7 @@ class Sentence(NamedTuple):
 
 
 def generate(split: Split) -> list[Sentence]:
-    """Generates the distinct pairs of a split, the same ones in the same order on every machine."""
+    """Generates the distinct pairs of a split, always the same in the same order."""
     return [sentence for sentence, _ in generate_trees(split)]
 
 
@@ -120,6 +120,9 @@ def _of_clause(clause: Clause) -> set[str]:
 
 
 def spell(words: list[str]) -> str:
-    """Joins words and commas to a sentence. Two adjacent commas become one, and a comma before the full stop none."""
+    """Joins words and commas to a sentence.
+
+    Two adjacent commas become one, and a comma before the full stop is left out.
+    """
     text = f"{' '.join(words)}.".replace(" ,", ",").replace(",,", ",").replace(",.", ".")
     return text[0].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""The abstract syntax of the quickstart corpus, whose trees describe sentences independently of a language.
+"""The abstract syntax of the quickstart corpus, independent of a language.
 
 `english` and `german` each turn a tree into a sentence. Together they are a synchronous grammar, in the manner of
 Grammatical Framework (Ranta, 2011).
@@ -38,7 +38,10 @@ class Noun:
 
     @property
     def has_sex(self) -> bool:
-        """Whether the pronoun shows the sex in both languages. It does not for "das Kind", the child."""
+        """Whether the pronoun shows the sex in both languages.
+
+        It does not for "das Kind", the child.
+        """
         return self.is_person and self.gender != "n"
 
     def is_among(self, names: tuple[str, ...]) -> bool:
@@ -96,7 +99,10 @@ class Adjective:
     nouns: tuple[str, ...]
 
     def goes_with(self, other: "Adjective | None") -> bool:
-        """Whether both adjectives can describe the same thing without repetition or contradiction."""
+        """Whether both adjectives can describe the same thing.
+
+        They must neither repeat nor contradict each other.
+        """
         return other is None or (self is not other and (not self.scale or self.scale != other.scale))
 
 
@@ -140,7 +146,10 @@ class Day:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """All words by kind. The names of the fields are the first cells of the rows in lexicon.tsv."""
+    """All words by kind.
+
+    The names of the fields are the first cells of the rows in lexicon.tsv.
+    """
 
     noun: tuple[Noun, ...]
     verb: tuple[Verb, ...]
@@ -204,7 +213,10 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Phrase(Tree):
-    """A noun phrase, such as "the door of the old house", "forty-seven apples", "its application" or "Anna"."""
+    """A noun phrase, such as "the door of the old house" or "its application".
+
+    "Forty-seven apples" and "Anna" are noun phrases, too.
+    """
 
     noun: Noun
     determiner: "Determiner | Pronoun"
@@ -246,7 +258,10 @@ class Pronoun(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Gap(Tree):
-    """The position in a relative clause from which its head is missing. It becomes the relative pronoun."""
+    """The position in a relative clause from which its head is missing.
+
+    It becomes the relative pronoun.
+    """
 
     noun: Noun
     form: Form

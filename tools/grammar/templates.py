@@ -1,4 +1,4 @@
-"""The templates of the quickstart corpus, each of which draws one kind of tree and the words of its key.
+"""The templates of the quickstart corpus, each of which draws one kind of tree.
 
 A pronoun has only one possible antecedent. In sentences with "it" or "its", all other nouns are persons or plurals
 (`no_it`). In sentences with "he", "she" or "they", no other person has that sex or number.

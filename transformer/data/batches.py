@@ -26,7 +26,9 @@ _ROW_MULTIPLE, _MANY_ROWS = 8, 32
 
 
 class TokenPairs(NamedTuple):
-    """Tokenized pairs: source i is `source_ids[source_offsets[i]:source_offsets[i + 1]]`, without start or end id.
+    """Token ids of sentence pairs in flat arrays, without start and end ids.
+
+    Source i is `source_ids[source_offsets[i]:source_offsets[i + 1]]`, and likewise for targets.
 
     Flat arrays are read much faster than a list of lists, and millions of pairs need little memory.
     """
@@ -119,7 +121,7 @@ class _Chosen(NamedTuple):
 
 
 class Batches:
-    """An endless sequence of batches of packed rows, in which each pair occurs once per epoch.
+    """An endless sequence of batches of packed rows. Each pair occurs once per epoch.
 
     `batches[n]` counts n across epochs. In each epoch, (seed, epoch) alone decides which pairs share a row and which
     rows share a batch. The pairs of batch n and their rows do not depend on `row_multiple`, so a run resumes with the
@@ -170,7 +172,7 @@ class Batches:
         self.padding = 1 - int(source.sum() + target.sum()) / ((S + T) * rows * self.per_epoch)
 
     def _deal(self, epoch: int) -> list[_Chosen]:
-        """The batches of an epoch. Each space of the layout gets a pair of its lengths, and each batch gets rows."""
+        """Assigns the pairs to the spaces of the layout, and the rows to batches."""
         generator = None if self._seed is None else np.random.default_rng([self._seed, epoch])
         layout = self._layout
         members, order = np.arange(self._pairs.num_pairs), np.arange(layout.num_rows)
@@ -245,7 +247,7 @@ class Batches:
 
 
 def _spread(count: int, fit: int) -> int:
-    """The number of rows of a batch that spreads `count` rows evenly over batches of at most `fit` rows.
+    """The number of rows per batch that spreads all rows evenly over few batches.
 
     A large number of rows is rounded to a multiple of 8.
     """
@@ -271,7 +273,7 @@ def _check_budget(tokens: int, row_multiple: int, length: int, pack_length: int 
 
 
 def iterate(batches: Batches, start: int, stop: int) -> Generator[Batch, None, None]:
-    """Yields `batches[start]` to `batches[stop - 1]`, made ahead of time in another thread.
+    """Yields the batches from `start` to `stop - 1`, made ahead in another thread.
 
     One thread is enough: making a batch takes a small fraction of the time of a training step. grain could do the same,
     but it imports jax, which `transformer.data` must not.

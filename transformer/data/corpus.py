@@ -20,7 +20,7 @@ Empty = Literal["refuse", "drop", "keep"]
 
 
 def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
-    """Reads the sentence pairs of a split from local files or from the Hugging Face hub.
+    """Reads the sentence pairs of a split, from local files or from the hub.
 
     Pairs are dropped from the training split only. Validation and test sets are scored on all of their references.
 
@@ -52,7 +52,7 @@ def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
 
 
 def _policy(config: DataConfig, split: Split) -> tuple[Empty, str]:
-    """What to do with pairs of a split that have an empty side, and how a user can change it."""
+    """What to do with pairs that have an empty side, and how a user can change it."""
     if split == "train":
         return "drop" if config.drop_empty else "refuse", "--data.drop-empty drops such pairs from the training data."
     return (
@@ -67,14 +67,14 @@ def splits(config: DataConfig) -> tuple[Split, ...]:
 
 
 def _given(config: DataConfig) -> dict[Split, tuple[str, ...]]:
-    """The files or names of each split. In one file that holds all splits, the usual names are the default."""
+    """The files or names of each split. One file with all splits has default names."""
     every: tuple[Split, ...] = typing.get_args(Split)
     given: dict[Split, tuple[str, ...]] = {split: getattr(config, split) for split in every if getattr(config, split)}
     return given or ({split: (split,) for split in every} if config.is_one_file else {})
 
 
 def read_references(source: str, references: Sequence[str], config: DataConfig, *, empty: Empty = "refuse") -> Pairs:
-    """Reads an evaluation set with one or several reference translations of each source.
+    """Reads an evaluation set with one or several references for each source.
 
     Args:
         source: A file of text, or of pairs.
@@ -115,7 +115,9 @@ def read_files(
     empty: Empty = "refuse",
     advice: str = "",
 ) -> tuple[Pairs, Report]:
-    """Reads the sentence pairs of two files (a Moses pair) or of one. Text is not normalized here.
+    """Reads the sentence pairs of two files (a Moses pair) or of one file.
+
+    The text is not normalized here.
 
     A byte-order mark at the start of a file is not part of the text and is removed.
 
@@ -153,7 +155,9 @@ def read_files(
 
 
 def read_targets(path: str, config: DataConfig) -> list[str]:
-    """Reads the lines of a text file, or the target sides of a file of pairs, including empty ones.
+    """Reads the target sides of a file, including empty ones.
+
+    In a text file, these are the lines.
 
     Raises: InputError if the file cannot be read (see `read_files`).
     """
@@ -166,7 +170,10 @@ def is_file_of_pairs(path: str) -> bool:
 
 
 def _read_one(path: str, config: DataConfig, split: str | None = None) -> tuple[Pairs, Sequence[int] | None]:
-    """The pairs of a file that holds both sides, and the number of each pair's record. None: pair n is record n."""
+    """The pairs of one file, and the number of each pair's record.
+
+    None instead of the numbers means that pair n is record n.
+    """
     match _suffix(path):
         case ".tsv":
             return _read_tsv(path, config.tsv_columns), None
@@ -186,7 +193,7 @@ def _read_side(path: str, side: Literal[0, 1], config: DataConfig) -> list[str]:
 
 
 def _suffix(path: str) -> str:
-    """The suffix that names the format, in lower case: `.tsv` for `pairs.TSV.gz`."""
+    """The suffix that names the format, in lower case and without compression."""
     plain = Path(path.lower())
     return (plain.with_suffix("") if plain.suffix in (".gz", ".xz", ".zst") else plain).suffix
 

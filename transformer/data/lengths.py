@@ -8,7 +8,7 @@ from transformer.errors import InputError
 
 
 def check_lengths(lengths: Sequence[int] | np.ndarray, positions: int, name: Callable[[int], str], advice: str) -> None:
-    """Raises an InputError that names the first sequence with more tokens than the model has positions.
+    """Checks that no sequence has more tokens than the model has positions.
 
     Args:
         lengths: Number of tokens of each sequence, including the end token.
@@ -27,6 +27,9 @@ def check_lengths(lengths: Sequence[int] | np.ndarray, positions: int, name: Cal
 def check_pairs(
     source_lengths: np.ndarray, target_lengths: np.ndarray, positions: int, origin: str, advice: str
 ) -> None:
-    """Calls `check_lengths` for both sides of sentence pairs. `origin` names the files that they come from."""
+    """Checks both sides of sentence pairs with `check_lengths`.
+
+    `origin` names the files that the pairs come from.
+    """
     for side, lengths in (("source", source_lengths), ("target", target_lengths)):
         check_lengths(lengths, positions, lambda n, side=side: f"The {side} of pair {n + 1} of {origin}", advice)

@@ -10,7 +10,9 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
 
 
 def normalize(text: str, normalization: Normalization) -> str:
-    """Normalizes a text as the tokenizer does. Normalizing the result again changes nothing.
+    """Normalizes a text as the tokenizer does.
+
+    Normalizing the result again changes nothing.
 
     Args:
         text: The text as a user typed it or a file contains it.
@@ -27,7 +29,7 @@ def normalize(text: str, normalization: Normalization) -> str:
 
 
 def origins(text: str, normalization: Normalization) -> list[tuple[int, int]]:
-    """Maps each character of the normalized text to the characters of the given text that it was made from.
+    """Finds the characters from which each normalized character was made.
 
     Returns: Start and end index in `text` for each character of `normalize(text, normalization)`.
     """

@@ -1,4 +1,4 @@
-"""Packing of several sentence pairs into each row of a batch, so that hardly any padding is left."""
+"""Packing of several sentence pairs into each row, with hardly any padding."""
 
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
 
 
 def row_shape(source_lengths: np.ndarray, target_lengths: np.ndarray, length: int) -> tuple[int, int]:
-    """Chooses the number of source and target tokens (S, T) of a row, so that every pair fits.
+    """Chooses the source and target length (S, T) of a row that fits every pair.
 
     The longer side has `length` tokens. The ratio of the sides equals the ratio of all source tokens to all target
     tokens, so that both sides fill up together. A side becomes longer if a pair needs it.
@@ -41,7 +41,9 @@ def row_shape(source_lengths: np.ndarray, target_lengths: np.ndarray, length: in
 
 
 def pack(source_lengths: np.ndarray, target_lengths: np.ndarray, S: int, T: int) -> Rows:
-    """Packs pairs into few rows by best fit, longest pair first (bin packing in two dimensions).
+    """Packs pairs into few rows by best fit, with the longest pairs first.
+
+    This is bin packing in two dimensions.
 
     Only the number of pairs of each (source, target) length matters. All rows with the same lengths are therefore
     filled at once, and the running time hardly grows with the corpus.
@@ -68,7 +70,7 @@ def pack(source_lengths: np.ndarray, target_lengths: np.ndarray, S: int, T: int)
 
 
 def _fill(left: np.ndarray, sides: np.ndarray, first: int, S: int, T: int) -> list[int]:
-    """Fills one row with `first` and then, repeatedly, with the longest remaining pair that fits.
+    """Fills one row with `first`, then with the longest remaining pairs that fit.
 
     Each pair is subtracted from `left`. A pair that did not fit will not fit later, so the search only moves forward.
 
@@ -86,7 +88,10 @@ def _fill(left: np.ndarray, sides: np.ndarray, first: int, S: int, T: int) -> li
 
 
 def _lay_out(kinds: list[np.ndarray], counts: np.ndarray) -> Rows:
-    """The layout with `counts[k]` rows of kind k, each filled with pairs of the lengths `kinds[k]`."""
+    """The layout of all rows.
+
+    There are `counts[k]` rows of kind k, each filled with pairs of the lengths `kinds[k]`.
+    """
     spaces = np.array([len(kind) for kind in kinds])
     lengths = np.concatenate([np.tile(kind, (count, 1)) for kind, count in zip(kinds, counts, strict=True)])
     per_row = np.repeat(spaces, counts)

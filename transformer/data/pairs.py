@@ -1,4 +1,4 @@
-"""Sentence pairs in memory, their annotations, and a report of what was read and dropped."""
+"""Sentence pairs with their annotations, and the report of reading them."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ class Antecedent(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Sentences and their translations: `targets[i]` translates `sources[i]`."""
+    """Sentences and their translations. `targets[i]` translates `sources[i]`."""
 
     sources: list[str]
     targets: list[str]
@@ -53,12 +53,15 @@ class Pairs(NamedTuple):
 
     @property
     def num_empty(self) -> int:
-        """Number of pairs with an empty source or reference. Text that is only white space is empty as well."""
+        """Number of pairs with an empty source or reference.
+
+        Text that is only white space is empty as well.
+        """
         sides = zip(self.sources, self.targets, *self.further_references, strict=True)
         return sum(not all(text.strip() for text in texts) for texts in sides)
 
     def rows(self, source_language: str, target_language: str) -> Iterator[dict[str, Any]]:
-        """Yields the pairs as the objects of a JSONL file, with the keys that `corpus.read_files` reads."""
+        """Yields the pairs as objects of a JSONL file that `read_files` can read."""
         for index, (source, target) in enumerate(zip(self.sources, self.targets, strict=True)):
             row: dict[str, Any] = {source_language: source, target_language: target}
             if self.tags is not None:
@@ -69,7 +72,10 @@ class Pairs(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the sentences in hex. It identifies the data regardless of the files that they were read from."""
+        """SHA-256 of the sentences in hex.
+
+        It identifies the data, regardless of the files that they were read from.
+        """
         digest = hashlib.sha256()
         for pair in zip(self.sources, self.targets, *self.further_references, strict=True):
             digest.update(json.dumps(pair).encode())
@@ -95,7 +101,10 @@ class Report:
         return self.read - sum(self.dropped.values())
 
     def drop(self, reason: str, count: int) -> None:
-        """Records that `count` pairs are dropped for a reason. A count of 0 is not recorded."""
+        """Records that `count` pairs are dropped for a reason.
+
+        A count of 0 is not recorded.
+        """
         if count:
             self.dropped[reason] = count
 

@@ -1,4 +1,4 @@
-"""Sentence pairs from records with keys (JSONL, parquet and Hugging Face datasets), read strictly."""
+"""Sentence pairs from records with keys (JSONL, parquet and data sets)."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def read_jsonl(path: str) -> Iterator[Any]:
 
 
 def read_parquet(path: str, config: DataConfig) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a parquet file, restricted to the columns that the config can use.
+    """Yields the rows of a parquet file, with only the columns of interest.
 
     Raises: InputError if the file cannot be read (see `read_bytes`) or is not parquet.
     """
@@ -51,7 +51,9 @@ def read_parquet(path: str, config: DataConfig) -> Iterator[dict[str, Any]]:
 def to_pairs(
     records: Iterable[Any], config: DataConfig, *, name: str, unit: str, split: str | None = None
 ) -> tuple[Pairs, Sequence[int]]:
-    """Converts records like `{"translation": {"en": ..., "de": ...}}` or `{"en": ..., "de": ...}` to pairs.
+    """Converts records to sentence pairs.
+
+    Records look like `{"translation": {"en": ..., "de": ...}}` or `{"en": ..., "de": ...}`.
 
     Args:
         records: All records of a file or data set.
@@ -113,7 +115,10 @@ def _sides(record: Any, config: DataConfig, where: str) -> tuple[str, str]:
 
 
 def _tags(record: dict[str, Any], config: DataConfig, where: str) -> tuple[str, ...]:
-    """The tags of a record. A value of another type is an error only if `data.tags` names its key."""
+    """The tags of a record.
+
+    A value of another type is an error only if `data.tags` names its key.
+    """
     tags = record.get(config.tags or TAGS)
     if isinstance(tags, list) and all(isinstance(tag, str) for tag in tags):
         return tuple(tags)
@@ -123,7 +128,10 @@ def _tags(record: dict[str, Any], config: DataConfig, where: str) -> tuple[str, 
 
 
 def _antecedents(record: dict[str, Any]) -> tuple[Antecedent, ...]:
-    """The antecedents of a record. Values of another form are ignored, because the key may mean something else."""
+    """The antecedents of a record.
+
+    Values of another form are ignored, because the key may mean something else.
+    """
     found, given = [], record.get(ANTECEDENTS)
     for one in given if isinstance(given, list) else ():
         match one:

@@ -1,4 +1,7 @@
-"""Lines of text files, compressed or not, in strict UTF-8 with `\\n` as the only line end."""
+"""Lines of text files in strict UTF-8, compressed or not.
+
+Only `\\n` ends a line.
+"""
 
 import gzip
 import lzma
@@ -22,7 +25,9 @@ def read_lines(path: str) -> list[str]:
 
 
 def decode_lines(data: bytes, name: str) -> list[str]:
-    """Splits UTF-8 text into lines. U+2028, U+0085, vertical tab and form feed do not end a line.
+    """Splits UTF-8 text into lines. Only `\\n` ends a line.
+
+    U+2028, U+0085, vertical tab and form feed stay in their line.
 
     A byte-order mark at the start is removed, and so is the `\\r` of a Windows line end (`\\r\\n`).
 
@@ -93,7 +98,9 @@ def split_lines(data: bytes, name: str) -> list[str]:
 
 
 def stream_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
-    """Yields the lines of a stream as they arrive. Only `\\n` ends a line, and a `\\r` stays in it.
+    """Yields the lines of a stream as they arrive.
+
+    Only `\\n` ends a line, and a `\\r` stays in it.
 
     A byte-order mark at the start is removed.
 

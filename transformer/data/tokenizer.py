@@ -1,4 +1,4 @@
-"""The joint byte-level BPE tokenizer (section 5.1), which encodes any text without loss."""
+"""The joint byte-level BPE tokenizer (section 5.1), which is lossless."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ class Pieces(NamedTuple):
 
 
 class Tokenizer:
-    """A `tokenizer.json`, the special ids of padding, start and end, and the normalization of the text.
+    """A `tokenizer.json` with its special ids and the normalization of text.
 
     Encoding never produces a special id, not even for text that spells one ("</s>"). Decoding leaves special ids out.
 
@@ -55,7 +55,7 @@ class Tokenizer:
     """
 
     def __init__(self, text: str, config: TokenizerConfig, normalization: Normalization = "none") -> None:
-        """Args: The content of a `tokenizer.json`, the special ids, and the value of `data.normalization`."""
+        """Takes the text of a `tokenizer.json`, the special ids and the normalization."""
         self._text = text
         self.normalization: Normalization = normalization
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
@@ -133,7 +133,7 @@ class Tokenizer:
         vocabulary_size: int,
         normalization: Normalization = "none",
     ) -> "Tokenizer":
-        """Reads a `tokenizer.json` that `save` wrote, or another one in the Hugging Face format.
+        """Reads a `tokenizer.json`, from `save` or in the Hugging Face format.
 
         Args:
             path: The file.
@@ -172,7 +172,7 @@ class Tokenizer:
                 )
 
     def save(self, path: str | Path) -> None:
-        """Writes the `tokenizer.json` that `load` reads, byte for byte as it was read or learned."""
+        """Writes the `tokenizer.json` byte for byte as it was read or learned."""
         write_whole(Path(path), self._text.encode())
 
     @property
@@ -204,7 +204,9 @@ class Tokenizer:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(normalized, add_special_tokens=False)]
 
     def encode_flat(self, texts: Sequence[str], unit: str = "texts") -> tuple[np.ndarray, np.ndarray]:
-        """Encodes texts as one array of token ids: text i is `ids[offsets[i]:offsets[i + 1]]`.
+        """Encodes texts as one flat array of token ids.
+
+        The ids of text i are `ids[offsets[i]:offsets[i + 1]]`.
 
         Args:
             texts: The texts, which need not be normalized.
@@ -242,20 +244,29 @@ class Tokenizer:
         return self._tokenizer.decode_batch(kept, skip_special_tokens=True)
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-        """Decodes each token id separately, for display. Special ids become `<pad>`, `<s>` and `</s>`."""
+        """Decodes each token id separately, for display.
+
+        Special ids become `<pad>`, `<s>` and `</s>`.
+        """
         names = {self.start_id: "<s>", self.end_id: "</s>", self.pad_id: "<pad>"}
         numbers = [int(index) for index in ids]
         texts = self._tokenizer.decode_batch([[index] for index in numbers], skip_special_tokens=True)
         return [names[index] if index in names else text.strip() for index, text in zip(numbers, texts, strict=True)]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """The start and end of each token in the text before normalization, without the space before the token."""
+        """The start and end of each token in the text before normalization.
+
+        The space before a token is not part of it.
+        """
         typed, (_, spans, _) = origins(text, self.normalization), self._spans(text)
         ends = [0, *(end for _, end in typed)]
         return [(typed[start][0], ends[end]) if start < end else (ends[end], ends[end]) for start, end in spans]
 
     def cut(self, text: str) -> Pieces:
-        """Splits a text into the tokens that `encode` gives ids to, in readable form, with their words."""
+        """Splits a text into its tokens in readable form, and their words.
+
+        The tokens correspond to the ids of `encode`.
+        """
         normalized, spans, word_ids = self._spans(text)
         tokens = []
         for (start, end), same in groupby(spans):
@@ -269,7 +280,10 @@ class Tokenizer:
         return Pieces(text, tokens, words, word_of)
 
     def _spans(self, text: str) -> tuple[str, list[tuple[int, int]], list[int | None]]:
-        """The normalized text, and each token's start and end in it (without the space before it) and word number."""
+        """The normalized text, and the start and end and the word of each token.
+
+        The space before a token is not part of it.
+        """
         check_text(text, "The text")
         normalized = self.normalize(text)
         encoding = self._tokenizer.encode(normalized, add_special_tokens=False)

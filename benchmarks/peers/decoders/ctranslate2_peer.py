@@ -85,7 +85,10 @@ class CTranslate2:
     batch_sizes = (32, 64, 128)
 
     def __init__(self, job: Job, workers: str) -> None:
-        """Args: The job, and the number of batches that are translated in parallel, which share the cores."""
+        """Builds the translator, with the given number of parallel workers.
+
+        The workers share the cores, and each translates one batch at a time.
+        """
         cores, number, self._job = len(os.sched_getaffinity(0)), int(workers), job
         spec = spec_of(job)
         spec.validate()

@@ -1,4 +1,4 @@
-"""The task of the decoding programs, made of a model, its weights, the sentences and the search."""
+"""The task of the decoding programs."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -65,7 +65,7 @@ class Job:
 
 
 class Program(Protocol):
-    """One way to translate. The program's module has a function `start(job, variant)` that returns it."""
+    """One way to translate. `start(job, variant)` in the program's module returns it."""
 
     note: str
     """The compute dtype, and other settings that the program has chosen."""

@@ -1,4 +1,7 @@
-"""This project with the start-up and batches of `transformer translate`, from token ids to token ids."""
+"""This project with the start-up and batches of `transformer translate`.
+
+It translates from token ids to token ids.
+"""
 
 from transformer.runtime import keep_freed_memory, use_compilation_cache
 

@@ -1,4 +1,4 @@
-"""Markdown tables and CSV rows of the result of `benchmarks/decoding.py`, and differing translations."""
+"""Markdown tables and CSV rows of the result of `benchmarks/decoding.py`."""
 
 import statistics
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ PROCESSOR, BLEU = ("processor time of 1,000 sentences", "s"), ("BLEU", "")
 
 
 def measured(result: dict[str, Any], beam: int) -> dict[str, Measured]:
-    """The measurements of each program that did not fail with one beam size, turn by turn."""
+    """The measurements of each successful program with one beam size."""
     sentences, key = result["sentences"], str(beam)
     runs = {name: program for name, program in result["programs"].items() if "failed" not in program}
     seconds = {name: [turn[key]["seconds"] for turn in run["turns"]] for name, run in runs.items()}
@@ -53,7 +53,7 @@ def rows(result: dict[str, Any]) -> list[Row]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The Markdown tables of a result, one per beam size, with the fastest program first."""
+    """The Markdown tables of a result, one per beam size, fastest program first."""
     programs, sentences, parts = result["programs"], result["sentences"], []
     for beam in BEAMS:
         lines = [
@@ -91,7 +91,7 @@ def table(result: dict[str, Any]) -> str:
 def differences(
     translator: Translator, sources: list[str], translations: dict[str, dict[int, list[list[int]]]], alpha: float
 ) -> dict[str, list[dict[str, Any]]]:
-    """Lists the sentences for which CTranslate2's beam search finds another translation than ours.
+    """Lists the sentences that CTranslate2's beam search translates differently.
 
     Returns: For each of its programs, the source, both translations, and our model's score of each.
     """
@@ -111,7 +111,10 @@ def differences(
 
 
 def score(translator: Translator, source: str, text: str, alpha: float) -> float | None:
-    """The score that the search maximizes, for a given translation. None if it is longer than the model allows."""
+    """The score of a translation that the search maximizes.
+
+    None if the translation is longer than the model allows.
+    """
     if len(translator.tokenizer.encode_batch([text])[0]) >= translator.model.config.max_positions:
         return None
     log_probs = translator.log_probabilities([source], [text])[0]

@@ -1,4 +1,4 @@
-"""The child process that builds one program, warms it up, and translates on command.
+"""The child process that builds and warms up a program, and translates.
 
     python -m peers.decoders.worker MODULE:VARIANT JOB.json
 

@@ -29,7 +29,7 @@ def check_writable(file: str | Path) -> None:
     if path.is_dir():
         raise InputError(f"Cannot write {str(file)!r}: it is a directory. Give the name of a file.")
     if not path.parent.is_dir():
-        raise InputError(f"Cannot write {file}: {path.parent} is not a directory. Give a file in an existing directory.")
+        raise InputError(f"Cannot write {file}: {path.parent} is not a directory. Give a file in one that exists.")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"Cannot write {file}: no permission to write to {path.parent.absolute()}.")
 

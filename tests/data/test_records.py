@@ -76,7 +76,7 @@ def test_tags_come_from_the_named_column(write, tmp_path):
     message = rf"^{plain} has no tags, but --data\.tags is kind\. Give a JSONL or parquet file"
     with pytest.raises(InputError, match=message):
         read_files((plain,), DataConfig(tags="kind"))
-    message = rf"^{path}, line 1: 'sort' \(data\.tags\) must be a list of strings, but is None\.$"
+    message = rf"^{path}, line 1: 'sort' \(--data\.tags\) must be a list of strings, but is None\.$"
     with pytest.raises(InputError, match=message):
         read_files((path,), DataConfig(tags="sort"))
     table = pyarrow.table({"en": ["a"], "de": ["A"], "kind": [["x"]]})

@@ -117,9 +117,7 @@ def read_files(
 ) -> tuple[Pairs, Report]:
     """Reads the sentence pairs of two files (a Moses pair) or of one file.
 
-    The text is not normalized here.
-
-    A byte-order mark at the start of a file is not part of the text and is removed.
+    The text is not normalized here. A byte-order mark at the start of a file is not part of the text and is removed.
 
     Args:
         files: Source file and target file, one sentence per line; or one .tsv, .jsonl, .json or .parquet file of pairs.

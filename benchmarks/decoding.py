@@ -7,10 +7,14 @@
 All programs use the weights of one run. Its model needs the settings of MarianMTModel, as in `decoding_config.py`.
 Every program gets the same sentences as token ids, all at once, and returns token ids. Reading, tokenizing and
 detokenizing are not measured. Each program runs in its own process and sleeps while another one is measured. They take
-turns (A B C A B C ...), and in each turn a program translates all sentences greedily and with a beam of 4.
+turns (A B C A B C ...). In each turn, a program translates all sentences greedily and with a beam of 4.
 
-The tables show sentences per second (median and quartiles over the turns), processor seconds per 1,000 sentences, BLEU,
-and the share of translations that equal ours in float32, token for token.
+The tables show:
+
+- sentences per second, as median and quartiles over the turns
+- processor seconds per 1,000 sentences
+- BLEU
+- the share of translations that equal ours in float32, token for token
 
 With a length penalty, the three programs count lengths and stop by different rules. Without one (the default), they
 search for the same translation. `--output FILE.json` saves all measurements and the differing translations. `--csv

@@ -122,7 +122,7 @@ def test_plain_linen_is_the_same_model() -> None:
 
     model = Transformer(config, dtype=jnp.dtype("float32"))
     params = parameters.draw(model, 0)["params"]
-    # No parameter at 0 or 1: the places of biases and scales are tested too.
+    # No parameter at 0 or 1: so the positions of biases and scales are tested too.
     params = jax.tree.map(lambda x: jnp.asarray(x + generator.normal(0, 0.1, x.shape), jnp.float32), params)
     ours: Any = model.apply({"params": params}, batch, label_smoothing=LABEL_SMOOTHING, method="loss")
     plain = plain_linen.PlainTransformer(size, jnp.float32)

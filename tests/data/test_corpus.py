@@ -60,7 +60,7 @@ def test_last_line_may_lack_its_newline(tmp_path):
 
 
 def compress_zst(data):
-    """Two frames behind one another, which are one file."""
+    """Two consecutive frames, which make one file."""
     return b"".join(zstandard.ZstdCompressor(write_checksum=True).compress(part) for part in (data[:7], data[7:]))
 
 
@@ -110,7 +110,7 @@ def test_drop_empty_drops_both_sides_and_counts(tmp_path):
     assert pairs == Pairs(["a", "d"], ["A", "D"])
     assert (report.read, report.kept, report.dropped) == (4, 2, {"empty": 2})
     assert str(report) == f"4 pairs read from {files[0]}, {files[1]}; 2 kept; dropped: 2 empty."
-    # Of nothing but training pairs.
+    # Other sets are refused, and so are training pairs without the option.
     for read, *arguments in ((read_pairs, config, "validation"), (read_files, files, config)):
         assert error_of(read, *arguments).startswith(f"{files[0]}, line 2 has an empty source. Fix it or remove")
 

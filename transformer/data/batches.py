@@ -124,7 +124,7 @@ class Batches:
     """An endless sequence of batches of packed rows. Each pair occurs once per epoch.
 
     `batches[n]` counts n across epochs. In each epoch, (seed, epoch) alone decides which pairs share a row and which
-    rows share a batch. The pairs of batch n and their rows do not depend on `row_multiple`, so a run resumes with the
+    rows share a batch. The pairs of batch n and their rows do not depend on `row_multiple`. So a run resumes with the
     same batches when the number of devices changes.
 
     Attributes:

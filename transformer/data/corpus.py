@@ -128,9 +128,9 @@ def read_files(
         empty: What to do with a pair that has an empty side.
         advice: A sentence that says how to get another treatment of empty sides, for the error message.
 
-    Raises: InputError, naming file and line, if a file is missing, damaged, of an unknown format or not UTF-8; if a
-        line has a `\\r` inside it, a missing or superfluous column, a side that is missing or not a string, or an empty
-        side (if `empty` is "refuse"); if two files differ in their number of lines; or if no pair is left.
+    Raises: InputError, naming file and line. A file may be missing, damaged, of an unknown format or not UTF-8. A line
+        may have a `\\r` inside it, a missing or superfluous column, or a side that is missing or not a string. With
+        `empty="refuse"`, a side may be empty. Two files may differ in their number of lines, or no pair may be left.
     """
     if not all(files):
         raise InputError("The name of a file of sentence pairs is empty. Give the file's path.")

@@ -141,7 +141,7 @@ class Tokenizer:
             vocabulary_size: Number of tokens that the file must have.
             normalization: How text is normalized before it is tokenized. The file does not contain it.
 
-        Raises: InputError if the file is missing or not a tokenizer, if it does not have `vocabulary_size` tokens, or
+        Raises: InputError if the file is missing, is not a tokenizer, or does not have `vocabulary_size` tokens. Also
             if a special id of the config is not one of the file's special tokens.
         """
         try:

@@ -1,12 +1,12 @@
-"""Compile the training step for hardware that is not there, and measure the compiler and its program.
+"""Compile the training step for hardware that this machine does not have.
 
     pip install -e '.[cuda12]'    # for an H100; '.[tpu]' for a TPU
     python benchmarks/compiled.py --target h100 --config base --batch 390x64
     python benchmarks/compiled.py --target v5e:2x2 --config multi30k --layers 12 --json
 
-The config is that of `transformer train` with the same options. The program is the step of one device as training maps
-it. For an H100, its time is estimated as well (`accelerators/estimate.py`). Autotuning and Triton products stay off
-there, because they need the card.
+All other options are those of `transformer train`, and make the same config. The program is the step of one device, as
+training maps it. For an H100, its time is estimated as well (`accelerators/estimate.py`). Autotuning and Triton
+products are off for it, because they need the card.
 """
 
 import argparse
@@ -29,18 +29,18 @@ from transformer.config import Config
 from transformer.errors import InputError, require
 
 GPU_FLAGS = ("--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false")
-PLUGINS = {"gpu": ("jax-cuda12-plugin", "jax-cuda13-plugin"), "tpu": ("libtpu",)}  # distributions, one is enough
+PLUGINS = {"gpu": ("jax-cuda12-plugin", "jax-cuda13-plugin"), "tpu": ("libtpu",)}  # distributions: one is enough
 EXTRAS = {"gpu": "cuda12", "tpu": "tpu"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", *PLUGINS["gpu"], "nvidia-cuda-nvcc-cu12", *PLUGINS["tpu"])
 MEBIBYTE = 2**20
 
 
 class Target(NamedTuple):
-    """The hardware that a program is compiled for."""
+    """Hardware that a program is compiled for."""
 
     backend: Literal["gpu", "tpu"]
     topology: str
-    """The devices, as jax's plugin for the backend names them."""
+    """Name of the devices in jax's plugin for the backend."""
 
 
 def main() -> int:
@@ -53,16 +53,16 @@ def main() -> int:
 
 
 def parse_options() -> tuple[argparse.Namespace, Config]:
-    """The options of this script, and the config that all others make."""
+    """Parses the options of this script, and the config from all other options."""
     parser = argparse.ArgumentParser(
         description=str(__doc__).splitlines()[0],
-        epilog="further options: those of transformer train",
+        epilog="All options of transformer train are accepted as well.",
         allow_abbrev=False,
     )
     parser.add_argument("--target", required=True, help="h100, h100xN (N cards in one machine), or a TPU like v5e:2x2")
-    parser.add_argument("--batch", metavar="ROWSxLENGTH", help="batch of one device (default: from the config)")
-    parser.add_argument("--layers", type=int, help="layers of the encoder, and as many of the decoder")
-    parser.add_argument("--unroll", type=int, help="the config's model.scan_unroll")
+    parser.add_argument("--batch", metavar="ROWSxLENGTH", help="batch per device (default: from the config)")
+    parser.add_argument("--layers", type=int, help="number of encoder layers, and also of decoder layers")
+    parser.add_argument("--unroll", type=int, help="value of --model.scan-unroll")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
     parser.add_argument("--save", type=Path, metavar="PROGRAM.hlo", help="write the compiled program to this file")
     options, others = parser.parse_known_args()
@@ -76,9 +76,9 @@ def parse_options() -> tuple[argparse.Namespace, Config]:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
-    """Compile the step, and print what was measured.
+    """Compiles the step and prints the measurements.
 
-    Raises: InputError if the target is unknown, its plugin is missing, or XLA cannot compile the step for it.
+    Raises: InputError if the target is unknown, if its plugin is missing, or if XLA cannot compile the step for it.
     """
     target = parse_target(options.target)
     require(
@@ -116,7 +116,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         "dtype": dtype,
         "lower_seconds": round(lower_seconds, 2),
         "compile_seconds": round(compile_seconds, 2),
-        "compile_cpu_seconds": round(cpu_seconds, 2),  # all threads and children; other load hardly matters
+        "compile_cpu_seconds": round(cpu_seconds, 2),  # over all threads and children, hardly affected by other load
         "stablehlo_kilobytes": round(len(lowered.as_text()) / 1e3),
         **memory(compiled),
         **contents(text, target.backend),
@@ -137,14 +137,13 @@ def parse_target(name: str) -> Target:
         return Target("gpu", f"1x1x{cards[1] or 1}")
     require(
         re.fullmatch(r"v\w+:\d+(x\d+)+", name) is not None,
-        f"There is no target {name}. The targets are h100, h100xN for N cards in one machine, and TPU topologies such "
-        "as v5e:2x2.",
+        f"--target must be h100, h100xN for N cards in one machine, or a TPU topology such as v5e:2x2, but is {name}.",
     )
     return Target("tpu", name)
 
 
 def versions() -> dict[str, str]:
-    """The versions of those packages that are installed."""
+    """The versions of the installed packages among `PACKAGES`."""
     found = {}
     for name in PACKAGES:
         try:
@@ -155,7 +154,10 @@ def versions() -> dict[str, str]:
 
 
 def set_environment(backend: str) -> dict[str, str]:
-    """Set the variables that compiling without the device needs, before jax is imported; returns them."""
+    """Sets the environment variables for compiling without the device.
+
+    Call this before jax is imported. Returns the variables.
+    """
     variables = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     if backend == "gpu":
         given = os.environ.get("XLA_FLAGS", "").split()
@@ -169,12 +171,14 @@ def set_environment(backend: str) -> dict[str, str]:
 
 
 def batch_shape(given: str | None, config: Config, devices: int) -> tuple[int, int]:
-    """Rows of one device's share of the batch, and tokens per row on each side.
+    """Rows of a batch per device, and tokens per row on each side.
 
     Args:
         given: ROWSxLENGTH, or None for the largest batch that the config allows.
-        config: the experiment.
-        devices: number of devices that share a batch.
+        config: The experiment.
+        devices: Number of devices that share a batch.
+
+    Raises: InputError if the config allows no batch, or if `given` is malformed or does not fit the config.
     """
     training = config.training
     if given is None:
@@ -183,8 +187,8 @@ def batch_shape(given: str | None, config: Config, devices: int) -> tuple[int, i
         rows -= rows % training.accumulation_steps
         require(
             rows > 0,
-            f"training.batch_tokens={training.batch_tokens} is too small for {devices} devices, "
-            f"{training.accumulation_steps} accumulation steps and rows of {length} tokens. Raise it, or give --batch.",
+            f"--training.batch-tokens {training.batch_tokens} is too small for {devices} devices, "
+            f"{training.accumulation_steps} accumulation steps and rows of {length} tokens. Raise it or give --batch.",
         )
         return rows, length
     numbers = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", given)
@@ -193,17 +197,21 @@ def batch_shape(given: str | None, config: Config, devices: int) -> tuple[int, i
     rows, length = int(numbers[1]), int(numbers[2])
     require(
         rows % training.accumulation_steps == 0,
-        f"--batch has {rows} rows, which {training.accumulation_steps} accumulation steps cannot share equally.",
+        f"--batch must have a multiple of {training.accumulation_steps} rows (--training.accumulation-steps), but has "
+        f"{rows}.",
     )
     require(
         length <= config.model.max_positions,
-        f"--batch has rows of {length} tokens, but model.max_positions is {config.model.max_positions}.",
+        f"--batch has rows of {length} tokens, but --model.max-positions is {config.model.max_positions}. Raise it.",
     )
     return rows, length
 
 
 def memory(compiled: Any) -> dict[str, float | None]:
-    """Sizes of a compiled program on one device in MiB; XLA for GPUs does not know that of the program."""
+    """The memory of a compiled program on one device, in MiB.
+
+    XLA does not report the size of the program itself on GPUs.
+    """
     plan = compiled.memory_analysis()
     program = plan.generated_code_size_in_bytes
     return {
@@ -215,7 +223,7 @@ def memory(compiled: Any) -> dict[str, float | None]:
 
 
 def contents(text: str, backend: str) -> dict[str, Any]:
-    """Kernels and collectives of an optimized program; the figures of the kernels are None for a TPU."""
+    """Counts the collectives of a program and, except for a TPU, its kernels."""
     program = parse(text)
     launched = total(kernels(program)) if backend == "gpu" else None
     loops = [i for body in program.computations.values() for i in body if i.opcode == "while"]
@@ -229,7 +237,7 @@ def contents(text: str, backend: str) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The measurements of a result as aligned lines, each with its unit."""
+    """Formats a result as aligned lines, each with its unit."""
     encoder, decoder = result["layers"]
     counts = [f"{count} {name}" for name, count in result["collectives"].items()]
     rows = [
@@ -239,7 +247,7 @@ def table(result: dict[str, Any]) -> str:
         ("StableHLO", result["stablehlo_kilobytes"], "kB"),
         ("program", result["program_mebibytes"], "MiB"),
         ("program, serialized", result["serialized_mebibytes"], "MiB"),
-        ("arguments of a device", result["argument_mebibytes"], "MiB"),
+        ("arguments per device", result["argument_mebibytes"], "MiB"),
         ("temporary memory", result["temporary_mebibytes"], "MiB"),
         ("kernels", result["kernels"], ""),
         ("memory traffic", result["gigabytes_moved"], "GB"),

@@ -1,18 +1,24 @@
-"""Translation speed side by side: this project, Hugging Face Marian and CTranslate2 with the same weights, in turns.
+"""Compare the translation speed of this project, Marian and CTranslate2.
 
     pip install -e . && pip install -r benchmarks/requirements.txt    # see there for PyTorch
     python train.py --config benchmarks/decoding_config.py --data.train train.en train.de
     python benchmarks/decoding.py --run runs/decoding --source test.en --target test.de
 
-The run's model needs the settings that MarianMTModel has (`decoding_config.py` is such a one). Every program gets the
-same sentences as token ids, all at once, and returns token ids: reading, tokenizing and joining are not measured. Each
-is a process of its own that sleeps while it is not its turn; the turns go A B C A B C ..., each translates everything
-greedily and with a beam of 4. Reported are sentences a second (median and quartiles over the turns), processor seconds
-for 1,000 sentences, BLEU, and how many translations are those of ours in float32, token for token.
+All programs use the weights of one run. Its model needs the settings of MarianMTModel, as in `decoding_config.py`.
+Every program gets the same sentences as token ids, all at once, and returns token ids. Reading, tokenizing and
+detokenizing are not measured. Each program runs in its own process and sleeps while another one is measured. They take
+turns (A B C A B C ...). In each turn, a program translates all sentences greedily and with a beam of 4.
 
-With a length penalty the three count lengths and stop by different rules; without one, which is the default, they
-search for the same. `--output FILE.json` keeps everything that was measured, and where translations differ. `--csv
-FILE` appends medians and quartiles, in the columns of `results.csv`.
+The tables show:
+
+- sentences per second, as median and quartiles over the turns
+- processor seconds per 1,000 sentences
+- BLEU
+- the share of translations that equal ours in float32, token for token
+
+With a length penalty, the three programs count lengths and stop by different rules. Without one (the default), they
+search for the same translation. `--output FILE.json` saves all measurements and the differing translations. `--csv
+FILE` appends medians and quartiles in the columns of `results.csv`.
 """
 
 import argparse
@@ -26,7 +32,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # before jax: here and in the programs
+os.environ["JAX_PLATFORMS"] = "cpu"  # must be set before jax is imported, here and in the programs
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -54,14 +60,14 @@ def main() -> int:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--run", required=True, help="run directory of a model in Marian's settings")
-    parser.add_argument("--source", required=True, help="source sentences, one a line (.gz, .xz and .zst too)")
-    parser.add_argument("--target", required=True, help="their translations")
-    parser.add_argument("--programs", nargs="+", choices=TITLES, default=list(TITLES))
-    parser.add_argument("--sentences", type=int, default=1000, help="the first so many")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--length-penalty", type=float, default=0.0, help="scores are divided by length ** this")
-    parser.add_argument("--output", type=Path, help="write all that was measured as JSON")
+    parser.add_argument("--run", required=True, help="run directory of a model with Marian's settings")
+    parser.add_argument("--source", required=True, help="source sentences, one per line (also .gz, .xz or .zst)")
+    parser.add_argument("--target", required=True, help="reference translations, one per line")
+    parser.add_argument("--programs", nargs="+", choices=TITLES, default=list(TITLES), help="default: all")
+    parser.add_argument("--sentences", type=int, default=1000, help="number of sentences, from the start of the file")
+    parser.add_argument("--turns", type=int, default=5, help="turns of each program")
+    parser.add_argument("--length-penalty", type=float, default=0.0, help="divide scores by length ** this")
+    parser.add_argument("--output", type=Path, help="write all measurements to this JSON file")
     parser.add_argument("--csv", type=Path, help="append medians and quartiles to this file")
     options = parser.parse_args()
     for name in ("turns", "sentences"):
@@ -111,16 +117,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def make_job(translator: Translator, sources: list[str], options: argparse.Namespace, work: Path) -> Job:
-    """The weights and the sentences in files, and the rest of what each program is given.
+    """Writes weights and sentences to files, and describes the programs' job.
 
-    Raises: InputError if the model's settings are not Marian's.
+    Raises: InputError if the model does not have Marian's settings.
     """
     model, tokenizer = translator.model.config, translator.tokenizer
     for name, value in MARIAN.items():
         if getattr(model, name) != value:
             raise InputError(
-                f"MarianMTModel has model.{name}={value}, but {options.run} has {getattr(model, name)}: train a run "
-                "with the settings of benchmarks/decoding_config.py."
+                f"MarianMTModel has model.{name}={value}, but {options.run} has {getattr(model, name)}. Train a run "
+                "with --config benchmarks/decoding_config.py."
             )
     weights = flatten_dict(translator.params["params"], sep="/")
     arrays: Any = {name: np.asarray(leaf, np.float32) for name, leaf in weights.items()}
@@ -141,7 +147,7 @@ def make_job(translator: Translator, sources: list[str], options: argparse.Names
 
 
 def measure(job: Job, options: argparse.Namespace, work: Path) -> dict[str, dict[str, Any]]:
-    """All programs started one after the other, then the turns. The translations are kept of the first turn alone."""
+    """Measures all programs in turns, and keeps the translations of the first."""
     job_file = work / "job.json"
     job_file.write_text(job.to_json(), encoding="utf-8")
     environment = {"XDG_CACHE_HOME": str(work)}

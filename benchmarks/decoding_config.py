@@ -1,9 +1,9 @@
-"""The model that `benchmarks/decoding.py` measures: size S in the settings of Hugging Face's MarianMTModel.
+"""The model of `benchmarks/decoding.py`, size S with MarianMTModel's settings.
 
-Source: the settings of OPUS-MT's models; sizes as S of benchmarks/training.py.
+Source: the settings of OPUS-MT's models, and the sizes of S in benchmarks/training.py.
 Command: python train.py --config benchmarks/decoding_config.py --data.train train.en train.de
     --data.validation val.en val.de
-Score and time: not measured; it is for lengths that are those of translations.
+Score and time: not measured. Training only serves to make translations of realistic lengths.
 """
 
 from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

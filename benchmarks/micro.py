@@ -1,4 +1,4 @@
-"""Single measurements of this project, each a sub-command.
+"""Measurements of single properties of this project, one per sub-command.
 
 python benchmarks/micro.py padding --source train.en --target train.de
 python benchmarks/micro.py search-errors --run runs/quickstart
@@ -9,7 +9,7 @@ python benchmarks/micro.py pmap
 python benchmarks/micro.py loss-memory
 """
 
-from train_step import loss_memory, operations, pmap  # isort: skip  it sets the allocator, before jax
+from train_step import loss_memory, operations, pmap  # isort: skip  it sets the allocator before jax is imported
 
 import contextlib
 import copy
@@ -39,8 +39,8 @@ from transformer.run_dir import read_config
 
 PROGRAM = [sys.executable, "-c", "import sys; from transformer.cli import main; sys.exit(main())"]
 PACK_LENGTHS = (32, 48, 64, 100, 256)
-TOLERANCE = 1e-4  # of a score, relative to it: float32 sums of some ten to a hundred logarithms
-PATIENCE = 600.0  # seconds to wait for a first step
+TOLERANCE = 1e-4  # relative error of a score, a float32 sum of ten to a hundred logarithms
+PATIENCE = 600.0  # seconds to wait for the first step
 
 
 def main() -> int:
@@ -63,42 +63,42 @@ def main() -> int:
     return 0
 
 
-def padding(source: str | None = None, target: str | None = None, pieces: int = 8_000) -> None:
-    """Padding and host time of packed batches, on given files and on lengths like those of WMT.
+def padding(source: str | None = None, target: str | None = None, vocabulary_size: int = 8_000) -> None:
+    """Measure padding and host time of packed batches.
 
-    The synthetic lengths stand in for WMT's, and are an assumption: log-normal (sigma 0.65), a source of median 23 and
-    mean 28 tokens, and a target of 1.05 times as many on average with a spread of 20 % of its own; at most 256 tokens a
-    side, as in training.
+    It is measured on the given files and on synthetic WMT-like lengths. The WMT-like lengths are an assumption. They
+    are log-normal (sigma 0.65). Sources have a median of 23 and a mean of 28 tokens. Targets are 1.05 times as long on
+    average, with a spread of 20 % of their own. As in training, a side has at most 256 tokens.
 
     Args:
-        source: source sentences, one a line (.gz, .xz and .zst too); without files only the synthetic lengths.
-        target: their translations.
-        pieces: size of the vocabulary of the tokenizer that is trained on the files.
+        source: source sentences, one per line (also .gz, .xz or .zst). Without files, only WMT-like lengths are used.
+        target: translations of the sources, one per line.
+        vocabulary_size: vocabulary size of the tokenizer that is trained on the files.
     """
     if (source is None) != (target is None):
-        raise InputError("--source and --target go together.")
-    print("| pairs of | tokens a batch | pack_length | pairs | too long | shape | padding | a batch on the host |")
+        raise InputError("Only one of --source and --target is given. Give both, or neither for WMT-like lengths only.")
+    print("| data | tokens per batch | pack_length | pairs | too long | shape | padding | host time per batch |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     if source is not None and target is not None:
         config = DataConfig(train=(source, target))
         pairs, report = read_pairs(config, "train")
-        tokenizer = Tokenizer.train([*pairs.sources, *pairs.targets], pieces, TokenizerConfig())
+        tokenizer = Tokenizer.train([*pairs.sources, *pairs.targets], vocabulary_size, TokenizerConfig())
         for length in PACK_LENGTHS:
             own = copy.deepcopy(report)
             tokens = tokenize(pairs, tokenizer, config, own, filter=True, max_length=length)
-            _print_padding("the files", tokens, report.kept - own.kept, 4_096, length)
+            _print_padding("files", tokens, report.kept - own.kept, 4_096, length)
     for batch_tokens, length in itertools.product((4_096, 25_000), PACK_LENGTHS):
         kept = like_wmt(200_000, length)
-        _print_padding("synthetic lengths", kept, 200_000 - kept.num_pairs, batch_tokens, length)
+        _print_padding("WMT-like lengths", kept, 200_000 - kept.num_pairs, batch_tokens, length)
 
 
 def like_wmt(pairs: int, longest: int) -> TokenPairs:
-    """Pairs of random ids with such lengths; those with more than `longest` tokens on a side are left out."""
+    """Pairs with WMT-like lengths and at most `longest` tokens per side."""
     generator = np.random.default_rng(0)
     source = np.exp(generator.normal(np.log(23), 0.65, pairs))
     target = 1.03 * source * np.exp(generator.normal(0, 0.2, pairs))
     lengths = np.clip(np.round([source, target]), 1, 255).astype(np.int64)
-    lengths = lengths[:, (lengths < longest).all(axis=0)]  # the end id is counted, too
+    lengths = lengths[:, (lengths < longest).all(axis=0)]  # the end token is counted, too
     offsets = [np.concatenate([[0], np.cumsum(x)]) for x in lengths]
     ids = [np.full(x[-1], 3, np.int32) for x in offsets]
     return TokenPairs(ids[0], offsets[0], ids[1], offsets[1])
@@ -107,7 +107,7 @@ def like_wmt(pairs: int, longest: int) -> TokenPairs:
 def _print_padding(name: str, pairs: TokenPairs, dropped: int, tokens: int, pack_length: int) -> None:
     batches = Batches(pairs, TokenizerConfig(), tokens=tokens, pack_length=pack_length, row_multiple=1, seed=0)
     number = min(200, batches.per_epoch)
-    batches[0]  # lays out the epoch
+    batches[0]  # the first batch also shuffles the epoch
     begun = time.perf_counter()
     for n in range(number):
         batches[n]
@@ -121,20 +121,20 @@ def _print_padding(name: str, pairs: TokenPairs, dropped: int, tokens: int, pack
 
 
 def search_errors(run: str, beams: tuple[int, ...] = (1, 2, 4, 8), wide: int = 64) -> None:
-    """Search errors: on how many sentences does a search miss a translation that its own model finds better?
+    """Count sentences for which the search misses a better translation.
 
-    A sentence counts for a beam size if a much wider beam has found, or the reference is, a translation of a better
-    score: log-probability over length penalty, both of the run's own search. What nobody knows of cannot be counted, so
-    these are lower bounds (Stahlberg and Byrne 2019, arXiv 1908.10090, count them exactly, at exponential cost). In
-    float32.
+    A sentence counts for a beam size if a much wider beam or the reference has a better score. The score is the
+    log-probability divided by the length penalty of the run's own search, in float32. Better translations that neither
+    contains are not counted, so the numbers are lower bounds. Stahlberg and Byrne (2019, arXiv 1908.10090) count search
+    errors exactly, at exponential cost.
 
     Args:
-        run: run directory; its test set is searched.
+        run: run directory, whose test set is translated.
         beams: beam sizes whose errors are counted.
-        wide: beam size that they are held against.
+        wide: beam size of the search that they are compared with.
     """
     if min(*beams, wide) < 1:
-        raise InputError("A beam has at least 1 hypothesis.")
+        raise InputError(f"--beams and --wide must be at least 1, but the smallest is {min(*beams, wide)}.")
     config = read_config(run)
     pairs, _ = read_pairs(config.data, "test")
     translator = load(run, dtype="float32")
@@ -144,7 +144,7 @@ def search_errors(run: str, beams: tuple[int, ...] = (1, 2, 4, 8), wide: int = 6
         return ((5 + length) / 6 if search.length_penalty_form == "wu" else length) ** alpha
 
     def scores(beam_size: int) -> np.ndarray:
-        # A beam of 1 does not rank, and gives log-probabilities.
+        # A beam of 1 ranks nothing, so its scores are log-probabilities without the length penalty.
         wanted = dataclasses.replace(search, beam_size=beam_size, num_best=1, long_input="refuse")
         best = [found[0] for found in translator.n_best(pairs.sources, wanted)]
         return np.array([one.score / (penalty(one.tokens) if beam_size == 1 else 1) for one in best])
@@ -154,8 +154,8 @@ def search_errors(run: str, beams: tuple[int, ...] = (1, 2, 4, 8), wide: int = 6
     found = {beam: scores(beam) for beam in beams}
     best = np.max([reference, scores(wide), *found.values()], axis=0)
     print(
-        f"| beam | sentences | search errors, beam {wide} or reference better | the reference alone "
-        "| mean score lost by these |"
+        f"| beam | sentences | search errors (beam {wide} or reference is better) | reference is better "
+        "| mean loss of score |"
     )
     print("| ---: | ---: | ---: | ---: | ---: |")
     for beam, own in found.items():
@@ -166,14 +166,15 @@ def search_errors(run: str, beams: tuple[int, ...] = (1, 2, 4, 8), wide: int = 6
 
 
 def start(source: str, target: str) -> None:
-    """From the command to the first step's loss, for the paper's base model, without and with a compilation cache.
+    """Measure the time from starting `transformer train` to the first loss.
 
-    The command is `transformer train`: it reads the files, trains the tokenizer, makes the batches, compiles and takes
-    one step. The time ends when the step's loss is in the run's log.
+    It is measured for the paper's base model, with an empty and with a filled compilation cache. The command reads the
+    files, learns the vocabulary, makes the batches, compiles and takes one step. The time ends when the step's loss is
+    in the run's log.
 
     Args:
-        source: source sentences, one a line (.gz, .xz and .zst too).
-        target: their translations.
+        source: source sentences, one per line (also .gz, .xz or .zst).
+        target: translations of the sources, one per line.
     """
     files = [str(Path(name).resolve()) for name in (source, target)]
     with tempfile.TemporaryDirectory(prefix="start-") as directory:
@@ -209,27 +210,27 @@ def _seconds_to_first_step(files: list[str], directory: Path) -> float:
     _, errors = process.communicate(timeout=PATIENCE)
     if seconds is None:
         raise InputError(
-            f"`transformer train` took no step within {PATIENCE:.0f} s and ended with status {process.returncode}: "
+            f"`transformer train` made no step within {PATIENCE:.0f} s and ended with status {process.returncode}: "
             f"{errors.strip()[-300:]}"
         )
     return seconds
 
 
 def stream_memory(run: str, lines: int = 1_000_000) -> None:
-    """Memory of `transformer translate` on a long stream: it must not grow with the number of lines.
+    """Measure the memory of `transformer translate` on a long stream.
+
+    The memory should not grow with the stream. The sources of the run's test set are sent through a pipe again and
+    again. The resident memory of the process is read while its translations arrive. The quality of the model does not
+    matter, so use a small one, which is fast:
 
         python train.py --training.steps 1 --model.d-model 16 --model.num-heads 2 --model.d-ff 16 --run-dir runs/tiny
 
-    makes the smallest run, which is the fastest; what a model has learned makes no difference. The sources of the run's
-    test set go round and round through a pipe, and the resident memory of the process is read as the translations come
-    out.
-
     Args:
-        run: run directory; its test set is translated again and again.
-        lines: how many lines.
+        run: run directory, whose test set is translated.
+        lines: number of lines to translate.
     """
     if not Path("/proc/self/status").exists():
-        raise InputError("Resident memory is read from /proc, which only Linux has: run this there.")
+        raise InputError("Cannot read resident memory: there is no /proc on this system. Run this on Linux.")
     pairs, _ = read_pairs(read_config(run).data, "test")
     command = [*PROGRAM, "translate", run, "--beam-size", "1", "--extra-length", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
@@ -237,7 +238,7 @@ def stream_memory(run: str, lines: int = 1_000_000) -> None:
         assert program.stdout is not None
         given = itertools.islice(itertools.cycle(pairs.sources), lines)
         threading.Thread(target=_feed, args=(program.stdin, given), daemon=True).start()
-        print("| lines out | resident memory | lines a second |\n| ---: | ---: | ---: |")
+        print("| lines | resident memory | lines per second |\n| ---: | ---: | ---: |")
         due, count, since = 1000, 0, (0, time.monotonic())
         for count, _ in enumerate(program.stdout, start=1):
             if count in (due, lines):
@@ -246,18 +247,21 @@ def stream_memory(run: str, lines: int = 1_000_000) -> None:
                 print(f"| {count:,} | {_resident(program.pid) / 2**20:,.1f} MiB | {speed:,.0f} |", flush=True)
                 since = (count, time.monotonic())
     if program.returncode or count != lines:
-        raise InputError(f"transformer translate gave {count:,} lines and exit status {program.returncode}; see above.")
+        raise InputError(
+            f"transformer translate ended with status {program.returncode} after {count:,} of {lines:,} lines. Its "
+            "message is above."
+        )
 
 
 def _feed(stream: IO[bytes], lines: Iterator[str]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the program has ended, and said why
+    with contextlib.suppress(BrokenPipeError):  # the program has ended, and printed its reason
         for line in lines:
             stream.write(f"{line}\n".encode())
         stream.close()
 
 
 def _resident(process: int) -> int:
-    """Bytes of memory that the process holds now. Source: proc(5)."""
+    """The resident memory of a process in bytes, from /proc (see proc(5))."""
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
 

@@ -1,4 +1,4 @@
-"""The rows of `benchmarks/results.csv`: what was measured, as medians and quartiles over the turns of a run."""
+"""The rows of `benchmarks/results.csv`, with medians and quartiles."""
 
 import csv
 import statistics
@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 FILE = Path(__file__).with_name("results.csv")
 
 Measured = Mapping[tuple[str, str], Sequence[float]]
-"""By quantity and unit: a value for each turn, or a single one for the whole run."""
+"""The values of each (quantity, unit), one per turn or a single one for the run."""
 
 
 class Row(NamedTuple):
     """One quantity of one program in one run."""
 
     date: str
-    """Year, month, day."""
+    """The date as YYYY-MM-DD."""
     machine: str
-    """The processor and the number of its cores that were used."""
+    """The processor and the number of cores that were used, or the accelerator."""
     benchmark: str
     """`training` or `decoding`."""
     setting: str
-    """The size of the model or of the beam, then what else was chosen, separated by semicolons."""
+    """The size of the model or the beam, then the other settings, separated by semicolons."""
     program: str
     quantity: str
     unit: str
@@ -30,23 +30,26 @@ class Row(NamedTuple):
     median: float
     upper_quartile: float
     command: str
-    """As it was typed on that date; options may have changed since."""
+    """The command as it was typed on that date. Its options may have changed since."""
 
 
 def rows_of(
     result: Mapping[str, Any], command: str, benchmark: str, setting: str, program: str, measured: Measured
 ) -> list[Row]:
-    """One row for each quantity of a program; `result` has the date and the machine."""
+    """The rows of one program, one per quantity.
+
+    `result` contains the date and the machine.
+    """
     machine, date = result["machine"], result["date"][:10]
-    place = f"{machine['device']}, {machine['cores']} cores" if "cores" in machine else machine["device"]
+    device = f"{machine['device']}, {machine['cores']} cores" if "cores" in machine else machine["device"]
     return [
-        Row(date, place, benchmark, setting, program, quantity, unit, *quartiles(values), command)
+        Row(date, device, benchmark, setting, program, quantity, unit, *quartiles(values), command)
         for (quantity, unit), values in measured.items()
     ]
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile."""
+    """The lower quartile, median and upper quartile of some values."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -54,9 +57,9 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def read(file: Path = FILE) -> list[Row]:
-    """All rows of a file.
+    """Reads all rows of a file.
 
-    Raises: ValueError if a line does not have the columns of `Row`, or a quartile is not a number.
+    Raises: ValueError if a line does not have the columns of `Row`, or if a quartile is not a number.
     """
     with file.open(encoding="utf-8", newline="") as lines:
         header, *rows = csv.reader(lines)
@@ -66,7 +69,7 @@ def read(file: Path = FILE) -> list[Row]:
 
 
 def append(rows: Sequence[Row], file: Path) -> None:
-    """Adds rows to a file, which gets a header if it is new."""
+    """Appends rows to a file, and writes a header first if the file is new."""
     new = not file.exists()
     with file.open("a", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines, lineterminator="\n")

@@ -1,6 +1,6 @@
-"""The train step: its most expensive operations, `jax.pmap` against `jax.jit`, the memory of its loss."""
+"""Measurements of the training step for `micro.py`."""
 
-from peers.ours import model_of, random_batch  # isort: skip  it sets the allocator, before jax
+from peers.ours import model_of, random_batch  # isort: skip  it sets the allocator before jax is imported
 
 import re
 import statistics
@@ -25,13 +25,13 @@ from transformer.training import parallel
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state, train_step
 
-STEPS = 4  # that are profiled
-CONTAINERS = ("while", "call", "conditional")  # their time is that of what they contain
-VOCABULARY, WIDTH, TOKENS = 37_000, 512, (4_096, 8_192, 16_384)  # of the loss whose memory is asked for
+STEPS = 4  # number of profiled steps
+CONTAINERS = ("while", "call", "conditional")  # operations that only run others, whose time is counted there
+VOCABULARY, WIDTH, TOKENS = 37_000, 512, (4_096, 8_192, 16_384)  # sizes of the loss whose memory is measured
 
 
 def make_step(size: Size) -> tuple[Any, Any]:
-    """The train step of one device, and a function that makes its first state."""
+    """The training step of one device, and a function that makes its first state."""
     model = model_of(size, resolve_dtype("auto")[0])
     optimizer = make_optimizer(OptimizerConfig(), size.d_model, steps=100_000)
     step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=LABEL_SMOOTHING, seed=0)
@@ -39,17 +39,18 @@ def make_step(size: Size) -> tuple[Any, Any]:
 
 
 def operations(size: Literal["tiny", "S", "B"] = "B", number: int = 10) -> None:
-    """The most expensive operations of the compiled train step, and their shares of it.
+    """List the most expensive operations of the compiled training step.
 
-    One step is compiled for a full batch of random tokens and profiled. Operations of the same kind, in the same place
-    of every layer, are one row; "gradient" marks the backward pass. On a CPU, XLA runs independent operations at the
-    same time: such a time is divided among them, so that all rows together are the time in which anything ran. "Alone"
-    is the part of a row's operations in which nothing else ran. Where XLA has fused several operations, the last of
-    them gives its name to all.
+    The step is compiled for a full batch of random tokens and profiled. Operations of the same kind at the same point
+    of every layer share a row, and "gradient" marks the backward pass. A fusion has the name of its last operation.
+
+    On a CPU, XLA runs independent operations concurrently. Time in which several run is divided among them, so that all
+    rows add up to the time in which anything ran. The column "alone" is the share of a row's time in which nothing else
+    ran.
 
     Args:
-        size: a size of `training.py`.
-        number: rows that are shown.
+        size: a model size of `training.py`.
+        number: number of rows to show.
     """
     step, first_state = make_step(SIZES[size])
     state = first_state()
@@ -67,7 +68,7 @@ def operations(size: Literal["tiny", "S", "B"] = "B", number: int = 10) -> None:
         (file,) = Path(folder).rglob("*.xplane.pb")
         profile = jax.profiler.ProfileData.from_file(str(file))
     named = [
-        (str(dict(event.stats).get("hlo_op", event.name)), event)  # on a GPU an event has its kernel's name
+        (str(dict(event.stats).get("hlo_op", event.name)), event)  # on a GPU, the event has the name of its kernel
         for plane in profile.planes
         for line in plane.lines
         for event in line.events
@@ -76,12 +77,12 @@ def operations(size: Literal["tiny", "S", "B"] = "B", number: int = 10) -> None:
         (event.start_ns, event.start_ns + event.duration_ns, kinds[name]) for name, event in named if name in kinds
     ]
     if not events:
-        raise InputError("The profile has no event of the compiled step: this device names them in another way.")
+        raise InputError("The profile contains no operation of the compiled step. Run this on a CPU or an NVIDIA GPU.")
     spent, alone = divide(events)
     times = Counter(kind for *_, kind in events)
     total = sum(spent.values())
-    print(f"{size}, {resolve_dtype('auto')[0]}: operations run for {total / STEPS * 1e-6:,.0f} ms a step")
-    print("\n| share | a step | alone | times | operation | result |\n| ---: | ---: | ---: | ---: | --- | --- |")
+    print(f"{size}, {resolve_dtype('auto')[0]}: operations run for {total / STEPS * 1e-6:,.0f} ms per step")
+    print("\n| share | per step | alone | times | operation | result |\n| ---: | ---: | ---: | ---: | --- | --- |")
     for kind, spent_on_kind in sorted(spent.items(), key=lambda item: -item[1])[:number]:
         milliseconds, times_a_step = spent_on_kind / STEPS * 1e-6, times[kind] / STEPS
         share, apart = spent_on_kind / total, alone[kind] / spent_on_kind
@@ -89,7 +90,7 @@ def operations(size: Literal["tiny", "S", "B"] = "B", number: int = 10) -> None:
 
 
 def kinds_of_operations(hlo: str) -> dict[str, str]:
-    """What each instruction of a compiled module is: place in the model, operation, type of the result."""
+    """Describes each instruction by its module path, operation and result type."""
     kinds = {}
     instruction = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\(")
     around = re.compile(r"(jit|jvp|transpose)\(|Transformer\.|while$|body$|closed_call$")
@@ -98,19 +99,21 @@ def kinds_of_operations(hlo: str) -> dict[str, str]:
         if found is None or found[3] in CONTAINERS:
             continue
         parts = path[1].split("/") if path else [found[3]]
-        place = "/".join(re.sub(r"_\d+$", "", part) for part in parts if not around.match(part))
+        origin = "/".join(re.sub(r"_\d+$", "", part) for part in parts if not around.match(part))
         gradient = "gradient, " if path and "transpose(" in path[1] else ""
         if path and "/while/" in path[1]:
-            place = f"loss/{place}"  # the one loop of a step: over the chunks of tokens
-        kinds[found[1]] = f"{gradient}{place} | {re.sub(r'{.*?}', '', found[2])}"
+            origin = f"loss/{origin}"  # the only loop of a step, which computes the loss in parts of the batch
+        kinds[found[1]] = f"{gradient}{origin} | {re.sub(r'{.*?}', '', found[2])}"
     return kinds
 
 
 def divide(events: Sequence[tuple[float, float, str]]) -> tuple[defaultdict[str, float], defaultdict[str, float]]:
-    """The time of each kind of operation, and the part of it in which no other operation ran.
+    """Divides time among the operations that ran in it.
 
     Args:
-        events: start, end and kind of each operation; it may end when it starts.
+        events: start, end and kind of each operation. The end may equal the start.
+
+    Returns: The time of each kind, and the part of it in which no other operation ran.
     """
     edges = [(start, False, n) for n, (start, _, _) in enumerate(events)]
     edges += [(end, True, n) for n, (_, end, _) in enumerate(events)]
@@ -132,13 +135,14 @@ def divide(events: Sequence[tuple[float, float, str]]) -> tuple[defaultdict[str,
 
 
 def pmap(size: Literal["tiny", "S", "B"] = "S", pairs: int = 30) -> None:
-    """What `jax.pmap` costs on one device against plain `jax.jit`: the same train step, in turns.
+    """Compare the training step under `jax.pmap` and `jax.jit` on one device.
 
-    Prints the median time of both and the median of the ratios, pair by pair. A step has 128 random pairs of 32 tokens.
+    The two take turns. Prints both median times, and the median of the ratios of consecutive steps. A step has 128
+    random pairs of 32 tokens.
 
     Args:
-        size: a size of `training.py`.
-        pairs: steps of each program.
+        size: a model size of `training.py`.
+        pairs: number of measured steps of each program.
     """
     step, first_state = make_step(SIZES[size])
     split = parallel.split(random_batch(SIZES[size]), 1)
@@ -153,7 +157,7 @@ def pmap(size: Literal["tiny", "S", "B"] = "S", pairs: int = 30) -> None:
             start = time.perf_counter()
             states[name], metrics = program(states[name], batch)
             jax.block_until_ready((states[name], metrics))
-            if run >= 2:  # the first compiles, the second settles the memory
+            if run >= 2:  # the first compiles, and the second still allocates memory
                 seconds[name].append(time.perf_counter() - start)
     for name, times in seconds.items():
         print(f"{name:5} {statistics.median(times) * 1e3:7.1f} ms   ({min(times) * 1e3:.1f} to {max(times) * 1e3:.1f})")
@@ -163,15 +167,15 @@ def pmap(size: Literal["tiny", "S", "B"] = "S", pairs: int = 30) -> None:
 
 
 def loss_memory() -> None:
-    """Memory of the output layer and the loss at vocabulary 37,000, against the number of tokens in the batch.
+    """Measure the memory of output layer and loss for batches of several sizes.
 
-    The loss holds the logits of one chunk of tokens only, so what grows with the batch should be the decoder's output
-    and its gradient (2 KiB a token here, in bfloat16) and not the logits (148 KB a token, in float32). Beside it stands
-    the plain way, all logits at once with one-hot targets. Each figure is the temporary memory that XLA plans for loss
-    and gradient, beside arguments and results.
+    The vocabulary has 37,000 tokens. Our loss only ever holds the logits of a part of the batch. So the decoder's
+    output and its gradient should grow with the batch (2 KiB per token here, in bfloat16), but not the logits (148 KB
+    per token, in float32). The second row computes all logits at once, with one-hot targets. Each figure is the
+    temporary memory that XLA plans for loss and gradient, without arguments and results.
     """
     print(f"| tokens | {' | '.join(f'{tokens:,}' for tokens in TOKENS)} |\n| --- | {'---: | ' * len(TOKENS)}")
-    for name, loss in (("chunks", _in_chunks), ("at once", _at_once)):
+    for name, loss in (("in parts", _in_parts), ("at once", _at_once)):
         cells = []
         for tokens in TOKENS:
             shapes = (
@@ -180,12 +184,12 @@ def loss_memory() -> None:
                 jax.ShapeDtypeStruct((tokens,), jnp.int32),
             )
             plan = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes).compile().memory_analysis()
-            assert plan is not None, "every backend of XLA's own has a plan"
+            assert plan is not None, "all backends of XLA itself report a plan"
             cells.append(f"{plan.temp_size_in_bytes / 2**20:,.0f} MiB")
         print(f"| {name} | {' | '.join(cells)} |")
 
 
-def _in_chunks(hidden: jax.Array, embedding: jax.Array, targets: jax.Array) -> jax.Array:
+def _in_parts(hidden: jax.Array, embedding: jax.Array, targets: jax.Array) -> jax.Array:
     zeros, mask = jnp.zeros(VOCABULARY), jnp.ones(targets.shape, bool)
     cross_entropy = select("auto", jax.default_backend()).cross_entropy
     return cross_entropy(hidden, embedding, zeros, targets, mask, label_smoothing=0.1)[0]

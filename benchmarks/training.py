@@ -1,21 +1,26 @@
-"""Training speed side by side: this project and what somebody would pick instead, on one machine, in turns.
+"""Compare the training speed of this project and its alternatives on one machine.
 
     pip install -e . && pip install -r benchmarks/requirements.txt    # see there for PyTorch and Joey NMT
     python benchmarks/training.py --source train.en --target train.de
 
 Every program trains the same model (dropout 0.1, label smoothing 0.1, one embedding for source, target and output,
-Adam) on the same batches, in a process of its own that sleeps while it is not its turn. A batch has pairs of about the
-same length, one in each row, since the other programs do not pack. The turns go A B C A B C ...; a turn is some steps
-of forward, backward and update, after one that is not measured. Reported, as median and quartiles over the turns, are
-the source and target tokens a second that are no padding; the share of the machine's matmul limit, measured in the same
-turns, that the FLOPs of the model reach, padding included; peak memory; and the time from the start of the process to
-its first step and until it has seen every shape. Once with each program's own start-up ("alone"), with compilation
-caches that are empty, and once with the same allocator settings for all ("alike"), with the caches that the first has
-filled, if it has been run.
+Adam) on the same batches. A batch has pairs of similar length, one per row, since the other programs do not pack. Each
+program runs in its own process and sleeps while another one is measured. They take turns (A B C A B C ...). A turn is
+one unmeasured step, then some measured steps of forward, backward and update.
 
-With `--output FILE.json` everything that was measured is written after each part, and the same command goes on where it
-was stopped. `--csv FILE` appends medians and quartiles, in the columns of `results.csv`. `--device gpu` runs base and
-big, where there is a GPU.
+The tables show, as median and quartiles over the turns:
+
+- source and target tokens per second, without padding
+- the share of the machine's matmul limit that the model's FLOPs reach, padding included (measured in the same turns)
+- peak memory
+- the time from the start of the process to its first step, and until it has seen every shape ("warm")
+
+There are two settings. In "alone", each program starts as usual, with empty compilation caches. In "alike", all have
+the same allocator settings, and the caches are those that "alone" has filled, if it ran before.
+
+`--output FILE.json` saves all measurements after each part, and the same command resumes an interrupted run from it.
+`--csv FILE` appends medians and quartiles in the columns of `results.csv`. `--device gpu` measures the sizes base and
+big on a GPU.
 """
 
 import argparse
@@ -45,14 +50,14 @@ from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.files import check_writable, write_whole
 
-ALIKE = {  # glibc keeps what it has: no page faults for buffers that are allocated anew at each step
+ALIKE = {  # glibc keeps freed memory, so buffers that are allocated at each step cause no page faults
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
 SETTINGS: dict[str, dict[str, str]] = {"alone": {}, "alike": ALIKE}
-# Compiling eagerly written peers, or one graph for each of many shapes, takes long: only when they are named.
+# Not by default: programs that compile a peer's eager code, or one graph for each of many shapes. Both take long.
 DEFAULT = {
     "cpu": (
         "ours",
@@ -77,18 +82,18 @@ def main() -> int:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--source", required=True, help="source sentences, one a line (.gz, .xz and .zst too)")
-    parser.add_argument("--target", required=True, help="their translations")
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--size", nargs="+", choices=SIZES, help="default: S B, and base big on a GPU")
+    parser.add_argument("--source", required=True, help="source sentences, one per line (also .gz, .xz or .zst)")
+    parser.add_argument("--target", required=True, help="translations of the sources, one per line")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
+    parser.add_argument("--size", nargs="+", choices=SIZES, help="model sizes; default: S B, on a GPU base big")
     parser.add_argument("--dtype", choices=("auto", "float32"), default="auto", help="auto: bfloat16 where it is fast")
     parser.add_argument(
-        "--programs", nargs="+", choices=TITLES, help="default: one of each, on a GPU ours and PyTorch compiled"
+        "--programs", nargs="+", choices=TITLES, help="default: one of each kind, on a GPU ours and compiled PyTorch"
     )
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="allocator; default: both, on a GPU alone")
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=8, help="steps a turn")
-    parser.add_argument("--output", type=Path, help="write all that was measured as JSON, and go on with what is there")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="default: alone alike, on a GPU alone")
+    parser.add_argument("--turns", type=int, default=9, help="turns of each program")
+    parser.add_argument("--steps", type=int, default=8, help="measured steps per turn")
+    parser.add_argument("--output", type=Path, help="write all measurements to this JSON file, or resume from it")
     parser.add_argument("--csv", type=Path, help="append medians and quartiles to this file")
     options = parser.parse_args()
     gpu = options.device == "gpu"
@@ -105,10 +110,10 @@ def run(options: argparse.Namespace) -> None:
     for file in (options.output, options.csv):
         if file is not None:
             check_writable(file)
-    machine = probe(options.device)  # in a child: jax must not hold the device here
+    machine = probe(options.device)  # in a child process, because jax must not hold the device in this one
     dtype = machine.pop("dtype") if options.dtype == "auto" else "float32"
     machine |= {"system": platform.platform(), "python": platform.python_version()}
-    # A result that was begun is gone on with, if it is of the same run on the same machine.
+    # An existing result is resumed only if it has the same settings and comes from the same machine.
     same = {
         "machine": machine,
         "device": options.device,
@@ -128,7 +133,8 @@ def run(options: argparse.Namespace) -> None:
         different = [name for name, value in same.items() if begun[name] != value]
         if different:
             raise InputError(
-                f"{options.output} has a result with other {', '.join(different)}. Give another --output, or remove it."
+                f"Cannot resume from {options.output}. It differs in: {', '.join(different)}. Give another --output, "
+                "or remove the file."
             )
         result = begun
     pairs, report = read_pairs(DataConfig(train=(options.source, options.target)), "train")
@@ -139,7 +145,7 @@ def run(options: argparse.Namespace) -> None:
             for setting in options.settings:
                 part = result["parts"].setdefault(f"{name} {setting}", {"data": data, "programs": {}})
                 if not {*options.programs} <= {*part["programs"]}:
-                    # All in the same turns, those measured before as well, or ratios would span two afternoons.
+                    # Programs that were measured before are measured again, so that all ratios are of the same turns.
                     programs = [*options.programs, *(one for one in part["programs"] if one not in options.programs)]
                     part |= measure(job, setting, programs, options, work) | {"command": command()}
                     if options.output is not None:
@@ -151,9 +157,9 @@ def run(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def work_folder(output: Path | None) -> Iterator[Path]:
-    """A folder for batches and compilation caches: kept beside the output, so that the command can go on, or temporary.
+    """A folder for batches and caches, temporary or next to the output.
 
-    Its path is absolute, because the programs run in a folder of their own.
+    Its path is absolute, because the programs run in another working directory.
     """
     if output is None:
         with tempfile.TemporaryDirectory(prefix="training-") as folder:
@@ -167,16 +173,19 @@ def work_folder(output: Path | None) -> Iterator[Path]:
 def make_job(
     name: str, pairs: Pairs, report: Report, options: argparse.Namespace, dtype: str, work: Path
 ) -> tuple[Job, dict[str, Any]]:
-    """The batches of one size in a file, and what is to be known of them."""
+    """Writes the batches of one model size to a file.
+
+    Returns: The job for the programs, and what the report says about the data.
+    """
     size, special = SIZES[name], TokenizerConfig()
-    tokenizer = Tokenizer.train([*pairs.sources, *pairs.targets], size.pieces, special)
-    report = copy.deepcopy(report)  # what is too long depends on the tokenizer
+    tokenizer = Tokenizer.train([*pairs.sources, *pairs.targets], size.tokenizer_size, special)
+    report = copy.deepcopy(report)  # which pairs are too long depends on the tokenizer
     tokens = tokenize(pairs, tokenizer, DataConfig(), report, filter=True)
     number, seen = options.turns * options.steps, {}
     chosen = make_batches(tokens, size.batch_tokens, number, special)
     for n, batch in enumerate(chosen):
         seen.setdefault(batch.source.shape, n)
-    # Every shape that the turns need is compiled before them; the longest first, which settles the memory.
+    # Every shape is compiled before the turns. The widest comes first, so that most memory is allocated at once.
     warm_up = tuple(seen[shape] for shape in sorted(seen, key=lambda shape: -shape[1]))
     file = work / f"{name}.npz"
     np.savez(file, **{f"{n}/{key}": x for n, batch in enumerate(chosen) for key, x in batch._asdict().items()})
@@ -206,7 +215,7 @@ def make_job(
 
 
 def make_batches(pairs: TokenPairs, tokens: int, number: int, special: TokenizerConfig) -> list[Arrays]:
-    """Random batches of pairs of about the same length, with a pair in each row."""
+    """Random batches of pairs of similar length, one pair per row."""
     read, written = (
         [sentence.tolist() for sentence in np.split(ids, offsets[1:-1])] for ids, offsets in (pairs[:2], pairs[2:])
     )
@@ -226,14 +235,17 @@ def make_batches(pairs: TokenPairs, tokens: int, number: int, special: Tokenizer
 
 
 def fill_empty_rows(batch: Arrays, end_id: int) -> None:
-    """Makes rows of padding, of which most peers' softmax makes NaN, pairs of empty sentences: the end id alone."""
+    """Writes an end token into each empty row.
+
+    The softmax of most peers turns rows of padding into NaN.
+    """
     empty = ~batch.source_mask[:, 0]
     for ids, mask in ((batch.source, batch.source_mask), (batch.target_output, batch.target_mask)):
         ids[empty, 0], mask[empty, 0] = end_id, True
 
 
 def measure(job: Job, setting: str, chosen: list[str], options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """One part: all programs started one after the other, then the turns."""
+    """Measures one part of the result, all programs for one model size and setting."""
     cache = work / "cache"
     if setting == "alone":
         shutil.rmtree(cache, ignore_errors=True)

@@ -45,6 +45,7 @@ SOURCES = {
             "split_key",
             "tsv_columns",
             "drop_empty",
+            "allow_empty",
             "drop_duplicates",
         )
     ),

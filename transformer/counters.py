@@ -1,15 +1,18 @@
-"""What the training loop counts on the host, kept with each checkpoint."""
+"""Counters of the training loop, saved with each checkpoint."""
 
 from typing import NamedTuple
 
 
 class Counters(NamedTuple):
-    """What the training loop counts on the host. With it, a resumed run logs and stops as an uninterrupted one.
+    """What the training loop counts on the host.
 
-    loss_sum: training loss since the last line of the log, in nats.
-    target_tokens: target tokens since the last line of the log.
-    best_loss: the lowest validation loss so far, in nats per target token.
-    validations_since_best: validations after the one with the lowest loss.
+    A resumed run continues from these values, so it logs and stops exactly as an uninterrupted run.
+
+    Attributes:
+        loss_sum: Training loss since the last line of the log, summed over target tokens, in nats.
+        target_tokens: Number of target tokens since the last line of the log.
+        best_loss: Lowest validation loss so far, in nats per target token. None before the first validation.
+        validations_since_best: Number of validations since the one with the lowest loss.
     """
 
     loss_sum: float = 0.0
@@ -18,11 +21,14 @@ class Counters(NamedTuple):
     validations_since_best: int = 0
 
     def after_validation(self, loss: float) -> "Counters":
-        """The counters once a validation has found a loss; the last of equal losses is the best."""
+        """The counters after a validation with the given loss.
+
+        Of equal losses, the last is the best.
+        """
         if self.best_loss is None or loss <= self.best_loss:
             return self._replace(best_loss=loss, validations_since_best=0)
         return self._replace(validations_since_best=self.validations_since_best + 1)
 
     def out_of_patience(self, patience: int | None) -> bool:
-        """Whether a run stops because of `training.patience`."""
+        """Whether a run stops early because of `training.patience`; None never stops it."""
         return patience is not None and self.validations_since_best >= patience

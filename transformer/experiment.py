@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -242,4 +241,4 @@ def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
     if given is not None:
         return Tokenizer.load(given, config.tokenizer, size, normalization)
     with stage("learning the vocabulary"):
-        return Tokenizer.train(chain(pairs.sources, pairs.targets), size, config.tokenizer, normalization)
+        return Tokenizer.train([*pairs.sources, *pairs.targets], size, config.tokenizer, normalization)

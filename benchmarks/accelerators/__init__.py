@@ -1,1 +1,1 @@
-"""Parts of `benchmarks/compiled.py`: the step for accelerators that are not there, and what its program consists of."""
+"""The lowered step and the analysis of its program for `compiled.py`."""

@@ -1,4 +1,7 @@
-"""The training step, lowered for devices that are not there. Importing this starts jax: set the environment before."""
+"""The training step, lowered for devices that this machine does not have.
+
+Importing this module starts jax, so set the environment variables before.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -23,11 +26,12 @@ H100 = Path(__file__).parent / "h100.txt"
 
 
 def devices_of(backend: str, topology: str) -> list[Any]:
-    """Descriptions of devices that a program can be compiled for, from jax's plugin for the backend.
+    """Describes devices of a backend for which a program can be compiled.
 
     Args:
-        backend: `gpu`, which is an H100, or `tpu`.
-        topology: for a GPU, partitions x hosts x cards, such as `1x1x8`; for a TPU, its name, such as `v5e:2x2`.
+        backend: `gpu` (an H100) or `tpu`.
+        topology: Partitions x hosts x cards for a GPU, such as `1x1x8`. The name of the topology for a TPU, such as
+            `v5e:2x2`.
     """
     if backend == "tpu":
         return topologies.get_topology_desc(topology, platform="tpu").devices
@@ -38,15 +42,15 @@ def devices_of(backend: str, topology: str) -> list[Any]:
 def lower_step(
     config: Config, dtype: str, backend: Literal["gpu", "tpu"], devices: list[Any], rows: int, length: int
 ) -> Lowered:
-    """The step of `transformer.training.loop`, mapped over the devices as `pmap` maps it.
+    """Lowers the training step, mapped over the devices as `pmap` maps it.
 
     Args:
-        config: the experiment.
-        dtype: the compute type, resolved.
-        backend: `gpu` or `tpu`, for which the model is traced.
-        devices: where it is to run.
-        rows: rows of one device's share of the batch; a multiple of the accumulation steps.
-        length: tokens per row, source and target alike.
+        config: The experiment.
+        dtype: The compute dtype, `bfloat16` or `float32`.
+        backend: The backend that the model is traced for.
+        devices: The devices that the step runs on, from `devices_of`.
+        rows: Rows of the batch per device, a multiple of the accumulation steps.
+        length: Tokens per row on each side.
     """
     training = config.training
     model = Transformer(config.model, dtype=jnp.dtype(dtype), backend=backend)
@@ -73,7 +77,7 @@ def lower_step(
 
 
 def packed_batch(accumulation_steps: int, rows: int, length: int) -> Batch:
-    """The shapes of a batch of packed rows."""
+    """The shapes and dtypes of a batch of packed rows."""
     row: Any = jax.ShapeDtypeStruct((accumulation_steps, rows), jnp.int32)
     tokens: Any = jax.ShapeDtypeStruct((accumulation_steps, rows, length), jnp.int32)
     mask: Any = jax.ShapeDtypeStruct(tokens.shape, jnp.bool_)

@@ -1,4 +1,4 @@
-"""The programs of `benchmarks/training.py`: each trains the same model on the same batches, in a process of its own.
+"""The programs of `benchmarks/training.py`, all of which train one model.
 
-Those of `benchmarks/decoding.py` are in `decoders/`.
+The programs of `benchmarks/decoding.py` are in `decoders/`.
 """

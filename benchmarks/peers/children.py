@@ -1,4 +1,4 @@
-"""Child processes from the parent's side: start, ask, stop; and several of them in turns."""
+"""Child processes that are measured in turns."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from typing import Any
 from transformer.errors import InputError
 
 BENCHMARKS = Path(__file__).parents[1]
-PATIENCE = 3600.0  # seconds for one answer; compiling every shape of a large model takes its time
+PATIENCE = 3600.0  # seconds to wait for one answer: compiling every shape of a large model takes long
 
 PROBE = """
 import json, sys
@@ -28,30 +28,33 @@ print(json.dumps({"dtype": dtype, "reason": reason, "platform": device.platform,
 
 
 class ChildError(Exception):
-    """Why a program could not be measured, in one line."""
+    """A program could not be measured. The message is one line."""
 
 
 def environment_for(device: str) -> dict[str, str]:
-    """Only what is measured is seen, and programs that wait leave the accelerator's memory to the others."""
+    """Environment variables that hide all devices but one.
+
+    Memory of a GPU is not preallocated, so that waiting programs leave it to the others.
+    """
     if device == "gpu":
-        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]  # ours would use all of several
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]  # ours would use all visible GPUs
         return {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "CUDA_VISIBLE_DEVICES": first}
     return {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def probe(device: str) -> dict[str, Any]:
-    """The machine as jax sees it, and the compute type for it.
+    """Describes the machine as jax sees it, and the compute dtype for it.
 
-    Raises: InputError if a GPU is asked for and there is none.
+    Raises: InputError if `device` is `gpu` and jax finds no GPU, or if jax does not start.
     """
     done = subprocess.run(
         [sys.executable, "-c", PROBE], env=os.environ | environment_for(device), capture_output=True, text=True
     )
     reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
     if done.returncode and device == "gpu":
-        raise InputError(f"--device gpu needs a GPU that jax can use, and it finds none ({reason}): use --device cpu.")
+        raise InputError(f"--device gpu needs a GPU, but jax finds none ({reason}). Use --device cpu.")
     if done.returncode:
-        raise InputError(f"jax does not start: {reason}")
+        raise InputError(f"jax does not start ({reason}). Check its installation.")
     machine = json.loads(done.stdout)
     if device == "cpu":
         machine["device"] = cpu_name()
@@ -60,13 +63,16 @@ def probe(device: str) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command of this process, as a result shows it: files by their names, wherever they lie."""
+    """The command line of this process, with file names but no directories."""
     script = Path(sys.argv[0]).resolve().relative_to(BENCHMARKS.parent)
     return shlex.join(["python", str(script), *(Path(word).name if os.sep in word else word for word in sys.argv[1:])])
 
 
 def cpu_name() -> str:
-    """The processor, with family and model: to a guest system, every one of a maker may have the same name."""
+    """The name of the processor, with family and model.
+
+    Virtual machines often have generic names.
+    """
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
     family, model = known.get("cpu family"), known.get("model")
@@ -74,12 +80,26 @@ def cpu_name() -> str:
 
 
 class Child:
-    """A program in a process of its own, started and warm; it runs on command and sleeps between two."""
+    """A warm program in its own process, which sleeps between two commands.
+
+    Attributes:
+        started: What the program reported about its start, such as `first_step_seconds` and `warm_seconds`.
+    """
 
     def __init__(
         self, name: str, job_file: Path, environment: dict[str, str], device: str, worker: str = "peers.worker"
     ) -> None:
-        """Raises: ChildError if it does not get warm."""
+        """Starts the program and waits until it is warm.
+
+        Args:
+            name: Name of the program, with a variant after a colon.
+            job_file: File of the program's job in JSON.
+            environment: Further environment variables.
+            device: `cpu` or `gpu`.
+            worker: Module that runs the program.
+
+        Raises: ChildError if the program ends before it is warm.
+        """
         start = time.time()
         self._process = subprocess.Popen(
             [sys.executable, "-m", worker, name, str(job_file)],
@@ -104,13 +124,17 @@ class Child:
         }
 
     def ask(self, **command: int) -> dict[str, Any]:
-        """Raises: ChildError if it has died, or does not answer."""
+        """Sends a command and returns the answer.
+
+        Raises: ChildError if the program has ended or does not answer in time.
+        """
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died: the missing answer says so, with the reason
+        with contextlib.suppress(BrokenPipeError):  # the program has ended, which `_answer` reports with the reason
             print(json.dumps(command), file=self._process.stdin, flush=True)
         return self._answer()
 
     def stop(self) -> None:
+        """Ends the program, by force if it does not end within 30 seconds."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
@@ -142,15 +166,18 @@ class Child:
 def in_turns(
     programs: Sequence[str], start: Callable[[str], Child], turns: int, ask: Callable[[Child, int], dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """For each program what it said at its start and in its `turns`, or why it `failed`.
+    """Measures several programs in turns.
 
-    All are started one after the other. Then they take turns, A B C A B C ..., so that none has a better afternoon.
+    All are started one after the other. Then they take turns (A B C A B C ...), so that a change in the speed of the
+    machine affects all of them.
 
     Args:
-        programs: their names.
-        start: starts the program of a name, and waits until it is warm.
-        turns: how many each has.
-        ask: from a program and the number of the turn to what was measured.
+        programs: Names of the programs.
+        start: Starts a program, given its name, and waits until it is warm.
+        turns: Number of turns of each program.
+        ask: Makes one measurement, given a program and the number of the turn.
+
+    Returns: For each program, what it reported about its start and the list of its `turns`, or why it `failed`.
     """
     found: dict[str, dict[str, Any]] = {}
     children: dict[str, Child] = {}

@@ -1,11 +1,12 @@
-"""Joey NMT: its own model and loss classes, out of its own configuration.
+"""Joey NMT with its own model and loss classes, built from its own configuration.
 
-Its package pins protobuf below 4 and tools of its developers; its model works with current versions when it is
-installed without them (`pip install --no-deps`, see requirements.txt). Set up for speed: bfloat16 by autocast or
-float32, whichever is faster (its own trainer wraps the model the same way); dropout on attention weights and within the
-feed-forward, which its one `dropout` also sets, is taken out, as in ours. Its loss, which holds log-probabilities and
-the smoothed targets of every token, is left as it is: it gives no probability to padding, so its value is not quite
-ours.
+The package pins protobuf below 4 and requires development tools. Its model works with current versions if it is
+installed without dependencies (`pip install --no-deps`, see requirements.txt).
+
+Settings for speed: bfloat16 by autocast or float32, whichever is faster (its own trainer uses autocast as well). Its
+`dropout` option also drops attention weights and activations within the feed-forward layers. Both are removed, as in
+ours. The loss is unchanged. It materializes log-probabilities and smoothed targets for every token, and it gives no
+probability to padding, so its value differs slightly from ours.
 """
 
 from types import SimpleNamespace
@@ -25,7 +26,10 @@ class JoeyTraining(TorchTraining):
 
 
 def vocabulary(job: Job) -> Vocabulary:
-    """Tokens that are never read, at the ids of our tokenizer; its unknown token takes the first id that is free."""
+    """A vocabulary of placeholder tokens with the ids of our tokenizer.
+
+    The first free id is the unknown token.
+    """
     names = {job.pad_id: "<pad>", job.start_id: "<s>", job.end_id: "</s>"}
     unknown = next(index for index in range(job.size.vocabulary) if index not in names)
     names[unknown] = "<unk>"

@@ -1,7 +1,8 @@
-"""The machine's matmul limit: the fastest product that jax or PyTorch reaches here, in float32 and in bfloat16.
+"""The machine's matmul limit, the speed of the fastest matrix product.
 
-Measured in turns with the programs. The products of the model's feed-forward layers and a large square one are tried at
-the start; in its turns the two best run again, and the limit is the faster of them.
+The products are computed by jax and by PyTorch, in float32 and in bfloat16. Like a program, the limit is measured in
+turns. At the start, it tries the products of the model's feed-forward layers and a large square product. In each turn
+it runs the two fastest again, and the faster one is the limit.
 """
 
 import json
@@ -14,19 +15,19 @@ import jax.numpy as jnp
 
 from peers.job import Job, Size
 
-SECONDS = 0.3  # of each measurement
+SECONDS = 0.3  # duration of each measurement
 
 Product = Callable[[], object]
 
 
 def shapes(size: Size) -> list[tuple[int, int, int]]:
-    """Rows, inner and columns of the products that are tried."""
+    """The sizes (rows, inner, columns) of the products to try."""
     rows, square = size.batch_tokens, min(4096, 8 * size.d_model)
     return [(rows, size.d_model, size.d_ff), (rows, size.d_ff, size.d_model), (square, square, square)]
 
 
 def jax_products(size: Size, dtype: str) -> dict[str, tuple[Product, int]]:
-    """Products by name, each with its FLOPs."""
+    """Products computed by jax, by name, and the FLOPs of each."""
     products = {}
     multiply = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))
     for rows, inner, columns in shapes(size):
@@ -39,15 +40,18 @@ def jax_products(size: Size, dtype: str) -> dict[str, tuple[Product, int]]:
 
 
 def torch_products(size: Size, dtype: str, device: str) -> dict[str, tuple[Product, int]]:
-    """The same by PyTorch; none where it is not installed."""
+    """Products computed by PyTorch, by name, and the FLOPs of each.
+
+    Empty if PyTorch is not installed.
+    """
     try:
         import torch
     except ImportError:
         return {}
-    products, place = {}, "cuda" if device == "gpu" else "cpu"
+    products, where = {}, "cuda" if device == "gpu" else "cpu"
     for rows, inner, columns in shapes(size):
-        a = torch.ones(rows, inner, dtype=getattr(torch, dtype), device=place)
-        b = torch.ones(inner, columns, dtype=getattr(torch, dtype), device=place)
+        a = torch.ones(rows, inner, dtype=getattr(torch, dtype), device=where)
+        b = torch.ones(inner, columns, dtype=getattr(torch, dtype), device=where)
 
         def product(a=a, b=b) -> None:
             torch.matmul(a, b)
@@ -59,7 +63,7 @@ def torch_products(size: Size, dtype: str, device: str) -> dict[str, tuple[Produ
 
 
 def flops_a_second(product: Product, flops: int, seconds: float = SECONDS) -> float:
-    """The fastest of as many runs as fit into the time."""
+    """The speed of the fastest run within the given number of seconds, in FLOP/s."""
     product()
     end, best = time.perf_counter() + seconds, 0.0
     while (start := time.perf_counter()) < end:
@@ -69,7 +73,10 @@ def flops_a_second(product: Product, flops: int, seconds: float = SECONDS) -> fl
 
 
 def serve(job: Job, answer: Callable) -> None:
-    """Answers as the programs do: first what was found at the start, then one measurement a command."""
+    """Answers like a program.
+
+    The first answer has the measurements at the start. Each command gets one more measurement.
+    """
     best: dict[str, list[tuple[Product, int]]] = {}
     found: dict[str, dict[str, float]] = {}
     for dtype in ("float32", "bfloat16"):

@@ -1,8 +1,8 @@
 """Hugging Face `MarianMTModel`, built from a config.
 
-Set up for speed: scaled_dot_product_attention; bfloat16 by autocast or float32, whichever is faster;
-no cache of keys and values while training; label smoothing by `F.cross_entropy` (that of the Hugging Face Trainer makes
-a second copy of the logits).
+Settings for speed: scaled_dot_product_attention; bfloat16 by autocast or float32, whichever is faster; no cache of keys
+and values in training; label smoothing by `F.cross_entropy`, since the Hugging Face Trainer's makes a second copy of
+the logits.
 """
 
 import torch

@@ -1,4 +1,7 @@
-"""This project as `transformer train` runs it: its start-up, mapped train step and optimizer; metrics a step late."""
+"""This project with start-up, training step and optimizer of `transformer train`.
+
+As in training, the metrics of a step are fetched after the next step has been started.
+"""
 
 from transformer.runtime import compute_before_returning, keep_freed_memory, use_compilation_cache
 
@@ -37,7 +40,10 @@ def model_of(size: Size, dtype: str, implementation: Literal["auto", "plain"] = 
 
 
 def random_batch(size: Size, length: int = 32) -> Batch:
-    """As many full rows of random tokens as the tokens of a batch allow."""
+    """A batch of random tokens without padding.
+
+    It has as many rows as `size.batch_tokens` allows.
+    """
     rows = size.batch_tokens // length
     source, target = np.random.default_rng(0).integers(3, size.vocabulary, (2, rows, length), dtype=np.int32)
     mask = np.ones((rows, length), bool)

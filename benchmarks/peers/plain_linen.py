@@ -1,8 +1,8 @@
-"""The same model the natural way on flax.linen, `jax.random` and optax: what somebody would write in an evening.
+"""The same model, implemented straightforwardly with flax.linen and optax.
 
-Linen's own layers with `dtype=`, dropout by `nn.Dropout`, one-hot targets for the label smoothing as in
-`flax/examples/wmt`, Adam by optax, the step jitted with its state donated. It starts with the defaults of jax and of
-the system's allocator.
+It uses Linen's own layers with `dtype=`, dropout by `nn.Dropout`, one-hot targets for label smoothing as in
+`flax/examples/wmt`, Adam from optax, and a jitted step whose state is donated. It starts with the defaults of jax and
+of the system's allocator.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ from peers.positions import sinusoids
 
 
 class Layer(nn.Module):
-    """One layer of the encoder, or with `memory` of the decoder; post-norm."""
+    """One post-norm layer of the encoder or, if `memory` is given, of the decoder."""
 
     size: Size
     dtype: Any
@@ -73,7 +73,10 @@ class PlainTransformer(nn.Module):
 
 
 def loss(model: PlainTransformer, params: Any, batch: Any, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """The summed loss of a batch and its number of target tokens; with a key, under dropout."""
+    """The summed loss of a batch and its number of target tokens.
+
+    A key turns dropout on.
+    """
     logits = model.apply(
         {"params": params},
         batch.source,

@@ -1,4 +1,4 @@
-"""The result of `benchmarks/training.py` as tables in Markdown, and as rows of `benchmarks/results.csv`."""
+"""Markdown tables and CSV rows of the result of `benchmarks/training.py`."""
 
 import statistics
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ TITLES = {
     "joeynmt_peer": "Joey NMT",
 }
 PAPER_STEPS = {"base": 100_000, "big": 300_000}  # section 5.2
-# Dense bfloat16 FLOPs a second without sparsity, from the makers' data sheets, by a part of the device's name.
-# The first name that is found counts; of a part of a device (MIG) there is none.
+# Dense bfloat16 FLOP/s (without sparsity) from the makers' data sheets. The keys are parts of device names, and the
+# first match counts. For a partition of a device (MIG) there is no data.
 PEAKS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -36,11 +36,11 @@ MEMORY, FIRST_STEP = ("peak memory", "GiB"), ("first step", "s")
 
 
 def measured(part: dict[str, Any], result: dict[str, Any]) -> dict[str, Measured]:
-    """What each program that did not fail has reached, turn by turn."""
+    """The measurements of each program that did not fail, turn by turn."""
     steps, dtype, data = result["steps"], result["dtype"], part["data"]
     tokens, flops = (per_turn(data[key], steps) for key in ("tokens", "flops"))
     peak = peak_of(result["machine"]["device"], dtype)
-    kinds = {"float32", dtype}  # bfloat16 need not be the faster one
+    kinds = {"float32", dtype}  # float32 may be faster than bfloat16
     limits = [max(turn["limits"][kind] for kind in kinds) for turn in part["limit"].get("turns", [])]
     runs = {program: run for program, run in part["programs"].items() if "failed" not in run}
     seconds = {program: [turn["seconds"] for turn in run["turns"]] for program, run in runs.items()}
@@ -60,7 +60,7 @@ def measured(part: dict[str, Any], result: dict[str, Any]) -> dict[str, Measured
 
 
 def rows(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) -> list[Row]:
-    """One part as rows: what each program has reached, and the matmul limit of the same turns."""
+    """The CSV rows of one part, including the matmul limit of the same turns."""
     command, data = part.get("command", result["command"]), part["data"]
     batches = f"{data['shapes']} shapes with {data['padding']:.1%} padding"
     found = []
@@ -75,16 +75,16 @@ def rows(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) 
 
 
 def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any]) -> str:
-    """One part, programs by speed, and what is to be known beside it."""
+    """The Markdown table of one part, fastest program first, with remarks."""
     dtype, device, found = result["dtype"], result["machine"]["device"], measured(part, result)
     peak = peak_of(device, dtype)
     of_what = "share of the limit" if peak is None else "model FLOP utilization"
-    how = "each program as it starts by itself" if setting == "alone" else "the same allocator settings for all"
+    how = "each program with its own settings" if setting == "alone" else "the same allocator settings for all"
     lines = [
         f"**{name}**, {dtype}, {setting}: {how}",
         "",
-        f"| program | tokens/s (quartiles) | ours is faster by | {of_what} | peak memory | first step | warm "
-        "| parameters | computes in |",
+        f"| program | tokens/s (quartiles) | time relative to ours | {of_what} | peak memory | first step | warm "
+        "| parameters | compute dtype |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for program in sorted(found, key=lambda program: -statistics.median(found[program][SPEED])):
@@ -107,8 +107,8 @@ def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any])
     lines += ["", *remarks(part)]
     if peak is not None and "ours" in found:
         share = median_of(found["ours"], LIMIT_SHARE, "{:.0f}%")
-        lines.append(f"Model FLOP utilization is of {peak / 1e12:,.0f} TFLOP/s, padding included.")
-        lines.append(f"The share of the measured matmul limit that ours reaches is {share}.")
+        lines.append(f"Model FLOP utilization is relative to {peak / 1e12:,.0f} TFLOP/s and includes padding.")
+        lines.append(f"Ours reaches {share} of the measured matmul limit.")
     if result["device"] == "gpu" and "ours" in found and name in PAPER_STEPS:
         seconds = statistics.median(turn["seconds"] for turn in part["programs"]["ours"]["turns"])
         hours = PAPER_STEPS[name] * seconds / result["steps"] / 3600
@@ -117,12 +117,12 @@ def table(name: str, setting: str, part: dict[str, Any], result: dict[str, Any])
 
 
 def median_of(values: Measured, quantity: tuple[str, str], form: str) -> str:
-    """The median of a quantity in a given form, or a dash where it was not measured."""
+    """The formatted median of a quantity, or a dash if it was not measured."""
     return form.format(statistics.median(values[quantity])) if quantity in values else "-"
 
 
 def remarks(part: dict[str, Any]) -> list[str]:
-    """The limit, the batches, and whether the programs slept while it was not their turn."""
+    """Remarks about the matmul limit, the batches and waiting programs."""
     data, lines = part["data"], []
     if "failed" in part["limit"]:
         lines.append(f"The machine's matmul limit was not measured: {part['limit']['failed']}")
@@ -130,26 +130,26 @@ def remarks(part: dict[str, Any]) -> list[str]:
         rates = [turn["limits"] for turn in part["limit"]["turns"]]
         medians = {dtype: statistics.median(rate[dtype] for rate in rates) for dtype in rates[0]}
         shown = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in medians.items())
-        lines.append(f"The machine's matmul limit (the best of jax and PyTorch): {shown}.")
+        lines.append(f"The machine's matmul limit (the faster of jax and PyTorch): {shown}.")
     lines.append(f"{data['pairs']:,} pairs; batches of {data['shapes']} shapes, {data['padding']:.1%} padding.")
     idle = [turn["idle_cpu_seconds"] for run in part["programs"].values() if "turns" in run for turn in run["turns"]]
     if idle:
-        lines.append(
-            f"A waiting program used {max(idle) * 1e3:.0f} ms of processor time at the most between two turns."
-        )
+        lines.append(f"Waiting programs used at most {max(idle) * 1e3:.0f} ms of processor time between two turns.")
     return lines
 
 
 def peak_of(device: str, dtype: str) -> float | None:
-    """FLOPs a second that the maker says of a device; None for what the table has not."""
+    """The peak FLOP/s in the maker's data sheet, or None if it is not known."""
     if dtype != "bfloat16" or "MIG" in device:
         return None
     return next((value for name, value in PEAKS.items() if name in device), None)
 
 
 def per_turn(values: list[int], steps: int) -> list[float]:
+    """The sums of the values of each turn, which has `steps` of them."""
     return [float(sum(values[first : first + steps])) for first in range(0, len(values), steps)]
 
 
 def divide(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """The quotients of corresponding elements."""
     return [a / b for a, b in zip(above, below, strict=True)]

@@ -1,4 +1,4 @@
-"""What the PyTorch programs have in common: autocast, loss, fused Adam, the step."""
+"""Autocast, loss, fused Adam and training step of the PyTorch programs."""
 
 import contextlib
 import time
@@ -14,26 +14,34 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # source, source mask
 
 
 class TorchTraining:
-    """Trains a model by its loss, a mean over the labels that are not IGNORED, with float32 parameters.
+    """Trains a model with float32 parameters.
 
-    bfloat16 is torch.autocast: the same idea as ours, float32 parameters and bfloat16 products. On a CPU it need not be
-    the faster of the two, so the worker lets `is_faster_in_bfloat16` try both, in a process of its own, whose memory is
-    not this one's.
+    The loss is a mean over the labels that are not IGNORED.
+
+    bfloat16 means torch.autocast, which like ours combines float32 parameters with bfloat16 products. On a CPU it may
+    be slower than float32. So the worker runs `is_faster_in_bfloat16` in another process, whose memory is not counted.
     """
 
     packages: tuple[str, ...] = ("torch",)
 
     def __init__(self, job: Job, model: nn.Module, loss: Loss, compiled: str | None = None) -> None:
-        """Args: compiled: None does not compile; `dynamic` compiles once for all shapes, `static` once for each."""
+        """Moves the model to the device and, optionally, compiles its loss.
+
+        Args:
+            job: The task of the program.
+            model: The model, whose parameters are trained.
+            loss: The loss of the model.
+            compiled: None does not compile. `dynamic` compiles once for all shapes, `static` once for each shape.
+        """
         self._device = torch.device("cuda" if job.device == "gpu" else "cpu")
         self._model = model.to(self._device).train()
-        # Parameters that are shared count once.
+        # `parameters()` yields shared parameters once.
         self.num_parameters = sum(
             parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad
         )
         self.bfloat16 = job.dtype == "bfloat16"
         if compiled is not None:
-            torch._dynamo.config.cache_size_limit = 2 * len(job.warm_up) + 8  # every shape in both types
+            torch._dynamo.config.cache_size_limit = 2 * len(job.warm_up) + 8  # every shape in both dtypes
             loss = torch.compile(loss, dynamic=compiled == "dynamic")
         self._loss = loss
         self._optimizer = torch.optim.Adam(
@@ -45,7 +53,10 @@ class TorchTraining:
         return "bfloat16 autocast" if self.bfloat16 else "float32"
 
     def is_faster_in_bfloat16(self, batch: Arrays) -> bool:
-        """The fastest of three steps of each compute type, in turns, after one that is left out."""
+        """Whether a step is faster in bfloat16 than in float32.
+
+        The fastest of three steps of each dtype counts, after one unmeasured step.
+        """
         seconds: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(4):
             for self.bfloat16 in seconds:
@@ -83,7 +94,10 @@ IGNORED = -100
 
 
 def cross_entropy(logits: Logits) -> Loss:
-    """The label-smoothed mean over the labels, in float32 as on a GPU under autocast."""
+    """Makes a loss from logits, the label-smoothed mean over the labels.
+
+    It is computed in float32 on every device, as autocast does on a GPU.
+    """
 
     def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(

@@ -1,11 +1,12 @@
 """`torch.nn.Transformer`, eager and compiled.
 
-Set up for speed: batch first; scaled_dot_product_attention (`need_weights=False` inside) with a
-causal flag instead of a mask for the target, whose padding needs no mask; fused Adam; bfloat16 by autocast or float32,
-whichever is faster; the layers without the final norms that `nn.Transformer` adds and the paper does not have.
-`dropout=` of these layers also drops attention weights and the feed-forward's activations, which takes attention off
-its fast path on a CPU: both are set to 0, as in ours. Compiled, the loss is in the compiled function, so that the
-logits' log-softmax is fused.
+Settings for speed: batch first; scaled_dot_product_attention (`need_weights=False` inside) with a causal flag instead
+of a mask for the target, whose padding needs no mask; fused Adam; bfloat16 by autocast or float32, whichever is faster.
+The final norms that `nn.Transformer` adds are left out, because the paper does not have them.
+
+The `dropout` option of these layers also drops attention weights and feed-forward activations, which prevents fast
+attention on a CPU. Both are set to 0, as in ours. The compiled function includes the loss, so that the log-softmax of
+the logits is fused.
 """
 
 import math

@@ -1,10 +1,10 @@
-"""The child process of one program: builds it, warms it up, then runs stretches of steps on command.
+"""The child process that builds and warms up a program, and runs its steps.
 
     python -m peers.worker PROGRAM JOB.json [choose]
 
-It answers each line of standard input with one line of JSON. While it waits for the next line it does nothing, which
-the processor time it reports lets the parent check. With `choose` it only says whether the program is faster in
-bfloat16 than in float32.
+It answers each line of standard input with one line of JSON. Between two lines it sleeps, which the parent can check by
+the processor time in the answers. With `choose` it only reports whether the program is faster in bfloat16 than in
+float32.
 """
 
 import importlib
@@ -20,7 +20,10 @@ from pathlib import Path
 
 
 def is_faster_in_bfloat16(name: str, job_file: str) -> bool:
-    """Tried in another process, so that this one's peak memory and caches are those of the type that it takes."""
+    """Tries both dtypes in another process.
+
+    So the peak memory and the caches of this process are not affected.
+    """
     command = [sys.executable, "-m", "peers.worker", name, job_file, "choose"]
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
@@ -29,7 +32,7 @@ def is_faster_in_bfloat16(name: str, job_file: str) -> bool:
 
 
 def main() -> None:
-    # What libraries print goes to standard error; the parent reads nothing but our answers.
+    # Libraries print to standard error instead, so that the parent reads nothing but our answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -38,7 +41,7 @@ def main() -> None:
 
     name, job_file, *choose = sys.argv[1:]
     kind, _, variant = name.partition(":")
-    module = importlib.import_module(f"peers.{kind}")  # before NumPy: it may set the allocator
+    module = importlib.import_module(f"peers.{kind}")  # before NumPy, because it may set the allocator
     from peers.job import Arrays, Job
 
     job = Job.from_json(Path(job_file).read_text(encoding="utf-8"))
@@ -58,13 +61,13 @@ def main() -> None:
     begun = time.time()
     if job.dtype == "bfloat16" and job.device == "cpu" and hasattr(program, "is_faster_in_bfloat16"):
         program.bfloat16 = is_faster_in_bfloat16(name, job_file)
-    choosing = time.time() - begun  # is no part of the start
-    for place, number in enumerate(job.warm_up):
+    choosing = time.time() - begun  # not part of the program's start
+    for index, number in enumerate(job.warm_up):
         program.step(batches[number])
-        if place == 0:
+        if index == 0:
             program.wait()
             answer(first_step=time.time() - choosing)
-    for number in job.warm_up:  # once more: the second time through a shape may still settle memory, or compile
+    for number in job.warm_up:  # the second step of a shape may still allocate memory or compile
         program.step(batches[number])
     loss = program.wait()
     versions = {package: version(package) for package in program.packages}
@@ -77,7 +80,7 @@ def main() -> None:
         command = json.loads(line)
         idle = time.process_time() - idle_since
         chosen = batches[command["first"] : command["first"] + command["steps"]]
-        program.step(chosen[0])  # unmeasured: a system may page out the libraries of a program that sleeps
+        program.step(chosen[0])  # not measured, because a system may page out the libraries of a sleeping program
         program.wait()
         start, cpu = time.perf_counter(), time.process_time()
         for batch in chosen:

@@ -169,7 +169,7 @@ def test_command(report, monkeypatch, tmp_path, capsys):
         (["--batch", "0"], "batch must be at least 1, but is 0"),
         (["--repeats", "0"], "repeats must be at least 1, but is 0"),
         (["--output", "plot.pdf"], "must end in .png, .svg, but it is plot.pdf"),
-        (["--json", "nowhere/x.json"], "nowhere/x.json cannot be written"),
+        (["--json", "nowhere/x.json"], "Cannot write nowhere/x.json: "),
     ],
     ids=lambda given: given[0] if isinstance(given, list) else "",
 )

@@ -179,8 +179,8 @@ def test_a_batch_to_compile_comes_from_the_config() -> None:
     assert batch_shape("390x64", Config(), devices=8) == (390, 64)
     for given, config, message in (
         ("390", Config(), "--batch must be ROWSxLENGTH"),
-        ("390x64", packed, "--batch has 390 rows, which 4 accumulation steps cannot share"),
-        ("8x2000", Config(), "--batch has rows of 2000 tokens, but model.max_positions is 1024"),
+        ("390x64", packed, "--batch must have a multiple of 4 rows .*, but has 390"),
+        ("8x2000", Config(), "--batch has rows of 2000 tokens, but --model.max-positions is 1024"),
         (None, Config(training=TrainingConfig(batch_tokens=256)), "is too small for 2 devices"),
     ):
         with pytest.raises(InputError, match=message):

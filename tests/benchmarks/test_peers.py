@@ -84,7 +84,8 @@ def test_it_measures_in_turns_and_goes_on_with_what_it_has(
     elsewhere = benchmark("training", *options)
     assert elsewhere.returncode == 2
     assert elsewhere.stderr == (
-        f"error: {os.path.relpath(output)} has a result with other machine. Give another --output, or remove it.\n"
+        f"error: Cannot resume from {os.path.relpath(output)}. It differs in: machine. Give another --output, or "
+        "remove the file.\n"
     )
 
 
@@ -93,7 +94,7 @@ def test_a_gpu_that_is_not_there_is_said_in_a_sentence(benchmark: Callable, sent
     done = benchmark("training", *sentences, "--device", "gpu")
     assert done.returncode == 2
     assert re.fullmatch(
-        r"error: --device gpu needs a GPU that jax can use, and it finds none \(.+\): use --device cpu\.\n", done.stderr
+        r"error: --device gpu needs a GPU, but jax finds none \(.+\)\. Use --device cpu\.\n", done.stderr
     )
 
 
@@ -121,7 +122,7 @@ def test_plain_linen_is_the_same_model() -> None:
 
     model = Transformer(config, dtype=jnp.dtype("float32"))
     params = parameters.draw(model, 0)["params"]
-    # No parameter at 0 or 1: the places of biases and scales are tested too.
+    # No parameter at 0 or 1: so the positions of biases and scales are tested too.
     params = jax.tree.map(lambda x: jnp.asarray(x + generator.normal(0, 0.1, x.shape), jnp.float32), params)
     ours: Any = model.apply({"params": params}, batch, label_smoothing=LABEL_SMOOTHING, method="loss")
     plain = plain_linen.PlainTransformer(size, jnp.float32)

@@ -21,7 +21,7 @@ def table_after(file: str, words: str) -> list[list[str]]:
 
 
 def assert_quoted(text: str, rows: list[Row]) -> None:
-    """Each number in a text is a median or quartile of these rows, rounded as it stands there."""
+    """Each number in a text is a median or quartile of these rows, rounded as in the text."""
     assert NUMBER.search(text), text
     for number in NUMBER.findall(text):
         decimals = len(number.partition(".")[2])

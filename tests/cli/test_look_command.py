@@ -65,7 +65,7 @@ def test_attention_refuses_what_it_cannot_show(corpus, trained, tmp_path):
         ),
         (
             [*pair, "--output", f"{tmp_path}/nowhere/view.html"],
-            r"nowhere/view\.html cannot be written: .* a directory that there is",
+            r"Cannot write \S+nowhere/view\.html: \S+nowhere is not a directory\. Give",
         ),
         (["--source", "dog " * 90], r"The source has \d+ tokens, but the model has positions for 64"),
     ):

@@ -102,9 +102,9 @@ def test_a_run_that_diverges_says_so_and_is_at_its_end(tmp_path, command):
     ("option", "values", "message"),
     [
         ("--data.test", ["{}/test.en", "{}/none.de"], r"none\.de cannot be read: No such file or directory"),
-        ("--data.train", ["{}/train.en", "{}/test.de"], r"train\.en has 200 lines, but .*test\.de has 10: each line"),
+        ("--data.train", ["{}/train.en", "{}/test.de"], r"train\.en has 200 lines, but .*test\.de has 10\. Line n"),
         ("--data.train", [], "No training pairs are given: name them with --data.train"),
-        ("--model.vocabulary-size", ["5000"], "a vocabulary larger than the text allows: .* Set model.voc"),
+        ("--model.vocabulary-size", ["5000"], r"only \d+ BPE tokens, fewer than --model\.vocabulary-size 5000\."),
         ("--model.num-heads", ["3"], "d_model must be divisible by model.num_heads, but 8 is not"),
         ("--training.batch-tokens", ["2"], "A batch of 2 tokens is too small"),
         ("--run-dir", ["{}"], "neither empty nor that of a run"),
@@ -120,6 +120,26 @@ def test_train_refuses_bad_input_and_leaves_no_trace(tmp_path, option, values, m
     assert_refused(result, message)
     assert contents(tmp_path) == before
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_sets_with_empty_lines_are_refused_or_counted(tmp_path):
+    write_corpus(tmp_path)
+    for name in ("val.de", "test.en"):
+        _, *others = (tmp_path / name).read_text().splitlines()
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in ("", *others)))
+    command = ["train", "--config", f"{tmp_path}/tiny.py", "--run-dir", f"{tmp_path}/run", "--training.steps", "1"]
+    for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        command += [f"--data.{split}", f"{tmp_path}/{name}.en", f"{tmp_path}/{name}.de"]
+    assert_refused(call(*command), r"val\.de, line 1 has an empty target\. Fix .* --data\.allow-empty keeps such pairs")
+    done = call(*command, "--data.allow-empty", "--training.validation-bleu")
+    assert (done.status, done.err) == (0, "")
+    for split in ("validation: 12", "test: 10"):
+        pattern = rf"^{split} pairs read from .*; \d+ kept, 1 of them with an empty side\.$"
+        assert re.search(pattern, done.out, re.MULTILINE)
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert {split: report["empty"] for split, report in data.items()} == {"train": 0, "validation": 1, "test": 1}
+    hypotheses = (tmp_path / "run" / "hypotheses.txt").read_text().split("\n")
+    assert (len(hypotheses), hypotheses[0]) == (11, "")
 
 
 def test_a_run_directory_keeps_its_config_and_its_run(corpus, command, trained):

@@ -123,7 +123,7 @@ def test_lines_before_one_that_is_no_text_are_translated(corpus, trained):
     assert program.returncode == 2
     assert out.count(b"\n") == 2
     assert err.decode().endswith(
-        "standard input, line 3 is not UTF-8 (invalid start byte): convert the file to UTF-8.\n"
+        "standard input, line 3 is not UTF-8 (invalid start byte). Convert the text to UTF-8, for example with iconv.\n"
     )
 
 

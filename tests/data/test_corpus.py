@@ -51,7 +51,7 @@ def test_moses_keeps_every_character_and_splits_at_newline_only(moses):
     pairs, report = read_files(moses, CONFIG)
     assert pairs.sources == SOURCES
     assert pairs.targets == TARGETS
-    assert report.to_dict() == {"files": list(moses), "read": 6, "dropped": {}, "kept": 6}
+    assert report.to_dict() == {"files": list(moses), "read": 6, "dropped": {}, "empty": 0, "kept": 6}
 
 
 def test_last_line_may_lack_its_newline(tmp_path):
@@ -60,7 +60,7 @@ def test_last_line_may_lack_its_newline(tmp_path):
 
 
 def compress_zst(data):
-    """Two frames behind one another, which are one file."""
+    """Two consecutive frames, which make one file."""
     return b"".join(zstandard.ZstdCompressor(write_checksum=True).compress(part) for part in (data[:7], data[7:]))
 
 
@@ -110,9 +110,9 @@ def test_drop_empty_drops_both_sides_and_counts(tmp_path):
     assert pairs == Pairs(["a", "d"], ["A", "D"])
     assert (report.read, report.kept, report.dropped) == (4, 2, {"empty": 2})
     assert str(report) == f"4 pairs read from {files[0]}, {files[1]}; 2 kept; dropped: 2 empty."
-    # Of nothing but training pairs.
+    # Other sets are refused, and so are training pairs without the option.
     for read, *arguments in ((read_pairs, config, "validation"), (read_files, files, config)):
-        assert error_of(read, *arguments).startswith(f"{files[0]}, line 2 has an empty source: mend it")
+        assert error_of(read, *arguments).startswith(f"{files[0]}, line 2 has an empty source. Fix it or remove")
 
 
 def test_drop_duplicates_is_for_training_only(tmp_path):
@@ -155,7 +155,7 @@ def test_byte_order_mark_is_left_out(tmp_path, content):
 
 def test_unequal_line_counts(tmp_path):
     files = write(tmp_path / "x.en", "a\nb\n"), write(tmp_path / "x.de", "A\nB\nC\n")
-    assert error_of(read_files, files, CONFIG).startswith(f"{files[0]} has 2 lines, but {files[1]} has 3:")
+    assert error_of(read_files, files, CONFIG).startswith(f"{files[0]} has 2 lines, but {files[1]} has 3.")
 
 
 @pytest.mark.parametrize("name", ["x.en", "x.tsv"])
@@ -164,7 +164,7 @@ def test_carriage_return_inside_a_line(tmp_path, name, text):
     path = write(tmp_path / name, text)
     files = (path,) if name == "x.tsv" else (path, path)
     message = error_of(read_files, files, CONFIG)
-    assert message.startswith(f"{path}, line 2 has a carriage return (\\r) inside it: replace it")
+    assert message.startswith(f"{path}, line 2 has a carriage return (\\r) inside it. Replace it")
 
 
 @pytest.mark.parametrize("text", ["a\tA\r\nb\tB\r\n", "\ufeffa\tA\r\nb\tB", "a\tA\nb\tB\r\n"])
@@ -209,15 +209,15 @@ def test_decode_lines_names_what_it_is_given():
 
 def test_empty_side_names_file_line_and_side(tmp_path):
     files = write(tmp_path / "x.en", "a\nb\n"), write(tmp_path / "x.de", "A\n \t\n")
-    assert error_of(read_files, files, CONFIG).startswith(f"{files[1]}, line 2 has an empty target:")
+    assert error_of(read_files, files, CONFIG).startswith(f"{files[1]}, line 2 has an empty target. Fix it")
     path = write(tmp_path / "x.tsv", "a\tA\n\tB\n")
-    assert error_of(read_files, (path,), CONFIG).startswith(f"{path}, line 2 has an empty source:")
+    assert error_of(read_files, (path,), CONFIG).startswith(f"{path}, line 2 has an empty source. Fix it")
 
 
 def test_empty_corpus(tmp_path):
     empty = write(tmp_path / "empty.tsv", "")
-    assert "no sentence pair" in error_of(read_files, (empty,), CONFIG)
-    assert "no sentence pair" in error_of(read_files, (empty, empty), CONFIG)
+    assert "No sentence pair" in error_of(read_files, (empty,), CONFIG)
+    assert "No sentence pair" in error_of(read_files, (empty, empty), CONFIG)
     blank = write(tmp_path / "blank.en", "\n\n")
     message = error_of(read_pairs, DataConfig(train=(blank, blank), drop_empty=True), "train")
     assert "2 pairs read" in message

@@ -107,7 +107,7 @@ def test_packed_batches_hold_every_pair_once_an_epoch():
 
 
 def pairs_of(batch) -> list[int]:
-    """The pairs of a batch, each of which must lie whole in one row, the same on both sides."""
+    """The pairs of a batch, each of which must be complete in one row, the same row on both sides."""
     source_segments, target_segments = batch.source_segments, batch.target_segments
     np.testing.assert_array_equal(batch.source_mask, source_segments > 0)
     np.testing.assert_array_equal(batch.target_mask, target_segments > 0)

@@ -73,10 +73,10 @@ def test_tags_come_from_the_named_column(write, tmp_path):
     assert read_pairs(DataConfig(tags="kind", train=(path,)), "train")[0].tags is None
     assert read_pairs(DataConfig(tags="kind", test=(path,)), "test")[0].tags == [("x", "y"), ()]
     plain = write("a\tA\n", "x.tsv")
-    message = rf"^{plain} has no tags, but data\.tags is kind: they need JSONL or parquet\.$"
+    message = rf"^{plain} has no tags, but --data\.tags is kind\. Give a JSONL or parquet file"
     with pytest.raises(InputError, match=message):
         read_files((plain,), DataConfig(tags="kind"))
-    message = rf"^{path}, line 1: 'sort' \(data\.tags\) must be a list of strings, but is None\.$"
+    message = rf"^{path}, line 1: 'sort' \(--data\.tags\) must be a list of strings, but is None\.$"
     with pytest.raises(InputError, match=message):
         read_files((path,), DataConfig(tags="sort"))
     table = pyarrow.table({"en": ["a"], "de": ["A"], "kind": [["x"]]})
@@ -146,13 +146,13 @@ def test_one_file_may_hold_all_splits(write, tmp_path, name):
     assert read_pairs(config, "validation")[0] == Pairs(["a", "c"], ["A", "C"])
     pairs, report = read_pairs(config, "train")
     assert pairs == Pairs(["b", "e"], ["B", "E"])
-    assert report.to_dict() == {"files": [path], "read": 3, "dropped": {"empty": 1}, "kept": 2}
+    assert report.to_dict() == {"files": [path], "read": 3, "dropped": {"empty": 1}, "empty": 0, "kept": 2}
     unit = "line" if name == "x.jsonl" else "row"
     with pytest.raises(InputError, match=rf"{name}, {unit} 4 has an empty source"):
         read_pairs(DataConfig(corpus=path, split_key="set"), "train")
     with pytest.raises(InputError, match=rf"{name} has no pairs whose 'set' .* is 'test'\. .* --data\.corpus files"):
         read_pairs(DataConfig(corpus=path, split_key="set"), "test")
-    with pytest.raises(InputError, match=rf"{name}, {unit} 1 has no 'split', .* Set data\.split_key"):
+    with pytest.raises(InputError, match=rf"{name}, {unit} 1 has no 'split', .* Set --data\.split-key"):
         read_pairs(DataConfig(corpus=path), "train")
     assert len(read_files((path,), CONFIG if name == "x.parquet" else DataConfig(), empty="drop")[0].sources) == 4
 

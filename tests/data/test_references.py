@@ -1,5 +1,6 @@
-"""Two files, one of which may hold pairs; and several references."""
+"""Evaluation sets: files of text and of pairs, several references, and empty sides."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,17 @@ def test_several_references(tmp_path):
     assert read_references(source, [first, gap], CONFIG, empty="keep").further_references == (["", "Z"],)
     short = write(tmp_path / "short.de", "A\n")
     assert f"{source} has 2 lines, but {short} has 1" in error_of(read_references, source, [first, short], CONFIG)
+
+
+def test_evaluation_sets_may_be_allowed_to_have_empty_sides(tmp_path):
+    files = write(tmp_path / "x.en", "a\n\nc\nd\n"), write(tmp_path / "x.de", "A\nB\n \t\nD\n")
+    config = DataConfig(train=files, validation=files, test=files)
+    for split in ("validation", "test"):
+        message = error_of(read_pairs, config, split)
+        assert message.endswith("--data.allow-empty keeps such pairs in the validation and test sets.")
+        pairs, report = read_pairs(dataclasses.replace(config, allow_empty=True), split)
+        assert pairs == Pairs(["a", "", "c", "d"], ["A", "B", " \t", "D"])
+        assert (report.read, report.kept, report.empty) == (4, 4, 2)
+        assert str(report) == f"4 pairs read from {files[0]}, {files[1]}; 4 kept, 2 of them with an empty side."
+    config = dataclasses.replace(config, allow_empty=True)
+    assert error_of(read_pairs, config, "train").endswith("--data.drop-empty drops such pairs from the training data.")

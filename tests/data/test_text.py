@@ -1,4 +1,4 @@
-"""Cutting long text, and reading a stream line by line."""
+"""Splitting long text, and reading a stream line by line."""
 
 import io
 
@@ -10,21 +10,21 @@ from transformer.errors import InputError
 
 def test_cut_prefers_sentence_ends_then_words():
     text = "One two three. Four five six! “Seven eight?” Nine ten."
-    pieces = cut(text, lambda piece: len(piece) <= 20)
-    assert pieces == ["One two three.", "Four five six!", "“Seven eight?”", "Nine ten."]
-    assert cut("a b c d e f", lambda piece: len(piece) <= 5) == ["a b c", "d e f"]
-    assert cut(text, lambda piece: True) == [text]
+    chunks = cut(text, lambda chunk: len(chunk) <= 20)
+    assert chunks == ["One two three.", "Four five six!", "“Seven eight?”", "Nine ten."]
+    assert cut("a b c d e f", lambda chunk: len(chunk) <= 5) == ["a b c", "d e f"]
+    assert cut(text, lambda chunk: True) == [text]
 
 
 @pytest.mark.parametrize("text", ["x" * 1000, "ab " * 400, "你好。" * 300, "a. " * 3 + "b" * 900, " " * 50 + "a" * 40])
 def test_cut_loses_nothing_and_everything_fits(text):
-    pieces = cut(text, lambda piece: len(piece) <= 30)
-    assert all(0 < len(piece) <= 30 for piece in pieces)
-    assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
+    chunks = cut(text, lambda chunk: len(chunk) <= 30)
+    assert all(0 < len(chunk) <= 30 for chunk in chunks)
+    assert "".join(chunks).replace(" ", "") == text.replace(" ", "")
 
 
 def test_cut_ends_though_nothing_fits():
-    assert cut("abc", lambda piece: False) == ["a", "b", "c"]
+    assert cut("abc", lambda chunk: False) == ["a", "b", "c"]
 
 
 def test_a_stream_is_read_as_it_comes():

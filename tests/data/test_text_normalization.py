@@ -1,4 +1,4 @@
-"""What normalization takes out of a text, and where its characters were before."""
+"""Normalization of text, and the original positions of its characters."""
 
 import random
 import unicodedata

@@ -1,4 +1,4 @@
-"""Pairs of text as token ids: which are kept, dropped and counted, or an error."""
+"""Tokenizing pairs, of which some are kept, some dropped and counted, and some refused."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from transformer.errors import InputError
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.train(["abc"], 259, TokenizerConfig())  # one token a byte, and one for the space in front
+    return Tokenizer.train(["abc"], 259, TokenizerConfig())  # one token per byte, including the space before the text
 
 
 def test_it_keeps_all_and_in_order(tokenizer):

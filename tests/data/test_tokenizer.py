@@ -55,14 +55,14 @@ def test_special_ids_vanish_in_decoding(tokenizer):
     assert tokenizer.decode_batch(np.array([[*ids, 2, 0, 0]], np.int32)) == [" a <s>"]
 
 
-def test_first_word_shares_its_piece_with_the_same_word_later(tokenizer):
+def test_first_word_shares_its_token_with_the_same_word_later(tokenizer):
     (ids,) = tokenizer.encode_batch(["the the"])
     assert len(ids) == 2
     assert ids[0] == ids[1]
 
 
 def test_flat_ids_equal_rows(tokenizer, monkeypatch):
-    monkeypatch.setattr("transformer.data.tokenizer._CHUNK", 7)
+    monkeypatch.setattr("transformer.data.tokenizer._TEXTS", 7)
     texts = [*TEXTS, ""]
     ids, offsets = tokenizer.encode_flat(texts)
     assert (ids.dtype, offsets.dtype) == (np.int32, np.int64)
@@ -138,22 +138,23 @@ def test_a_file_from_elsewhere_neither_truncates_nor_adds(tmp_path):
     assert len(ids) == 7
     assert tokenizer.decode_batch([ids]) == ["abc</s>"]
     with pytest.raises(
-        InputError, match=r"tokenizer\.start_id is 1, which is not a special token .* </s> = 0, <pad> = 257"
+        InputError, match=r"--tokenizer\.start-id is 1, which is not a special token .* </s> = 0, <pad> = 257"
     ):
         Tokenizer.load(path, TokenizerConfig(pad_id=257, start_id=1, end_id=0), 258)
 
 
 def test_vocabulary_larger_than_the_text_allows():
-    with pytest.raises(InputError, match="vocabulary larger than the text allows: ") as caught:
+    with pytest.raises(InputError, match=r"^The training text yields only \d+ BPE tokens") as caught:
         Tokenizer.train(TEXTS, 5000, CONFIG)
-    reached = int(str(caught.value).split("allows: ")[1].split()[0])
+    reached = int(str(caught.value).split("yields only ")[1].split()[0])
     assert Tokenizer.train(TEXTS, reached, CONFIG).size == reached
-    with pytest.raises(InputError, match=f"{reached} pieces"):
+    message = rf"only {reached} BPE tokens, fewer than --model\.vocabulary-size {reached + 1}\. Set it to {reached}"
+    with pytest.raises(InputError, match=message):
         Tokenizer.train(TEXTS, reached + 1, CONFIG)
 
 
 def test_vocabulary_too_small_for_bytes():
-    with pytest.raises(InputError, match=r"at least 259 .* but is 258"):
+    with pytest.raises(InputError, match=r"--model\.vocabulary-size must be at least 259 .* but is 258"):
         Tokenizer.train(TEXTS, 258, CONFIG)
     assert Tokenizer.train(TEXTS, 258, TokenizerConfig(pad_id=0, start_id=0, end_id=1)).size == 258
 
@@ -163,9 +164,9 @@ def test_load_errors(tmp_path, tokenizer):
     with pytest.raises(InputError, match="cannot be read: No such file"):
         Tokenizer.load(path, CONFIG, 320)
     tokenizer.save(path)
-    with pytest.raises(InputError, match=r"has 320 pieces, but model\.vocabulary_size is 400"):
+    with pytest.raises(InputError, match=r"has 320 tokens, but --model\.vocabulary-size is 400"):
         Tokenizer.load(path, CONFIG, 400)
-    with pytest.raises(InputError, match=r"tokenizer\.end_id is 7, which is not a special token"):
+    with pytest.raises(InputError, match=r"--tokenizer\.end-id is 7, which is not a special token"):
         Tokenizer.load(path, TokenizerConfig(end_id=7), 320)
     for content in (b"{", b"{}", b"\xff", path.read_bytes()[:500]):
         path.write_bytes(content)
@@ -173,7 +174,7 @@ def test_load_errors(tmp_path, tokenizer):
             Tokenizer.load(path, CONFIG, 320)
 
 
-def test_pieces_are_the_ids_one_by_one(tokenizer):
+def test_pieces_decode_each_id_separately(tokenizer):
     ids = tokenizer.encode_batch(["The old man sees <pad>."])[0]
     pieces = tokenizer.pieces([CONFIG.start_id, *ids, CONFIG.end_id, CONFIG.pad_id])
     assert len(pieces) == len(ids) + 3

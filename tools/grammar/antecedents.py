@@ -1,4 +1,4 @@
-"""What "it" and "its" stand for in a sentence of the quickstart's corpus: its tree knows."""
+"""The antecedents of "it" and "its", read from the tree of a sentence."""
 
 import re
 
@@ -7,11 +7,13 @@ from transformer.data.pairs import Antecedent
 
 
 def antecedents(source: str, tree: Tree) -> tuple[Antecedent, ...]:
-    """The antecedent of "it" or "its" in an English sentence, if it has one of them.
+    """Finds the antecedent of "it" or "its" in an English sentence.
 
     Args:
         source: The sentence.
-        tree: What it says.
+        tree: The tree of the sentence.
+
+    Returns: One antecedent for each of the two pronouns that occurs exactly once. Empty if there is none.
     """
     nouns, found, owned = set[str](), set[str](), None
     for node in tree.nodes():
@@ -34,5 +36,5 @@ def antecedents(source: str, tree: Tree) -> tuple[Antecedent, ...]:
 
 
 def _is_it(pronoun: object) -> bool:
-    """Whether English calls it "it"."""
+    """Whether a determiner or phrase is a pronoun that English spells "it" or "its"."""
     return isinstance(pronoun, Pronoun) and pronoun.form != "plural" and not pronoun.noun.is_person

@@ -1,7 +1,7 @@
-"""German words for the trees of the quickstart's corpus: its target side.
+"""German sentences from the trees of the quickstart corpus, its target side.
 
-First the forms of words, then noun phrases, then clauses in topological fields (Vorfeld, linke Klammer, Mittelfeld,
-rechte Klammer, Nachfeld), the usual description of German word order.
+Clauses are built in topological fields (Vorfeld, linke Klammer, Mittelfeld, rechte Klammer, Nachfeld), the usual
+description of German word order.
 """
 
 from syntax import (
@@ -28,7 +28,7 @@ _ARTICLES: dict[Case, dict[Form, str]] = {
     "dative": {"m": "dem", "f": "der", "n": "dem", "plural": "den"},
     "genitive": {"m": "des", "f": "der", "n": "des", "plural": "der"},
 }
-# dieser, jeder; and, wherever they have an ending, ein, kein, sein, ihr
+# Endings of dieser and jeder. Where ein, kein, sein and ihr have an ending, it is the same.
 _ENDINGS: dict[Case, dict[Form, str]] = {
     "nominative": {"m": "er", "f": "e", "n": "es", "plural": "e"},
     "accusative": {"m": "en", "f": "e", "n": "es", "plural": "e"},
@@ -56,12 +56,14 @@ _ORDINALS = {1: "erst", 3: "dritt", 7: "siebt", 8: "acht"}
 
 
 def determiner(stem: str, case: Case, form: Form) -> tuple[str, bool]:
-    """The determiner, and whether its ending shows gender, number and case.
+    """Inflects a determiner.
 
     Args:
-        stem: der; dies, jed; ein, kein, sein, ihr.
+        stem: One of der, dies, jed, ein, kein, sein and ihr.
         case: Case of the noun phrase.
         form: Gender, or plural.
+
+    Returns: The determiner, and whether its ending shows gender, number and case.
     """
     if stem == "der":
         return _ARTICLES[case][form], True
@@ -77,19 +79,19 @@ def adjective_ending(case: Case, form: Form, *, shown: bool) -> str:
     Args:
         case: Case of the noun phrase.
         form: Gender, or plural.
-        shown: Whether a determiner with an ending stands before it: then the ending is weak (der alte, einem alten),
-            else strong, as dieser has it (ein alter, sieben alte).
+        shown: Whether a determiner with an ending precedes the adjective. If so, the adjective's ending is weak (der
+            alte, einem alten). Otherwise it is strong, like the ending of dieser (ein alter, sieben alte).
     """
     if shown:
         singular_e = ("nominative m", "nominative f", "nominative n", "accusative f", "accusative n")
         return "e" if f"{case} {form}" in singular_e else "en"
     if case == "genitive" and form in ("m", "n"):
-        return "en"  # the noun itself shows this genitive
+        return "en"  # here the noun itself has a genitive ending
     return _ENDINGS[case][form]
 
 
 def noun(noun: Noun, case: Case, *, plural: bool) -> str:
-    """A noun in its case."""
+    """Inflects a noun."""
     if plural:
         return noun.plural + ("n" if case == "dative" and noun.plural[-1] not in "ns" else "")
     weak = noun.gender == "m" and noun.genitive.endswith("n")  # der Junge, den Jungen
@@ -99,12 +101,15 @@ def noun(noun: Noun, case: Case, *, plural: bool) -> str:
 
 
 def relative_pronoun(case: Case, form: Form) -> str:
-    """der, die, das, as the article except in the dative plural."""
+    """The relative pronoun der, die or das.
+
+    It equals the article except in the dative plural.
+    """
     return "denen" if (case, form) == ("dative", "plural") else _ARTICLES[case][form]
 
 
 def cardinal(number: int) -> str:
-    """A number from 0 to 99: siebenundvierzig."""
+    """A number from 0 to 99 in words, such as "siebenundvierzig"."""
     if number < 13:
         return _NUMBERS[number]
     tens, unit = divmod(number, 10)
@@ -115,7 +120,7 @@ def cardinal(number: int) -> str:
 
 
 def ordinal(number: int) -> str:
-    """The stem of an ordinal from 1 to 99: einundzwanzigst."""
+    """The stem of an ordinal from 1 to 99 in words, such as "einundzwanzigst"."""
     if number in _ORDINALS:
         return _ORDINALS[number]
     return cardinal(number) + ("t" if number < 20 else "st")
@@ -135,7 +140,10 @@ def _nominal(nominal: Nominal | None, case: Case, *, negated: bool = False) -> l
 
 
 def _phrase(phrase: Phrase, case: Case, *, negated: bool = False) -> list[str]:
-    """Determiner, number, adjective, noun, genitive attribute, relative clause between commas."""
+    """The words of a phrase.
+
+    The order is determiner, number, adjective, noun, genitive attribute, relative clause.
+    """
     form, shown, words = phrase.form, False, []
     if stem := _determiner_stem(phrase, negated=negated):
         word, shown = determiner(stem, case, form)
@@ -163,7 +171,7 @@ def _determiner_stem(phrase: Phrase, *, negated: bool) -> str:
 
 
 def _place(place: Place) -> list[str]:
-    """im Garten, zur Schule, mit dem Freund."""
+    """The words of a place, such as "im Garten", "zur Schule" or "mit dem Freund"."""
     first, *others = _phrase(place.phrase, place.preposition.case)
     preposition = place.preposition.german
     if (preposition, first) in _CONTRACTIONS:
@@ -172,7 +180,7 @@ def _place(place: Place) -> list[str]:
 
 
 def _time(time: Adverb | Date | None) -> list[str]:
-    """heute; am Montag; am dritten Mai; am Montag, dem dritten Mai."""
+    """The words of a time, such as "heute" or "am Montag, dem dritten Mai"."""
     match time:
         case Adverb():
             return [time.german]
@@ -189,7 +197,10 @@ def _time(time: Adverb | Date | None) -> list[str]:
 
 
 def sentence(tree: Clause | Compound) -> list[str]:
-    """The words of a sentence, commas among them (some doubled, where two clauses end or begin)."""
+    """The words of a sentence.
+
+    Commas are words of their own, and two may be adjacent where two clauses meet.
+    """
     if isinstance(tree, Clause):
         return _main_clause(tree)
     conjunction = tree.conjunction.german
@@ -202,10 +213,12 @@ def sentence(tree: Clause | Compound) -> list[str]:
 
 
 def _main_clause(clause: Clause, first: list[str] | None = None) -> list[str]:
-    """Verb second: Vorfeld, finite verb, Mittelfeld, the rest of the verb, Nachfeld.
+    """The words of a main clause, in which the verb is the second constituent.
 
-    The Vorfeld has one constituent: `first` (a whole clause), else a time, else the subject. The subject stands behind
-    the verb where something else stands first.
+    The order is Vorfeld, finite verb, Mittelfeld, rest of the verb, Nachfeld.
+
+    The Vorfeld has one constituent: `first` (a subordinate clause), else a time, else the subject. Unless the subject
+    is in the Vorfeld, it follows the finite verb.
     """
     subject, time = _nominal(clause.subject, "nominative"), _time(clause.time)
     finite, rest = _verb(clause)
@@ -219,7 +232,10 @@ def _main_clause(clause: Clause, first: list[str] | None = None) -> list[str]:
 
 
 def _subordinate_clause(opening: list[str], clause: Clause) -> list[str]:
-    """Verb last: conjunction or relative pronoun, subject, Mittelfeld, the whole verb, its finite form at the end."""
+    """The words of a subordinate clause, in which the verb comes last.
+
+    All parts of the verb follow subject and Mittelfeld, the finite part last.
+    """
     finite, rest = _verb(clause)
     middle = [*_nominal(clause.subject, "nominative"), *_middle_field(clause, _time(clause.time))]
     if rest == [clause.verb.prefix]:  # macht ... auf, but: dass er ... aufmacht
@@ -228,7 +244,10 @@ def _subordinate_clause(opening: list[str], clause: Clause) -> list[str]:
 
 
 def _relative_clause(clause: Clause) -> list[str]:
-    """The relative pronoun has gender and number of its head, and the case of its place in the clause."""
+    """The words of a relative clause.
+
+    The relative pronoun agrees with its head in gender and number. Its case is that of the gap in the clause.
+    """
     roles: list[tuple[Nominal | None, Case]] = [
         (clause.subject, "nominative"),
         (clause.indirect, "dative"),
@@ -243,9 +262,11 @@ def _content(clause: Clause) -> list[str]:
 
 
 def _middle_field(clause: Clause, time: list[str]) -> list[str]:
-    """Behind the subject: pronouns, known dative, time, new dative, accusative, nicht, place, predicate.
+    """The words of the Mittelfeld, after the subject.
 
-    An object with the indefinite article, or in the plural without one, is negated by kein, all else by nicht.
+    The order is pronouns, known dative, time, new dative, accusative, nicht, place, predicate.
+
+    "Kein" negates an object with an indefinite article or, in the plural, with none. "Nicht" negates everything else.
     """
     direct = _nominal(clause.direct, "accusative", negated=clause.negated)
     indirect = _nominal(clause.indirect, "dative", negated=clause.negated)
@@ -267,12 +288,15 @@ def _is_indefinite(nominal: Nominal | None) -> bool:
 
 
 def _is_new(nominal: Nominal | None) -> bool:
-    """Whether it is spoken of for the first time: ein Freund, kein Freund, Freunde."""
+    """Whether a phrase introduces something new, such as "ein Freund".
+
+    "Kein Freund" and "Freunde" do so as well.
+    """
     return _is_indefinite(nominal) or (isinstance(nominal, Phrase) and nominal.determiner == "no")
 
 
 def _verb(clause: Clause) -> tuple[str, list[str]]:
-    """The finite verb, and what stands in the right bracket: prefix, participle or infinitive."""
+    """The finite verb, and the prefix, participle or infinitive that ends a clause."""
     verb, plural = clause.verb, clause.subject.form == "plural"
     if clause.modal:
         return clause.modal.plural if plural else clause.modal.german, [verb.german]

@@ -1,13 +1,13 @@
-"""The corpus of the quickstart: synthetic, controlled English-German sentence pairs from a synchronous grammar.
+"""The splits of the quickstart corpus of English-German sentence pairs.
 
-It is an exercise, made to be learned in minutes, and no sample of how anybody uses either language: few words, few
-constructions, one translation of each sentence. In return the German sentence is a function of the English one, so that
-exact match is a fair score, and much of it depends on words far away: articles and adjectives on gender and case,
-pronouns on the noun that they stand for, the end of the clause on its verb.
+The pairs are synthetic and come from a synchronous grammar. The corpus is an exercise that can be learned in minutes,
+not a sample of real language. It has few words, few constructions, and one translation of each sentence. The German
+sentence is a function of the English one, so that exact match is a fair score. Much of it depends on distant words:
+articles and adjectives on gender and case, pronouns on their antecedent, and the end of a clause on its verb.
 
-A template (in `templates`) draws a tree, and `english` and `german` each put it into words. The name of the template
-with two or three words of the tree is the sentence's key, and keys are held out, not sentences: no key of the test set
-occurs in training, though each of its words does, and its words may meet in another template.
+A template (in `templates`) draws a tree, and `english` and `german` each turn it into a sentence. The key of a sentence
+is the name of its template with two or three words of the tree. Keys are held out instead of sentences. No key of the
+test set occurs in training, but each of its words does, and the same words may occur together in another template.
 """
 
 import hashlib
@@ -22,35 +22,31 @@ from templates import TEMPLATES, Pick
 Split = Literal["train", "validation", "test"]
 
 SIZES: dict[Split, int] = {"train": 40_000, "validation": 1_000, "test": 2_000}
-"""Pairs of each split, all distinct."""
+"""Number of pairs in each split. All pairs are distinct."""
 HELD_OUT: dict[Split, float] = {"test": 0.05, "validation": 0.025}
-"""Share of all keys that a split has to itself; the rest is for training."""
+"""Share of all keys that occurs in this split only. All other keys are for training."""
 SEEDS: dict[Split, int] = {"train": 1, "validation": 2, "test": 3}
-"""Where the random numbers of each split start."""
+"""Seed of each split's random numbers."""
 
 
 class Sentence(NamedTuple):
     """A sentence, its translation, and the phenomena in it."""
 
     source: str
-    """English."""
+    """The English sentence."""
     target: str
-    """German."""
+    """The German sentence."""
     tags: tuple[str, ...]
-    """In alphabetical order."""
+    """The phenomena, in alphabetical order."""
 
 
 def generate(split: Split) -> list[Sentence]:
-    """The pairs of a split, none twice: the same in the same order everywhere.
-
-    Args:
-        split: Which of the three.
-    """
+    """Generates the distinct pairs of a split, always the same in the same order."""
     return [sentence for sentence, _ in generate_trees(split)]
 
 
 def generate_trees(split: Split) -> list[tuple[Sentence, Clause | Compound]]:
-    """The same with the tree of each, which says what its words mean."""
+    """Generates the pairs of a split like `generate`, each with its tree."""
     pick = Pick(SEEDS[split])
     sentences: dict[str, tuple[Sentence, Clause | Compound]] = {}
     while len(sentences) < SIZES[split]:
@@ -65,7 +61,7 @@ def generate_trees(split: Split) -> list[tuple[Sentence, Clause | Compound]]:
 
 @cache
 def split_of(key: tuple[str, ...]) -> Split:
-    """The split that a key belongs to, by its SHA-256."""
+    """The split that a key belongs to, according to its SHA-256."""
     share = int.from_bytes(hashlib.sha256("\n".join(key).encode()).digest()[:4], "big") / 2**32
     if share < HELD_OUT["test"]:
         return "test"
@@ -73,7 +69,7 @@ def split_of(key: tuple[str, ...]) -> Split:
 
 
 def phenomena(tree: Tree) -> tuple[str, ...]:
-    """What can be learned from a tree, in alphabetical order."""
+    """The grammatical phenomena in a tree, in alphabetical order."""
     tags = set()
     for node in tree.nodes():
         match node:
@@ -82,7 +78,7 @@ def phenomena(tree: Tree) -> tuple[str, ...]:
             case Clause():
                 tags |= _of_clause(node)
             case Pronoun():
-                # English says it and its whatever the gender: only the antecedent knows.
+                # English has "it" and "its" for every gender, so the German pronoun depends on the antecedent.
                 if node.form != "plural" and not node.antecedent.noun.is_person:
                     tags.add("antecedent-gender")
             case Place() if node.preposition.case == "dative":
@@ -124,6 +120,9 @@ def _of_clause(clause: Clause) -> set[str]:
 
 
 def spell(words: list[str]) -> str:
-    """A sentence of its words and commas: where two commas meet, or a comma and the full stop, one is written."""
+    """Joins words and commas to a sentence.
+
+    Two adjacent commas become one, and a comma before the full stop is left out.
+    """
     text = f"{' '.join(words)}.".replace(" ,", ",").replace(",,", ",").replace(",.", ".")
     return text[0].upper() + text[1:]

@@ -1,7 +1,7 @@
-"""The abstract syntax of the corpus: its words, and trees that say what a sentence means, but in no language.
+"""The abstract syntax of the quickstart corpus, independent of a language.
 
-`english` and `german` each put a tree into words: a synchronous grammar, in the manner of Grammatical Framework (Ranta,
-2011).
+`english` and `german` each turn a tree into a sentence. Together they are a synchronous grammar, in the manner of
+Grammatical Framework (Ranta, 2011).
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from typing import Any, Literal
 
 Case = Literal["nominative", "accusative", "dative", "genitive"]
 Form = Literal["m", "f", "n", "plural"]
-"""What articles, adjectives and pronouns agree with: a gender in the singular, none in the plural."""
+"""The form that articles, adjectives and pronouns agree with. It is a gender, or plural, which has no gender."""
 Tense = Literal["present", "past", "future", "modal"]
 Determiner = Literal["the", "this", "every", "a", "no", ""]
 
-# --- Words: the rows of lexicon.tsv, which says what each column means ------------------------------------------------
+# --- Words. Each is a row of lexicon.tsv, where the columns are explained. --------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)  # each word exists once, so it is compared by identity
 class Noun:
-    """A noun or, of the class `name`, a first name."""
+    """A noun, or a first name if its kind is `name`."""
 
     kind: str
     english: str
@@ -33,16 +33,19 @@ class Noun:
 
     @property
     def is_person(self) -> bool:
-        """Whether English says he or she of it."""
+        """Whether the English pronoun is "he" or "she"."""
         return self.kind in ("person", "name")
 
     @property
     def has_sex(self) -> bool:
-        """Whether it is he or she in both languages; a child (das Kind) might be it."""
+        """Whether the pronoun shows the sex in both languages.
+
+        It does not for "das Kind", the child.
+        """
         return self.is_person and self.gender != "n"
 
     def is_among(self, names: tuple[str, ...]) -> bool:
-        """Whether names has this noun or its class."""
+        """Whether the names contain this noun or its kind."""
         return self.kind in names or self.english in names or (self.kind == "name" and "person" in names)
 
 
@@ -66,7 +69,7 @@ class Verb:
 
     @property
     def name(self) -> str:
-        """What tells it from other verbs: "turn off"."""
+        """The verb with its particle, such as "turn off", which is unique among the verbs."""
         return f"{self.english} {self.particle}".rstrip()
 
 
@@ -96,7 +99,10 @@ class Adjective:
     nouns: tuple[str, ...]
 
     def goes_with(self, other: "Adjective | None") -> bool:
-        """Whether both may be said of the same thing without repetition or contradiction."""
+        """Whether both adjectives can describe the same thing.
+
+        They must neither repeat nor contradict each other.
+        """
         return other is None or (self is not other and (not self.scale or self.scale != other.scale))
 
 
@@ -140,7 +146,10 @@ class Day:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """All words, by kind; the fields are called as the rows of lexicon.tsv."""
+    """All words by kind.
+
+    The names of the fields are the first cells of the rows in lexicon.tsv.
+    """
 
     noun: tuple[Noun, ...]
     verb: tuple[Verb, ...]
@@ -204,46 +213,55 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Phrase(Tree):
-    """A noun phrase: "the door of the old house", "forty-seven apples", "its application", "Anna"."""
+    """A noun phrase, such as "the door of the old house" or "its application".
+
+    "Forty-seven apples" and "Anna" are noun phrases, too.
+    """
 
     noun: Noun
     determiner: "Determiner | Pronoun"
-    """A pronoun makes a possessive (its, seine). The indefinite article has no plural form: "a" with a plural or a
-    number is no word at all. Names have none."""
+    """A pronoun makes a possessive (its, seine). "a" with a plural or a number adds no word, because the indefinite
+    article has no plural. Names have no determiner."""
     plural: bool = False
     adjective: Adjective | None = None
     number: int | None = None
     owner: "Phrase | None" = None
-    """The genitive attribute: "of the house"."""
+    """The genitive attribute, such as "of the house"."""
     relative: "Clause | None" = None
-    """A clause in which a `Gap` stands for this phrase."""
+    """A relative clause, in which a `Gap` represents this phrase."""
 
     @property
     def form(self) -> Form:
-        """What its German words agree in."""
+        """The form that its German words agree with."""
         return "plural" if self.plural else self.noun.gender
 
 
 @dataclass(frozen=True, slots=True)
 class Pronoun(Tree):
-    """A personal pronoun, or a possessive as a determiner. English chooses it by sex, German by grammatical gender."""
+    """A personal pronoun, or a possessive if it is a determiner.
+
+    English chooses it by sex, German by grammatical gender.
+    """
 
     antecedent: Phrase
 
     @property
     def noun(self) -> Noun:
-        """The noun that it stands for."""
+        """The noun that the pronoun refers to."""
         return self.antecedent.noun
 
     @property
     def form(self) -> Form:
-        """What it agrees in with its antecedent."""
+        """The form of its antecedent, with which it agrees in German."""
         return self.antecedent.form
 
 
 @dataclass(frozen=True, slots=True)
 class Gap(Tree):
-    """The head of a relative clause, where the clause leaves it out: its relative pronoun."""
+    """The position in a relative clause from which its head is missing.
+
+    It becomes the relative pronoun.
+    """
 
     noun: Noun
     form: Form
@@ -254,7 +272,7 @@ Nominal = Phrase | Pronoun | Gap
 
 @dataclass(frozen=True, slots=True)
 class Place(Tree):
-    """A prepositional phrase: "in the garden"."""
+    """A prepositional phrase, such as "in the garden"."""
 
     preposition: Preposition
     phrase: Phrase
@@ -262,7 +280,7 @@ class Place(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Date(Tree):
-    """A weekday, a day of a month, or both: "on Monday, the third of May"."""
+    """A weekday, a day of a month, or both, such as "on Monday, the third of May"."""
 
     weekday: Day | None
     day: int | None = None
@@ -271,7 +289,7 @@ class Date(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Predicate(Tree):
-    """The adjective of "is difficult" and of "makes the work more difficult"."""
+    """The predicative adjective in "is difficult" or "makes the work more difficult"."""
 
     adjective: Adjective
     comparative: bool = False
@@ -279,32 +297,32 @@ class Predicate(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Clause(Tree):
-    """A verb and what belongs to it."""
+    """A verb with its subject, objects and modifiers."""
 
     verb: Verb
     subject: Nominal
     indirect: Nominal | None = None
-    """The object in the dative."""
+    """The object that is in the dative in German."""
     direct: Nominal | None = None
-    """The object in the accusative."""
+    """The object that is in the accusative in German."""
     tense: Tense = "present"
     modal: Modal | None = None
-    """Where tense is `modal`."""
+    """The modal verb if the tense is `modal`, else None."""
     negated: bool = False
     place: Place | None = None
     time: Adverb | Date | None = None
     time_first: bool = False
     predicate: Predicate | None = None
     content: "Clause | None" = None
-    """What is said: "that ..."."""
+    """The clause after "that", for verbs such as "believe"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compound(Tree):
-    """Two clauses joined by a conjunction, which belongs to the second."""
+    """Two clauses joined by a conjunction, which introduces `other`."""
 
     main: Clause
     conjunction: Conjunction
     other: Clause
     other_first: bool = False
-    """Whether the subordinate clause stands before the main clause."""
+    """Whether the subordinate clause comes before the main clause."""

@@ -61,8 +61,10 @@ class DataConfig:
     as given."""
     drop_empty: bool = False
     """Drop and count training pairs with an empty side, instead of stopping
-    at the first one. In a validation or test set an empty side is always
-    an error, because every reference is scored."""
+    at the first one."""
+    allow_empty: bool = False
+    """Keep and count pairs with an empty side in the validation and test
+    sets, instead of stopping at the first one."""
     drop_duplicates: bool = False
     """Drop and count repeated training pairs."""
     max_length: Annotated[int, at_least(2)] = 256

@@ -1,4 +1,4 @@
-"""Batches of one shape, made of packed sentence pairs.
+"""Training batches of one shape, made of packed sentence pairs.
 
 Batch n is a pure function of (pairs, config, seed, n).
 """
@@ -19,16 +19,18 @@ from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.shapes import Batch
 
-_PREFETCH = 4  # batches made ahead of the consumer
-# A batch of many rows has a multiple of 8: accelerators compute in tiles, and XLA's transposes on a CPU, which it makes
-# tile by tile, take ten times as long with an odd number of tokens.
+_PREFETCH = 4  # number of batches made ahead of the consumer
+# Batches of many rows have a multiple of 8. Accelerators compute in tiles, and XLA's tiled transposes on a CPU take ten
+# times as long with an odd number of tokens.
 _ROW_MULTIPLE, _MANY_ROWS = 8, 32
 
 
 class TokenPairs(NamedTuple):
-    """Pairs as ids without start or end: source i is `source_ids[source_offsets[i]:source_offsets[i + 1]]`.
+    """Token ids of sentence pairs in flat arrays, without start and end ids.
 
-    Flat arrays feed batches much faster than a list of lists, and hold millions of pairs in little memory.
+    Source i is `source_ids[source_offsets[i]:source_offsets[i + 1]]`, and likewise for targets.
+
+    Flat arrays are read much faster than a list of lists, and millions of pairs need little memory.
     """
 
     source_ids: np.ndarray
@@ -42,12 +44,12 @@ class TokenPairs(NamedTuple):
 
     @property
     def source_lengths(self) -> np.ndarray:
-        """Tokens of each source, with the end id."""
+        """Number of tokens of each source, including the end token."""
         return np.diff(self.source_offsets) + 1
 
     @property
     def target_lengths(self) -> np.ndarray:
-        """Tokens of each target, with the end id."""
+        """Number of tokens of each target, including the end token."""
         return np.diff(self.target_offsets) + 1
 
 
@@ -60,22 +62,24 @@ def tokenize(
     filter: bool,
     max_length: int | None = None,
 ) -> TokenPairs:
-    """The ids of all pairs.
+    """Tokenizes pairs, and drops training pairs that are too long.
 
     Args:
-        pairs: Sentences.
-        tokenizer: What cuts them.
-        config: Has the limits of training pairs: `max_length` and `max_length_ratio`.
-        report: Counts what is dropped here.
-        filter: True for training: pairs beyond those limits are dropped. Otherwise none is, nor was in reading, so that
-            an error can name pair n by its line n.
-        max_length: Largest number of tokens a side may have, with the end id. With filter, longer pairs are dropped
-            and counted as those beyond `config.max_length` are. Without filter they are an error: the model has no
-            positions for them.
+        pairs: The sentences.
+        tokenizer: The tokenizer of both sides.
+        config: The limits of training pairs, `max_length` and `max_length_ratio`.
+        report: Where dropped pairs are counted.
+        filter: True for training pairs: those beyond the limits are dropped. False drops none. Since reading drops none
+            of these pairs either, an error can name pair n by its line n.
+        max_length: Maximum number of tokens per side, including the end token. With `filter`, longer pairs are dropped
+            and counted together with those beyond `config.max_length`. Without it they are an error, because the model
+            has no positions for them.
 
-    Raises: InputError if every pair is dropped or, without filter, if a side has more than max_length tokens.
+    Raises: InputError if every pair is dropped or, without `filter`, if a side has more than `max_length` tokens.
     """
-    tokens = TokenPairs(*tokenizer.encode_flat(pairs.sources), *tokenizer.encode_flat(pairs.targets))
+    tokens = TokenPairs(
+        *tokenizer.encode_flat(pairs.sources, "sources"), *tokenizer.encode_flat(pairs.targets, "targets")
+    )
     longer = np.maximum(tokens.source_lengths, tokens.target_lengths)
     shorter = np.minimum(tokens.source_lengths, tokens.target_lengths)
     if not filter:
@@ -91,7 +95,10 @@ def tokenize(
         report.drop("length ratio", int((keep & ~balanced).sum()))
         keep &= balanced
     if not keep.any():
-        raise InputError(f"No pair is left to train on. {report}")
+        raise InputError(
+            f"No pair is left to train on. {report} Raise --data.max-length, --training.pack-length or "
+            "--data.max-length-ratio, whichever drops the pairs."
+        )
     return TokenPairs(
         *_select(tokens.source_ids, tokens.source_offsets, keep),
         *_select(tokens.target_ids, tokens.target_offsets, keep),
@@ -104,7 +111,7 @@ def _select(ids: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.
 
 
 class _Chosen(NamedTuple):
-    """The pairs of one batch, with the row, the columns and the segment number of each."""
+    """The pairs of one batch, and the row, first columns and segment number of each."""
 
     pairs: np.ndarray
     row: np.ndarray
@@ -114,11 +121,16 @@ class _Chosen(NamedTuple):
 
 
 class Batches:
-    """An endless sequence of batches of packed rows, in which each pair comes once an epoch.
+    """An endless sequence of batches of packed rows. Each pair occurs once per epoch.
 
-    `batches[n]` counts n over all epochs. Each epoch is shuffled anew, both which pairs meet in a row and which rows
-    meet in a batch, from (seed, epoch) alone. The pairs of batch n and their rows do not depend on row_multiple: a run
-    resumes with the same batches when the number of devices changes.
+    `batches[n]` counts n across epochs. In each epoch, (seed, epoch) alone decides which pairs share a row and which
+    rows share a batch. The pairs of batch n and their rows do not depend on `row_multiple`. So a run resumes with the
+    same batches when the number of devices changes.
+
+    Attributes:
+        shape: Source tokens of a row, target tokens of a row, and rows of a batch.
+        per_epoch: Number of batches per epoch.
+        padding: Share of all source and target positions that hold no token, including those of empty rows.
     """
 
     def __init__(
@@ -134,16 +146,16 @@ class Batches:
         """Chooses the shape and packs the pairs into rows.
 
         Args:
-            pairs: At least one pair.
+            pairs: The tokenized pairs, at least one.
             ids: The special ids.
             tokens: Upper bound on the padded source tokens of a batch, and separately on its padded target tokens.
-            row_multiple: The number of rows is made a multiple of this (devices times accumulation steps) by empty
-                rows at the end. With them a batch may exceed `tokens`, by less than row_multiple rows.
+            row_multiple: The number of rows is rounded up to a multiple of this (devices times accumulation steps) by
+                empty rows at the end. A batch may therefore exceed `tokens` by less than `row_multiple` rows.
             seed: Seed of the shuffling. None packs the same pairs into the same rows in each epoch.
-            pack_length: Tokens of a row's longer side; longer rows are made where a pair needs them. None makes rows
-                as long as the longest pair.
+            pack_length: Tokens of a row's longer side. Rows are longer if a pair needs it. None makes rows as long as
+                the longest pair.
 
-        Raises: InputError if row_multiple rows do not fit into tokens.
+        Raises: InputError if `row_multiple` rows exceed `tokens`.
         """
         self._pairs, self._ids, self._seed = pairs, ids, seed
         source, target = pairs.source_lengths, pairs.target_lengths
@@ -156,14 +168,11 @@ class Batches:
         self._epoch = lru_cache(maxsize=2)(self._deal)
 
         self.shape = S, T, rows
-        """Source tokens of a row, target tokens of a row, and rows."""
         self.per_epoch = -(-self._layout.num_rows // self._filled_rows)
-        """Batches an epoch."""
         self.padding = 1 - int(source.sum() + target.sum()) / ((S + T) * rows * self.per_epoch)
-        """Share of all source and target positions that hold no token, empty rows included."""
 
     def _deal(self, epoch: int) -> list[_Chosen]:
-        """The batches of an epoch. Each slot gets a pair of its lengths, and the rows are dealt out to batches."""
+        """Assigns the pairs to the spaces of the layout, and the rows to batches."""
         generator = None if self._seed is None else np.random.default_rng([self._seed, epoch])
         layout = self._layout
         members, order = np.arange(self._pairs.num_pairs), np.arange(layout.num_rows)
@@ -172,11 +181,11 @@ class Batches:
         source, target = self._pairs.source_lengths[members], self._pairs.target_lengths[members]
         pairs = np.empty_like(members)
         pairs[np.lexsort((layout.target_lengths, layout.source_lengths))] = members[np.lexsort((target, source))]
-        index = np.empty_like(order)  # of each row among all rows of the epoch
+        index = np.empty_like(order)  # index[r] is the position of row r among all rows of the epoch
         index[order] = np.arange(layout.num_rows)
         index = index[layout.row]
-        slots = np.argsort(index, kind="stable")
-        first = np.searchsorted(index[slots], np.arange(0, layout.num_rows, self._filled_rows))
+        spaces = np.argsort(index, kind="stable")
+        first = np.searchsorted(index[spaces], np.arange(0, layout.num_rows, self._filled_rows))
         batches = [
             _Chosen(
                 pairs[own],
@@ -185,9 +194,9 @@ class Batches:
                 layout.target_starts[own],
                 layout.segment[own],
             )
-            for own in np.split(slots, first[1:])
+            for own in np.split(spaces, first[1:])
         ]
-        if generator is not None:  # so that the incomplete batch is not always the last one
+        if generator is not None:  # otherwise the incomplete batch would always be the last one
             batches = [batches[n] for n in generator.permutation(len(batches))]
         return batches
 
@@ -218,9 +227,9 @@ class Batches:
     def _rows(
         self, ids: np.ndarray, offsets: np.ndarray, chosen: _Chosen, columns: np.ndarray, shape: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The chosen sentences in padded rows, each with the end id, and the segment number of every token.
+        """Writes the chosen sentences, each followed by the end id, into padded rows.
 
-        Both arrays have the given shape (rows, width).
+        Returns: The ids, and the segment number of each token (0 is padding). Both have the shape (rows, width).
         """
         lengths = offsets[chosen.pairs + 1] - offsets[chosen.pairs]
         total = int(lengths.sum())
@@ -238,9 +247,9 @@ class Batches:
 
 
 def _spread(count: int, fit: int) -> int:
-    """Rows of a batch such that `count` rows are spread evenly over batches that have room for `fit` each.
+    """The number of rows per batch that spreads all rows evenly over few batches.
 
-    Many rows are made a multiple of eight.
+    A large number of rows is rounded to a multiple of 8.
     """
     if fit >= _MANY_ROWS:
         fit -= fit % _ROW_MULTIPLE
@@ -253,8 +262,8 @@ def _check_budget(tokens: int, row_multiple: int, length: int, pack_length: int 
         return
     if length == pack_length:
         reason = "the packed length"
-        advice = ", or lower --training.pack-length (--data.max-length where it is not set)"
-        advice += " or --training.accumulation-steps"
+        advice = ", or lower --training.accumulation-steps or --training.pack-length"
+        advice += " (--data.max-length if that is not set)"
     else:
         reason, advice = "the longest pair", ""
     raise InputError(
@@ -264,10 +273,10 @@ def _check_budget(tokens: int, row_multiple: int, length: int, pack_length: int 
 
 
 def iterate(batches: Batches, start: int, stop: int) -> Generator[Batch, None, None]:
-    """`batches[start]` to `batches[stop - 1]`, made ahead of time in another thread.
+    """Yields the batches from `start` to `stop - 1`, made ahead in another thread.
 
-    One thread is enough: it makes a batch in a small part of the time that a training step takes. (grain could do the
-    same, but imports jax, which this room stays free of.)
+    One thread is enough: making a batch takes a small fraction of the time of a training step. grain could do the same,
+    but it imports jax, which `transformer.data` must not.
     """
     with ThreadPoolExecutor(1, "batches") as executor:
         waiting = deque()

@@ -1,4 +1,4 @@
-"""Sentence pairs from local files and Hugging Face datasets; what is not in order is an error."""
+"""Sentence pairs from local files and Hugging Face datasets, read strictly."""
 
 import dataclasses
 import typing
@@ -12,34 +12,38 @@ from transformer.data.pairs import Pairs, Report
 from transformer.data.records import read_jsonl, read_parquet, to_pairs
 from transformer.data.text import read_lines
 from transformer.errors import InputError
+from transformer.stages import counted
 
 Split = Literal["train", "validation", "test"]
-Empty = Literal["refuse", "drop", "keep"]  # what becomes of a pair with an empty side
+Empty = Literal["refuse", "drop", "keep"]
+"""What to do with a pair that has an empty side."""
 
 
 def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
-    """The sentence pairs of a split, from local files or from the hub.
+    """Reads the sentence pairs of a split, from local files or from the hub.
 
-    Raises: InputError if the split is not given or anything in it is not in order (see `read_files`).
+    Pairs are dropped from the training split only. Validation and test sets are scored on all of their references.
+
+    Raises: InputError if the split is not configured, or if anything in it is invalid (see `read_files`).
     """
     given = _given(config).get(split)
+    if not given:
+        raise InputError(f"No {split} pairs are given. Name their files with --data.{split}.")
     if split != "test":
         config = dataclasses.replace(config, tags=None)
-    # A validation or test set is scored on all of its references, so nothing is ever dropped from those.
-    empty: Empty = "drop" if split == "train" and config.drop_empty else "refuse"
-    if not given:
-        raise InputError(f"No {split} pairs are given: name them with --data.{split}.")
+    empty, advice = _policy(config, split)
     if config.corpus == "files":
-        pairs, report = read_files(given, config, empty=empty)
+        pairs, report = read_files(given, config, empty=empty, advice=advice)
     elif config.is_one_file:
-        pairs, report = read_files((config.corpus,), config, split=given[0], empty=empty)
+        pairs, report = read_files((config.corpus,), config, split=given[0], empty=empty, advice=advice)
     else:
-        pairs, report = _read_hub(given[0], config, empty)
-    if split != "test":  # only what is scored and looked into needs its annotations
+        pairs, report = _read_hub(given[0], config, empty, advice)
+    if split != "test":  # annotations are used in scoring and analysis only
         pairs = Pairs(pairs.sources, pairs.targets)
     if split == "train" and config.drop_duplicates:
         first: dict[tuple[str, str], int] = {}
-        for index, (source, target) in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
+        sides = counted(zip(pairs.sources, pairs.targets, strict=True), len(pairs.sources), "pairs compared")
+        for index, (source, target) in enumerate(sides):
             pair = normalize(source, config.normalization), normalize(target, config.normalization)
             first.setdefault(pair, index)
         report.drop("duplicates", len(pairs.sources) - len(first))
@@ -47,86 +51,111 @@ def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
     return pairs, report
 
 
+def _policy(config: DataConfig, split: Split) -> tuple[Empty, str]:
+    """What to do with pairs that have an empty side, and how a user can change it."""
+    if split == "train":
+        return "drop" if config.drop_empty else "refuse", "--data.drop-empty drops such pairs from the training data."
+    return (
+        "keep" if config.allow_empty else "refuse",
+        "--data.allow-empty keeps such pairs in the validation and test sets.",
+    )
+
+
 def splits(config: DataConfig) -> tuple[Split, ...]:
-    """The splits that a config has."""
+    """The splits that a config names."""
     return tuple(_given(config))
 
 
 def _given(config: DataConfig) -> dict[Split, tuple[str, ...]]:
-    """The files or names of each split that a config has. A file with all splits need not have them named."""
+    """The files or names of each split. One file with all splits has default names."""
     every: tuple[Split, ...] = typing.get_args(Split)
     given: dict[Split, tuple[str, ...]] = {split: getattr(config, split) for split in every if getattr(config, split)}
     return given or ({split: (split,) for split in every} if config.is_one_file else {})
 
 
 def read_references(source: str, references: Sequence[str], config: DataConfig, *, empty: Empty = "refuse") -> Pairs:
-    """An evaluation set with one or several reference translations of each source.
+    """Reads an evaluation set with one or several references for each source.
 
     Args:
         source: A file of text, or of pairs.
-        references: Files of the same kinds; none if `source` is a file of pairs that has the reference.
-        config: Names the languages and columns.
-        empty: As in `read_files`.
+        references: Files of the same kinds. Empty if `source` is a file of pairs that contains the reference.
+        config: The languages and columns.
+        empty: What to do with a pair that has an empty side.
 
-    Raises: InputError if `read_files` does for the source and any of the references.
+    Raises: InputError if `read_files` refuses the source with any of the references.
     """
-    config = dataclasses.replace(config, tags=None)  # those under the usual key are read
+    config = dataclasses.replace(config, tags=None)  # tags under the usual key are read without it
     every = [(source, reference) for reference in references] or [(source,)]
-    pairs, *others = (read_files(files, config, empty=empty)[0] for files in every)
+    advice = "--allow-empty keeps such pairs."
+    pairs, *others = (read_files(files, config, empty=empty, advice=advice)[0] for files in every)
     return pairs._replace(further_references=tuple(other.targets for other in others))
 
 
 def read_parallel(source: str, target: str, config: DataConfig) -> Pairs:
-    """Line by line the pairs of two files, empty lines too. Of a file of pairs, its own side is taken.
+    """Reads the pairs of two files line by line, including empty lines.
 
-    Raises: InputError if a file cannot be read (see `read_files`), or one has more lines than the other.
+    A file of pairs contributes its source or its target, according to which of the two it is given as.
+
+    Raises: InputError if a file cannot be read (see `read_files`), or if one has more lines than the other.
     """
     pairs = Pairs(_read_side(source, 0, config), _read_side(target, 1, config))
     if len(pairs.sources) != len(pairs.targets):
         raise InputError(
-            f"{source} has {len(pairs.sources)} lines, but {target} has {len(pairs.targets)}: each line of the "
-            "one must be the translation of the same line of the other."
+            f"{source} has {len(pairs.sources)} lines, but {target} has {len(pairs.targets)}. Line n of one file must "
+            "be the translation of line n of the other."
         )
     return pairs
 
 
 def read_files(
-    files: tuple[str, ...], config: DataConfig, *, split: str | None = None, empty: Empty = "refuse"
+    files: tuple[str, ...],
+    config: DataConfig,
+    *,
+    split: str | None = None,
+    empty: Empty = "refuse",
+    advice: str = "",
 ) -> tuple[Pairs, Report]:
-    """The sentence pairs of two files (a Moses pair) or of one. Text stays as it is: the tokenizer normalizes it.
+    """Reads the sentence pairs of two files (a Moses pair) or of one file.
 
-    A byte-order mark at the start of a file is no text, and left out.
+    The text is not normalized here. A byte-order mark at the start of a file is not part of the text and is removed.
 
     Args:
-        files: Source file and target file, one sentence a line; or one .tsv, .jsonl, .json or .parquet file of pairs.
-            Where two files are given, one of pairs gives the side that it is named for. Each may be compressed: .gz,
-            .xz, .zst. `package:NAME` is a file that comes with this package.
-        config: Names the languages and columns. A side is empty if nothing is left of it when it is normalized.
-        split: Of JSONL and parquet take only the pairs whose `config.split_key` has this value; None takes all.
-        empty: Pairs with an empty side are an error, dropped and counted, or kept.
+        files: Source file and target file, one sentence per line; or one .tsv, .jsonl, .json or .parquet file of pairs.
+            If two files are given, a file of pairs contributes the source or the target, according to its position.
+            Each may be compressed (.gz, .xz, .zst). `package:NAME` is a file that comes with this package.
+        config: The languages and columns. A side is empty if its normalized text is empty.
+        split: Value of `config.split_key` that selects pairs of a JSONL or parquet file. None selects all pairs.
+        empty: What to do with a pair that has an empty side.
+        advice: A sentence that says how to get another treatment of empty sides, for the error message.
 
-    Raises: InputError, naming file and line, if a file is missing, damaged, or of an unknown kind; not UTF-8; has `\\r`
-        inside a line, another number of lines than its partner, a missing or superfluous column, a missing or
-        non-string side, an empty side (unless `empty` says otherwise); or if no pair is left.
+    Raises: InputError, naming file and line. A file may be missing, damaged, of an unknown format or not UTF-8. A line
+        may have a `\\r` inside it, a missing or superfluous column, or a side that is missing or not a string. With
+        `empty="refuse"`, a side may be empty. Two files may differ in their number of lines, or no pair may be left.
     """
     if not all(files):
-        raise InputError("The name of a file of sentence pairs is empty: give its path.")
+        raise InputError("The name of a file of sentence pairs is empty. Give the file's path.")
     if config.tags is not None and (len(files) == 2 or _suffix(files[0]) == ".tsv"):
-        raise InputError(f"{files[0]} has no tags, but data.tags is {config.tags}: they need JSONL or parquet.")
+        raise InputError(
+            f"{files[0]} has no tags, but --data.tags is {config.tags}. Give a JSONL or parquet file, or leave out "
+            "--data.tags."
+        )
     if len(files) == 2 and not (files[0] == files[1] and is_file_of_pairs(files[0])):
-        return _without_empty(read_parallel(*files, config), files, "line", config, empty)
+        return _without_empty(read_parallel(*files, config), files, "line", config, empty, advice)
     path = files[0]
     pairs, numbers = _read_one(path, config, split)
     if split is not None and not pairs.sources:
         raise InputError(
-            f"{path} has no pairs whose {config.split_key!r} (data.split_key) is {split!r}. Name the splits that it "
-            "has with --data.train, --data.validation and --data.test, or add --data.corpus files to read other files."
+            f"{path} has no pairs whose {config.split_key!r} (--data.split-key) is {split!r}. Name its splits with "
+            "--data.train, --data.validation and --data.test. To read other files, add --data.corpus files."
         )
-    return _without_empty(pairs, (path, path), "row" if _suffix(path) == ".parquet" else "line", config, empty, numbers)
+    unit = "row" if _suffix(path) == ".parquet" else "line"
+    return _without_empty(pairs, (path, path), unit, config, empty, advice, numbers)
 
 
 def read_targets(path: str, config: DataConfig) -> list[str]:
-    """The lines of a text file, or the target sides of a file of pairs, empty ones too.
+    """Reads the target sides of a file, including empty ones.
+
+    In a text file, these are the lines.
 
     Raises: InputError if the file cannot be read (see `read_files`).
     """
@@ -134,12 +163,15 @@ def read_targets(path: str, config: DataConfig) -> list[str]:
 
 
 def is_file_of_pairs(path: str) -> bool:
-    """Whether a file's name says that it holds both sides of each pair."""
+    """Whether a file holds both sides of each pair, according to its suffix."""
     return _suffix(path) in (".tsv", ".jsonl", ".json", ".parquet")
 
 
 def _read_one(path: str, config: DataConfig, split: str | None = None) -> tuple[Pairs, Sequence[int] | None]:
-    """The pairs of a file that holds both sides, and the number of each one's record; None counts them."""
+    """The pairs of one file, and the number of each pair's record.
+
+    None instead of the numbers means that pair n is record n.
+    """
     match _suffix(path):
         case ".tsv":
             return _read_tsv(path, config.tsv_columns), None
@@ -148,8 +180,9 @@ def _read_one(path: str, config: DataConfig, split: str | None = None) -> tuple[
         case ".parquet":
             return to_pairs(read_parquet(path, config), config, name=path, unit="row", split=split)
     raise InputError(
-        f"{path}: pairs in one file must be .tsv, .jsonl, .json or .parquet, or any of these with .gz, .xz or .zst. "
-        "For text with one sentence a line give two files, source and target."
+        f"{path} is not a file of pairs, according to its suffix. Give one file that ends in .tsv, .jsonl, .json or "
+        ".parquet, optionally followed by .gz, .xz or .zst. Or give two files, source and target, with one sentence "
+        "per line."
     )
 
 
@@ -158,7 +191,7 @@ def _read_side(path: str, side: Literal[0, 1], config: DataConfig) -> list[str]:
 
 
 def _suffix(path: str) -> str:
-    """The suffix that names the format, in lower case: `.tsv` of `pairs.TSV.gz`."""
+    """The suffix that names the format, in lower case and without compression."""
     plain = Path(path.lower())
     return (plain.with_suffix("") if plain.suffix in (".gz", ".xz", ".zst") else plain).suffix
 
@@ -167,27 +200,27 @@ def _read_tsv(path: str, columns: tuple[int, int]) -> Pairs:
     rows = [line.split("\t") for line in read_lines(path)]
     width = max(*columns, len(rows[0]) - 1 if rows else 0) + 1
     for number, row in enumerate(rows, 1):
-        # As many columns everywhere: a tab inside a sentence would cut it short without a word.
+        # A line with more columns may have a tab inside a sentence, whose end would be lost silently.
         if len(row) != width:
             raise InputError(
-                f"{path}, line {number} has {len(row)} columns where {width} are expected (as many as in line 1, and "
-                f"data.tsv_columns={columns} among them)."
+                f"{path}, line {number} has {len(row)} columns where {width} are expected. Every line must have as "
+                f"many columns as line 1, among them source and target (--data.tsv-columns {columns[0]} {columns[1]})."
             )
     return Pairs([row[columns[0]] for row in rows], [row[columns[1]] for row in rows])
 
 
-def _read_hub(split: str, config: DataConfig, empty: Empty) -> tuple[Pairs, Report]:
-    import datasets  # takes a second to import, and most runs read local files
+def _read_hub(split: str, config: DataConfig, empty: Empty, advice: str) -> tuple[Pairs, Report]:
+    import datasets  # importing it takes a second, and most runs read local files
 
     name = " ".join(part for part in (config.corpus, config.corpus_config, split) if part)
     try:
         rows = datasets.load_dataset(config.corpus, config.corpus_config, split=split)
-    except Exception as error:  # network, names, authorization and formats have no common class
+    except Exception as error:  # failures of network, names, authorization and formats have no common base class
         raise InputError(
             f"The Hugging Face dataset {name} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
-    pairs, numbers = to_pairs(rows, config, name=name, unit="row")
-    return _without_empty(pairs, (name, name), "row", config, empty, numbers)
+    pairs, numbers = to_pairs(counted(rows, getattr(rows, "num_rows", None), "rows"), config, name=name, unit="row")
+    return _without_empty(pairs, (name, name), "row", config, empty, advice, numbers)
 
 
 def _without_empty(
@@ -196,25 +229,36 @@ def _without_empty(
     unit: str,
     config: DataConfig,
     empty: Empty,
+    advice: str,
     numbers: Sequence[int] | None = None,
 ) -> tuple[Pairs, Report]:
-    """The pairs, those with an empty side dropped, refused or kept, and the report.
+    """Drops, refuses or keeps pairs that have an empty side, and counts them.
 
-    `names` has the file of each side, `numbers` the line or row of each pair; None counts them.
+    Args:
+        pairs: All pairs.
+        names: The file of each side.
+        unit: Name of a record in error messages, "line" or "row".
+        config: The normalization.
+        empty: What to do with a pair that has an empty side.
+        advice: The last sentence of the error message for such a pair.
+        numbers: The line or row of each pair. None: pair n has number n.
     """
     report = Report(files=tuple(dict.fromkeys(names)), read=len(pairs.sources))
     kept: list[int] = []
-    for index, pair in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
+    sides = counted(zip(pairs.sources, pairs.targets, strict=True), report.read, "pairs checked")
+    for index, pair in enumerate(sides):
         blank = [not normalize(text, config.normalization).strip() for text in pair]
-        if empty == "keep" or not any(blank):
-            kept.append(index)
-        elif empty == "refuse":
+        if any(blank) and empty == "refuse":
             side, number = blank.index(True), index + 1 if numbers is None else numbers[index]
             raise InputError(
-                f"{names[side]}, {unit} {number} has an empty {('source', 'target')[side]}: mend it, or take "
-                "the pair out (of training pairs, data.drop_empty does so; evaluate and tune --allow-empty keep it)."
+                f"{names[side]}, {unit} {number} has an empty {('source', 'target')[side]}. Fix it or remove the "
+                f"pair. {advice}".rstrip()
             )
+        if any(blank) and empty == "keep":
+            report.empty += 1
+        if empty == "keep" or not any(blank):
+            kept.append(index)
     report.drop("empty", report.read - len(kept))
     if not kept:
-        raise InputError(f"There is no sentence pair to use. {report}")
+        raise InputError(f"No sentence pair is left to use. {report}")
     return pairs.select(kept), report

@@ -1,4 +1,4 @@
-"""What is too long for a model: a sequence needs a position for each token, and `model.max_positions` bounds them."""
+"""Checks of sequence lengths against `model.max_positions`."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,13 +8,13 @@ from transformer.errors import InputError
 
 
 def check_lengths(lengths: Sequence[int] | np.ndarray, positions: int, name: Callable[[int], str], advice: str) -> None:
-    """Raises InputError if a sequence has more tokens than a model has positions, and names the first one.
+    """Checks that no sequence has more tokens than the model has positions.
 
     Args:
-        lengths: tokens of each sequence, with the end token.
-        positions: the model's.
-        name: what sequence n is, counted from 0, as the beginning of a sentence: "Line 7".
-        advice: what to do about it, as a sentence.
+        lengths: Number of tokens of each sequence, including the end token.
+        positions: The model's `max_positions`.
+        name: Name of sequence n, counted from 0, as the beginning of a sentence ("Line 7").
+        advice: A sentence that says what to do about it.
     """
     longer = np.flatnonzero(np.asarray(lengths) > positions)
     if len(longer):
@@ -27,6 +27,9 @@ def check_lengths(lengths: Sequence[int] | np.ndarray, positions: int, name: Cal
 def check_pairs(
     source_lengths: np.ndarray, target_lengths: np.ndarray, positions: int, origin: str, advice: str
 ) -> None:
-    """`check_lengths` for both sides of sentence pairs, which come from `origin`."""
+    """Checks both sides of sentence pairs with `check_lengths`.
+
+    `origin` names the files that the pairs come from.
+    """
     for side, lengths in (("source", source_lengths), ("target", target_lengths)):
         check_lengths(lengths, positions, lambda n, side=side: f"The {side} of pair {n + 1} of {origin}", advice)

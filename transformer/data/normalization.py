@@ -1,4 +1,4 @@
-"""Unicode normalization of text before it is tokenized: characters that look alike, or do not show, become the same."""
+"""Unicode normalization of text before it is tokenized (`data.normalization`)."""
 
 import unicodedata
 
@@ -10,26 +10,32 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
 
 
 def normalize(text: str, normalization: Normalization) -> str:
-    """A text as the tokenizer reads it; normalizing it again changes nothing.
+    """Normalizes a text as the tokenizer does.
+
+    Normalizing the result again changes nothing.
 
     Args:
-        text: as a person or a file has it.
-        normalization: `nfc` removes U+200B, U+2060, U+FEFF and U+00AD, composes characters (Unicode's NFC), makes each
-            run of white space one space, and strips both ends. `none` returns the text.
+        text: The text as a user typed it or a file contains it.
+        normalization: `nfc` removes the invisible characters U+200B, U+2060, U+FEFF and U+00AD, composes characters
+            (Unicode's NFC), replaces each run of white space with one space, and strips both ends. `none` returns the
+            text unchanged.
     """
     if normalization == "none":
         return text
     if not text.isascii():
-        # Invisible characters go first: between a letter and its accent, one would keep the two from composing.
+        # Invisible characters are removed first. Between a letter and its accent, one would prevent composition.
         text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
     return " ".join(text.split())
 
 
 def origins(text: str, normalization: Normalization) -> list[tuple[int, int]]:
-    """For each character of the normalized text, the start and end of what it was made of in the given text."""
+    """Finds the characters from which each normalized character was made.
+
+    Returns: Start and end index in `text` for each character of `normalize(text, normalization)`.
+    """
     if normalize(text, normalization) == text:
         return [(index, index + 1) for index in range(len(text))]
-    clusters: list[tuple[str, int, int]] = []  # what is normalized by itself, with its start and end
+    clusters: list[tuple[str, int, int]] = []  # characters that are normalized together, with their start and end
     for index, character in enumerate(text):
         if ord(character) in _INVISIBLE:
             continue
@@ -42,13 +48,13 @@ def origins(text: str, normalization: Normalization) -> list[tuple[int, int]]:
     for number, (cluster, start, end) in enumerate(clusters):
         if not cluster.isspace():
             found += [(start, end)] * len(unicodedata.normalize("NFC", cluster))
-        elif 0 < number < len(clusters) - 1:  # white space at the ends is stripped
+        elif 0 < number < len(clusters) - 1:  # white space at both ends is stripped
             found.append((start, end))
     return found
 
 
 def _belong_together(cluster: str, character: str) -> bool:
-    """Whether a character is normalized together with those before it."""
+    """Whether a character must be normalized together with the cluster before it."""
     if cluster.isspace() or character.isspace():
         return cluster.isspace() and character.isspace()
     if character.isascii():

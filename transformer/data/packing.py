@@ -1,4 +1,4 @@
-"""Sentence pairs side by side in rows of one shape, so that hardly any padding is left."""
+"""Packing of several sentence pairs into each row, with hardly any padding."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,17 @@ import numpy as np
 
 
 class Rows(NamedTuple):
-    """A layout of pairs in rows. Pairs of the same lengths are interchangeable, so a slot has lengths and no pair.
+    """A layout of packed rows, described by spaces for pairs of given lengths.
 
-    num_rows: how many.
-    row: of each slot, from 0 up.
-    source_lengths, target_lengths: what fits into each slot exactly.
-    source_starts, target_starts: the columns that each slot begins at.
-    segment: the index of each slot in its row, from 1.
+    Pairs of equal lengths are interchangeable, so the layout does not say which pair fills a space. The arrays have one
+    entry per space.
+
+    Attributes:
+        num_rows: Number of rows.
+        row: Row of each space, from 0, ascending.
+        source_lengths, target_lengths: Exact lengths in tokens of a pair that fills the space.
+        source_starts, target_starts: First column of the space on each side.
+        segment: Number of the space within its row, from 1.
     """
 
     num_rows: int
@@ -25,10 +29,10 @@ class Rows(NamedTuple):
 
 
 def row_shape(source_lengths: np.ndarray, target_lengths: np.ndarray, length: int) -> tuple[int, int]:
-    """The source and target tokens (S, T) of a row into which every pair fits.
+    """Chooses the source and target length (S, T) of a row that fits every pair.
 
-    The longer side has `length` tokens, and the sides are in proportion to all source and all target tokens, so that
-    both fill up together. A side is longer where a pair needs it.
+    The longer side has `length` tokens. The ratio of the sides equals the ratio of all source tokens to all target
+    tokens, so that both sides fill up together. A side becomes longer if a pair needs it.
     """
     source, target = int(source_lengths.sum()), int(target_lengths.sum())
     longer = max(source, target)
@@ -37,19 +41,21 @@ def row_shape(source_lengths: np.ndarray, target_lengths: np.ndarray, length: in
 
 
 def pack(source_lengths: np.ndarray, target_lengths: np.ndarray, S: int, T: int) -> Rows:
-    """Lays pairs out in as few rows as best fit, longest first, finds (bin packing in two dimensions).
+    """Packs pairs into few rows by best fit, with the longest pairs first.
 
-    Only the number of pairs of each (source, target) length matters, so the work is done for all rows of a kind at
-    once, and hardly grows with the corpus.
+    This is bin packing in two dimensions.
+
+    Only the number of pairs of each (source, target) length matters. All rows with the same lengths are therefore
+    filled at once, and the running time hardly grows with the corpus.
 
     Args:
-        source_lengths, target_lengths: tokens of each pair, at most S and T.
-        S, T: tokens of a row.
+        source_lengths, target_lengths: Tokens of each pair, at most S and T.
+        S, T: Source and target tokens of a row.
     """
     codes, left = np.unique(source_lengths * (T + 1) + target_lengths, return_counts=True)
     lengths = np.stack(np.divmod(codes, T + 1), axis=1)
-    order = np.argsort(-lengths.sum(axis=1), kind="stable")  # the longest pair first
-    lengths, left = lengths[order], left[order]  # left: pairs of these lengths that have no slot yet
+    order = np.argsort(-lengths.sum(axis=1), kind="stable")  # longest pair first
+    lengths, left = lengths[order], left[order]  # left: number of pairs of these lengths that are not packed yet
     sides = np.ascontiguousarray(lengths.T)
     kinds, counts = [], []
     for longest in range(len(lengths)):
@@ -64,9 +70,11 @@ def pack(source_lengths: np.ndarray, target_lengths: np.ndarray, S: int, T: int)
 
 
 def _fill(left: np.ndarray, sides: np.ndarray, first: int, S: int, T: int) -> list[int]:
-    """One row as indices of lengths: `first`, then always the longest pair that is left and fits.
+    """Fills one row with `first`, then with the longest remaining pairs that fit.
 
-    Each is taken out of `left`. What did not fit before does not fit later, so the search never goes back.
+    Each pair is subtracted from `left`. A pair that did not fit will not fit later, so the search only moves forward.
+
+    Returns: The indices of the pairs' lengths.
     """
     row, index, (source, target) = [], first, sides
     while True:
@@ -80,12 +88,15 @@ def _fill(left: np.ndarray, sides: np.ndarray, first: int, S: int, T: int) -> li
 
 
 def _lay_out(kinds: list[np.ndarray], counts: np.ndarray) -> Rows:
-    """The slots of all rows, `counts[k]` of kind k."""
-    slots = np.array([len(kind) for kind in kinds])
+    """The layout of all rows.
+
+    There are `counts[k]` rows of kind k, each filled with pairs of the lengths `kinds[k]`.
+    """
+    spaces = np.array([len(kind) for kind in kinds])
     lengths = np.concatenate([np.tile(kind, (count, 1)) for kind, count in zip(kinds, counts, strict=True)])
-    per_row = np.repeat(slots, counts)
+    per_row = np.repeat(spaces, counts)
     row = np.repeat(np.arange(len(per_row)), per_row)
-    first = np.repeat(np.cumsum(per_row) - per_row, per_row)  # of the slot's row
+    first = np.repeat(np.cumsum(per_row) - per_row, per_row)  # index of the first space in the same row
     before = np.cumsum(lengths, axis=0) - lengths
     starts = before - before[first]
     segment = np.arange(len(row)) - first + 1

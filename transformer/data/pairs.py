@@ -1,4 +1,4 @@
-"""Sentence pairs in memory, what they are annotated with, and the report of where they came from."""
+"""Sentence pairs with their annotations, and the report of reading them."""
 
 import hashlib
 import json
@@ -6,38 +6,39 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-TAGS, ANTECEDENTS = "tags", "antecedents"  # their keys in JSONL and parquet
+TAGS, ANTECEDENTS = "tags", "antecedents"
+"""The usual keys of the annotations in JSONL and parquet files."""
 
 T = TypeVar("T")
 
 
 class Antecedent(NamedTuple):
-    """What a pronoun of a source sentence stands for; all words in lower case."""
+    """The antecedent of a pronoun in a source sentence. All words are in lower case."""
 
     pronoun: str
-    """It occurs once in the sentence."""
+    """The pronoun, which occurs once in the sentence."""
     noun: str
-    """The antecedent, which occurs once, too."""
+    """The antecedent, which also occurs once."""
     nouns: tuple[str, ...]
-    """All nouns of the sentence that the pronoun might stand for, the antecedent among them."""
+    """All nouns of the sentence that the pronoun could refer to, including the antecedent."""
     owned: str | None = None
-    """Of a possessive pronoun: the noun after it, whose owner the antecedent is."""
+    """For a possessive pronoun, the noun after it, whose owner is the antecedent."""
 
 
 class Pairs(NamedTuple):
-    """Sentences and their translations: `targets[i]` translates `sources[i]`."""
+    """Sentences and their translations. `targets[i]` translates `sources[i]`."""
 
     sources: list[str]
     targets: list[str]
     tags: list[tuple[str, ...]] | None = None
-    """What each pair has been tagged with, to break scores down; None if the corpus has no tags."""
+    """The tags of each pair, by which scores are broken down. None if the corpus has no tags."""
     antecedents: list[tuple[Antecedent, ...]] | None = None
-    """The antecedents of each source sentence's pronouns; None if the corpus does not say."""
+    """The antecedents of the pronouns in each source. None if the corpus has no such annotations."""
     further_references: tuple[list[str], ...] = ()
-    """Second, third, ... translations of every source, where a test set has several."""
+    """The second, third, ... reference translation of each source, if a test set has several."""
 
     def select(self, kept: Sequence[int]) -> "Pairs":
-        """The pairs with these indices."""
+        """The pairs with these indices, in this order."""
 
         def of(column: list[T]) -> list[T]:
             return [column[index] for index in kept]
@@ -52,12 +53,15 @@ class Pairs(NamedTuple):
 
     @property
     def num_empty(self) -> int:
-        """Pairs of which a side is empty; blank space alone is empty, too."""
+        """Number of pairs with an empty source or reference.
+
+        Text that is only white space is empty as well.
+        """
         sides = zip(self.sources, self.targets, *self.further_references, strict=True)
         return sum(not all(text.strip() for text in texts) for texts in sides)
 
     def rows(self, source_language: str, target_language: str) -> Iterator[dict[str, Any]]:
-        """The pairs as rows of a JSONL file, with the keys that `read_files` knows."""
+        """Yields the pairs as objects of a JSONL file that `read_files` can read."""
         for index, (source, target) in enumerate(zip(self.sources, self.targets, strict=True)):
             row: dict[str, Any] = {source_language: source, target_language: target}
             if self.tags is not None:
@@ -68,7 +72,10 @@ class Pairs(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the sentences, in hex: which data this is, whatever files it came from."""
+        """SHA-256 of the sentences in hex.
+
+        It identifies the data, regardless of the files that they were read from.
+        """
         digest = hashlib.sha256()
         for pair in zip(self.sources, self.targets, *self.further_references, strict=True):
             digest.update(json.dumps(pair).encode())
@@ -77,32 +84,38 @@ class Pairs(NamedTuple):
 
 @dataclass
 class Report:
-    """What was read, what was kept, and what was dropped and why."""
+    """How many pairs of a split were read, and how many were dropped for which reason."""
 
     files: tuple[str, ...]
-    """The files, or the hub dataset with its split."""
+    """The files, or the Hugging Face dataset with its split."""
     read: int
-    """Pairs read."""
+    """Number of pairs read."""
     dropped: dict[str, int] = field(default_factory=dict)
-    """Pairs dropped, by reason."""
+    """Number of pairs dropped for each reason."""
+    empty: int = 0
+    """Number of pairs kept although a side is empty."""
 
     @property
     def kept(self) -> int:
-        """Pairs that are left."""
+        """Number of pairs that are left."""
         return self.read - sum(self.dropped.values())
 
     def drop(self, reason: str, count: int) -> None:
-        """Counts pairs that are dropped for a reason."""
+        """Records that `count` pairs are dropped for a reason.
+
+        A count of 0 is not recorded.
+        """
         if count:
             self.dropped[reason] = count
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the run directory."""
+        """The report as it is written to `data.json` in the run directory."""
         return {**asdict(self), "files": list(self.files), "kept": self.kept}
 
     def __str__(self) -> str:
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
         return (
             f"{self.read:,} pairs read from {', '.join(self.files)}; {self.kept:,} kept"
+            f"{f', {self.empty:,} of them with an empty side' if self.empty else ''}"
             f"{f'; dropped: {dropped}' if dropped else ''}."
         )

@@ -1,4 +1,4 @@
-"""Records with keys (JSONL, parquet, Hugging Face datasets) as sentence pairs; what is not in order is an error."""
+"""Sentence pairs from records with keys (JSONL, parquet and data sets)."""
 
 import io
 import json
@@ -10,27 +10,29 @@ from transformer.config import DataConfig
 from transformer.data.pairs import ANTECEDENTS, TAGS, Antecedent, Pairs
 from transformer.data.text import check_text, read_bytes, split_lines
 from transformer.errors import InputError
+from transformer.stages import counted
 
 
 def read_jsonl(path: str) -> Iterator[Any]:
-    """The value of each line.
+    """Yields the JSON value of each line of a file.
 
-    Raises: InputError if the file cannot be read (see `read_bytes`), or a line is not JSON.
+    Raises: InputError if the file cannot be read (see `read_bytes`), or if a line is not UTF-8 or not JSON.
     """
-    for number, line in enumerate(split_lines(read_bytes(path), path), 1):
+    lines = split_lines(read_bytes(path), path)
+    for number, line in enumerate(counted(lines, len(lines), "lines"), 1):
         try:
             yield json.loads(line)
-        except (ValueError, RecursionError) as error:  # not JSON; a number too long, or lists too deep, for Python
+        except (ValueError, RecursionError) as error:  # not JSON, a number too long for Python, or too deep nesting
             reason = error.msg if isinstance(error, json.JSONDecodeError) else error
             raise InputError(
-                f"{path}, line {number} is not a JSON object ({reason}): one object a line is needed."
+                f"{path}, line {number} is not a JSON object ({reason}). Each line must be one JSON object."
             ) from error
 
 
 def read_parquet(path: str, config: DataConfig) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file, without columns that the config has no use for.
+    """Yields the rows of a parquet file, with only the columns of interest.
 
-    Raises: InputError if the file cannot be read (see `read_bytes`), or is not parquet.
+    Raises: InputError if the file cannot be read (see `read_bytes`) or is not parquet.
     """
     import pyarrow
     import pyarrow.parquet
@@ -39,8 +41,9 @@ def read_parquet(path: str, config: DataConfig) -> Iterator[dict[str, Any]]:
     wanted.add(config.tags or TAGS)
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(read_bytes(path)))
-        for part in file.iter_batches(columns=[name for name in file.schema_arrow.names if name in wanted]):
-            yield from part.to_pylist()
+        columns = [name for name in file.schema_arrow.names if name in wanted]
+        rows = (row for part in file.iter_batches(columns=columns) for row in part.to_pylist())
+        yield from counted(rows, file.metadata.num_rows, "rows")
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable parquet file ({error}).") from error
 
@@ -48,18 +51,20 @@ def read_parquet(path: str, config: DataConfig) -> Iterator[dict[str, Any]]:
 def to_pairs(
     records: Iterable[Any], config: DataConfig, *, name: str, unit: str, split: str | None = None
 ) -> tuple[Pairs, Sequence[int]]:
-    """The pairs of records like `{"translation": {"en": ..., "de": ...}}` or `{"en": ..., "de": ...}`.
+    """Converts records to sentence pairs.
+
+    Records look like `{"translation": {"en": ..., "de": ...}}` or `{"en": ..., "de": ...}`.
 
     Args:
-        records: What a file or data set has, all of it.
-        config: Names the keys.
-        name: What errors call the file or data set.
-        unit: What errors call a record: "line" or "row".
-        split: Take only the records whose `config.split_key` has this value; None takes all.
+        records: All records of a file or data set.
+        config: The keys of the languages, tags and split.
+        name: Name of the file or data set in error messages.
+        unit: Name of a record in error messages, "line" or "row".
+        split: Value of `config.split_key` that selects records. None selects all records.
 
-    Returns: The pairs, and the number of each one's record, counted from 1.
+    Returns: The pairs, and the number of each pair's record, counted from 1.
 
-    Raises: InputError, naming the record, if one is no object or lacks a key, or a value is of another kind.
+    Raises: InputError, naming the record, if a record is not an object, lacks a key, or has a value of another type.
     """
     sources, targets, tags, antecedents, numbers = [], [], [], [], array("Q")
     for number, record in enumerate(records, 1):
@@ -77,16 +82,17 @@ def to_pairs(
 
 
 def _split(record: Any, config: DataConfig, where: str) -> Any:
-    """The split that a record says it belongs to."""
+    """The name of the split that a record belongs to."""
     if not isinstance(record, dict) or config.split_key not in record:
         raise InputError(
-            f"{where} has no {config.split_key!r}, which names its split. Set data.split_key to the key that does."
+            f"{where} has no {config.split_key!r}, which must name the split of the pair. Set --data.split-key to the "
+            "key that names it in this file."
         )
     return record[config.split_key]
 
 
 def _sides(record: Any, config: DataConfig, where: str) -> tuple[str, str]:
-    """Source and target of a record."""
+    """The source and target of a record."""
     languages = (config.source_language, config.target_language)
     nested = isinstance(record, dict) and "translation" in record
     sides = record["translation"] if nested else record
@@ -98,27 +104,34 @@ def _sides(record: Any, config: DataConfig, where: str) -> tuple[str, str]:
     for language in languages:
         if language not in sides:
             raise InputError(
-                f"{where} has no {language!r}: {' and '.join(map(repr, languages))} are needed, at the top or within "
-                '"translation". Set data.source_language and data.target_language to its names.'
+                f"{where} has no {language!r}. Each record needs {' and '.join(map(repr, languages))}, at the top "
+                'level or within "translation". If the file uses other keys, set --data.source-language and '
+                "--data.target-language to them."
             )
         if not isinstance(sides[language], str):
             raise InputError(f"{where}: {language!r} must be a string, but is {_kind(sides[language])}.")
-        check_text(sides[language], f"{where}: {language!r}")  # a JSON escape such as "\ud800" is no character
+        check_text(sides[language], f"{where}: {language!r}")  # JSON can escape a lone surrogate, such as "\ud800"
     return sides[languages[0]], sides[languages[1]]
 
 
 def _tags(record: dict[str, Any], config: DataConfig, where: str) -> tuple[str, ...]:
-    """The tags of a record; those under the usual key only if they are tags, since nobody has asked for them."""
+    """The tags of a record.
+
+    A value of another type is an error only if `data.tags` names its key.
+    """
     tags = record.get(config.tags or TAGS)
     if isinstance(tags, list) and all(isinstance(tag, str) for tag in tags):
         return tuple(tags)
     if config.tags is None:
         return ()
-    raise InputError(f"{where}: {config.tags!r} (data.tags) must be a list of strings, but is {_kind(tags)}.")
+    raise InputError(f"{where}: {config.tags!r} (--data.tags) must be a list of strings, but is {_kind(tags)}.")
 
 
 def _antecedents(record: dict[str, Any]) -> tuple[Antecedent, ...]:
-    """What a record says of its pronouns; nothing if it says so in another form, since nobody has asked for them."""
+    """The antecedents of a record.
+
+    Values of another form are ignored, because the key may mean something else.
+    """
     found, given = [], record.get(ANTECEDENTS)
     for one in given if isinstance(given, list) else ():
         match one:
@@ -130,5 +143,5 @@ def _antecedents(record: dict[str, Any]) -> tuple[Antecedent, ...]:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, in few words."""
+    """A short description of a value for error messages."""
     return f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.80}"

@@ -1,4 +1,4 @@
-"""Sequences of about the same length as the rows of padded arrays, in few shapes: what inference computes on."""
+"""Padded arrays of few shapes for inference, from sequences of similar length."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,16 +8,18 @@ import numpy as np
 def of_one_width(
     lengths: np.ndarray, widths: Sequence[int], tokens: int, row_divisor: int | None = None
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Batches of sequences of about the same length, each a padded width, a number of rows, and the sequences' indices.
+    """Groups sequences of similar length into batches of few shapes.
 
-    Widest batches come first, so that running out of memory happens at the start.
+    The widest batches come first, so that running out of memory happens at the start.
 
     Args:
-        lengths: the sequences' lengths in tokens, at least 1.
-        widths: the padded widths, ascending, the last at least the longest length.
-        tokens: maximum of width x rows in a batch. A batch has at least one row, though.
-        row_divisor: a width with few sequences gets a batch of this fraction of the rows, or of its square, and so on.
-            None gives every batch of a width the same number of rows.
+        lengths: Length of each sequence in tokens, at least 1.
+        widths: The padded widths to choose from, in ascending order. The last one is at least the longest length.
+        tokens: Maximum of width x rows in a batch. A batch has at least one row, though.
+        row_divisor: Divisor of the number of rows. A batch of only a few sequences of a new width gets this fraction of
+            the rows, or the fraction squared, and so on. None gives all batches of a width the same number of rows.
+
+    Yields: Width and number of rows of a batch, and the indices of its sequences.
     """
     order = np.argsort(-lengths, kind="stable")
     used, start = set[int](), 0
@@ -33,13 +35,15 @@ def of_one_width(
 
 
 def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences as an array [rows, width] of ids, and another that is True where there is a token.
+    """Pads sequences to an array of one shape.
 
     Args:
-        ids: The sequences, at most `rows`; the rows that are left over are empty.
+        ids: The sequences, at most `rows` of them. The remaining rows consist of padding.
         rows: Number of rows.
-        width: Length of each, at least that of the longest sequence.
-        pad_id: What stands behind a sequence's end.
+        width: Number of columns, at least the length of the longest sequence.
+        pad_id: The id that fills a row after the end of its sequence.
+
+    Returns: The ids (int32) and a mask that is True where there is a token, both of shape [rows, width].
     """
     padded, mask = np.full((rows, width), pad_id, np.int32), np.zeros((rows, width), bool)
     for row, sequence in enumerate(ids):

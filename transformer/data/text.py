@@ -1,4 +1,7 @@
-"""Text files, compressed or not, as lines: strictly UTF-8, and only `\\n` ends a line."""
+"""Lines of text files in strict UTF-8, compressed or not.
+
+Only `\\n` ends a line.
+"""
 
 import gzip
 import lzma
@@ -9,47 +12,53 @@ from pathlib import Path
 
 from transformer.errors import InputError
 
-PACKAGE = "package:"  # before the name of a file in this folder: a path into site-packages would not outlive it
+PACKAGE = "package:"
+"""Prefix of files in this folder. A run keeps this name, because a path into site-packages may not exist later."""
 
 
 def read_lines(path: str) -> list[str]:
-    """The lines of a text file, compressed or not; only `\\n` ends a line.
+    """Reads the lines of a text file, compressed or not. Only `\\n` ends a line.
 
-    Raises: InputError if the file is missing, damaged, not UTF-8, or has a `\\r` inside a line.
+    Raises: InputError if the file is missing, damaged or not UTF-8, or has a `\\r` inside a line.
     """
     return decode_lines(read_bytes(path), path)
 
 
 def decode_lines(data: bytes, name: str) -> list[str]:
-    """The lines of text; only `\\n` ends a line: U+2028, U+0085, vertical tab and form feed stay inside it.
+    """Splits UTF-8 text into lines. Only `\\n` ends a line.
 
-    A byte-order mark at the start is left out, and so is the `\\r` of a Windows line end (`\\r\\n`).
+    U+2028, U+0085, vertical tab and form feed stay in their line.
+
+    A byte-order mark at the start is removed, and so is the `\\r` of a Windows line end (`\\r\\n`).
 
     Args:
-        data: UTF-8.
-        name: What errors call it.
+        data: The text in UTF-8.
+        name: Name of the text in error messages.
 
-    Raises: InputError, naming the line, if data are not UTF-8 or have a `\\r` inside a line.
+    Raises: InputError, naming the line, if the text is not UTF-8 or has a `\\r` inside a line.
     """
-    # Elsewhere a lone \r often counts as a line end: the same file would have other line numbers there, and its
-    # sentences other partners.
+    # Other programs often treat a lone \r as a line end. They would count other lines in the same file, and would pair
+    # its sentences with other translations.
     data = data.replace(b"\r\n", b"\n")
     if (position := data.find(b"\r")) >= 0:
         raise InputError(
-            f"{name}, line {_line_number(data, position)} has a carriage return (\\r) inside it: replace it by a space."
+            f"{name}, line {_line_number(data, position)} has a carriage return (\\r) inside it. Replace it with a "
+            "space."
         )
     return split_lines(data, name)
 
 
 def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """Pieces of a text that fit: cut in half, and in half again, until they do.
+    """Splits a text into chunks that fit, by halving it as often as necessary.
 
-    A cut is made at the sentence end nearest to the middle, if the middle half of the text has one, else between two
-    words there, else in the middle.
+    Each split is at the sentence end nearest to the middle, if the middle half of the text has one. Otherwise it is
+    between the two words nearest to the middle, and if the middle half has no space, exactly in the middle.
 
     Args:
         text: One line.
-        fits: Whether a piece is short enough; a single character is taken to be.
+        fits: Whether a chunk is short enough. A single character is always accepted.
+
+    Returns: The chunks in order, without the white space at the splits. Blank chunks are left out.
     """
     if len(text) < 2 or fits(text):
         return [text] if text.strip() else []
@@ -64,7 +73,12 @@ def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def check_text(text: object, name: str) -> None:
-    """Raises InputError unless a value is a string that UTF-8 can write; `name` is what the message calls it."""
+    """Raises an InputError unless a value is a string that can be encoded as UTF-8.
+
+    Args:
+        text: The value.
+        name: Name of the value in the message.
+    """
     if not isinstance(text, str):
         raise InputError(f"{name} must be a string, but is of type {type(text).__name__}.")
     try:
@@ -75,34 +89,38 @@ def check_text(text: object, name: str) -> None:
 
 
 def split_lines(data: bytes, name: str) -> list[str]:
+    """Splits UTF-8 text at `\\n` and keeps every `\\r`; see `decode_lines`."""
     try:
-        lines = data.decode("utf-8-sig").split("\n")  # without a byte-order mark
+        lines = data.decode("utf-8-sig").split("\n")  # this codec removes a byte-order mark
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{name}, line {_line_number(error.object, error.start)} is not UTF-8 ({error.reason}): convert the "
-            "file to UTF-8."
-        ) from error
+        raise _not_utf8(name, _line_number(error.object, error.start), error) from error
     return lines if lines[-1] else lines[:-1]
 
 
 def stream_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
-    """The lines of a stream as they come; only `\\n` ends a line, and whatever else is in it stays there, `\\r` too.
+    """Yields the lines of a stream as they arrive.
 
-    A byte-order mark at the start is left out.
+    Only `\\n` ends a line, and a `\\r` stays in it.
+
+    A byte-order mark at the start is removed.
 
     Args:
-        file: Its lines with their ends, as a binary file gives them; UTF-8.
-        name: What errors call it.
+        file: The lines with their line ends, as a binary file yields them, in UTF-8.
+        name: Name of the stream in error messages.
 
-    Raises: InputError, naming the line, if one is not UTF-8.
+    Raises: InputError, naming the line, if a line is not UTF-8.
     """
     for number, line in enumerate(file, start=1):
         try:
             yield line.removesuffix(b"\n").decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{name}, line {number} is not UTF-8 ({error.reason}): convert the file to UTF-8."
-            ) from error
+            raise _not_utf8(name, number, error) from error
+
+
+def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> InputError:
+    return InputError(
+        f"{name}, line {line} is not UTF-8 ({error.reason}). Convert the text to UTF-8, for example with iconv."
+    )
 
 
 def _line_number(data: bytes, position: int) -> int:
@@ -110,12 +128,16 @@ def _line_number(data: bytes, position: int) -> int:
 
 
 def locate(path: str) -> Path:
-    """Where a file is; `package:NAME` is one that comes with this package, wherever that is installed."""
+    """The path of a file. `package:NAME` is a file that comes with this package."""
     name = path.removeprefix(PACKAGE)
     return Path(name) if name == path else Path(__file__).parent / name
 
 
 def read_bytes(path: str) -> bytes:
+    """Reads a file, and decompresses it if its suffix is `.gz`, `.xz` or `.zst`.
+
+    Raises: InputError if the file cannot be read or decompressed, or if a `.zst` file needs the missing module.
+    """
     try:
         data = locate(path).read_bytes()
     except OSError as error:
@@ -131,14 +153,16 @@ def read_bytes(path: str) -> bytes:
             case _:
                 return data
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise InputError(f"{path} cannot be decompressed ({error}): it is damaged, or of another format.") from error
+        raise InputError(
+            f"{path} cannot be decompressed ({error}). The file is damaged, or its suffix names another format."
+        ) from error
 
 
 def _decompress_zst(data: bytes, path: str) -> bytes:
     try:
         import zstandard
     except ImportError as error:
-        raise InputError(f"Reading {path} needs the zstandard module: pip install zstandard.") from error
+        raise InputError(f"Reading {path} needs the zstandard module: pip install zstandard") from error
     frames = []
     while data:
         frame = zstandard.ZstdDecompressor().decompressobj()
@@ -146,7 +170,7 @@ def _decompress_zst(data: bytes, path: str) -> bytes:
             frames.append(frame.decompress(data))
         except zstandard.ZstdError as error:
             raise OSError(str(error)) from error
-        if not frame.eof:  # the module itself takes a truncated file for a whole one
+        if not frame.eof:  # zstandard itself accepts a truncated file
             raise EOFError("the file is truncated")
         data = frame.unused_data
     return b"".join(frames)

@@ -1,1 +1,1 @@
-"""The programs of `benchmarks/decoding.py`: each translates the same sentences with the same weights."""
+"""The programs of `benchmarks/decoding.py`, which translate with one model."""

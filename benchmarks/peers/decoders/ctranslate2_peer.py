@@ -1,6 +1,7 @@
-"""CTranslate2, its model built from our weights as NumPy arrays.
+"""CTranslate2 with a model that is built from our weights as NumPy arrays.
 
-Tokens are their ids in decimal. It sorts by length and cuts batches itself; the fastest of several sizes is taken.
+Its tokens are our token ids in decimal. It sorts sentences by length and makes batches itself. The fastest of several
+batch sizes is measured.
 """
 
 import os
@@ -18,8 +19,8 @@ from peers.positions import sinusoids
 ACTIVATIONS = {"relu": Activation.RELU, "gelu": Activation.GELU, "swish": Activation.SWISH}
 
 
-def spec_of(job: Job) -> Any:  # a spec's attributes have no types
-    """Our parameters under CTranslate2's names."""
+def spec_of(job: Job) -> Any:  # the attributes of a spec have no types
+    """Our parameters as a model specification with CTranslate2's names."""
     model, stacked = job.model, job.read_weights()
     weights = {name: array for name, array in stacked.items() if "/layers/" not in name}
     for name, array in stacked.items():
@@ -72,7 +73,7 @@ def spec_of(job: Job) -> Any:  # a spec's attributes have no types
     tokens = [str(number) for number in range(model.vocabulary_size)]
     spec.register_source_vocabulary(tokens)
     spec.register_target_vocabulary(tokens)
-    # It has to have an unknown token, but every id is known; the pad id never comes out of a model that was trained.
+    # The format requires an unknown token, although every id is known. A trained model never generates the pad id.
     spec.config.unk_token = spec.config.bos_token = str(job.pad_id)
     spec.config.eos_token, spec.config.decoder_start_token = str(job.end_id), str(job.start_id)
     spec.config.add_source_eos = False
@@ -84,7 +85,10 @@ class CTranslate2:
     batch_sizes = (32, 64, 128)
 
     def __init__(self, job: Job, workers: str) -> None:
-        """Args: workers: `1` is one translation at a time on all cores, `2` two at a time, each on half of them."""
+        """Builds the translator, with the given number of parallel workers.
+
+        The workers share the cores, and each translates one batch at a time.
+        """
         cores, number, self._job = len(os.sched_getaffinity(0)), int(workers), job
         spec = spec_of(job)
         spec.validate()

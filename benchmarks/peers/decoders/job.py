@@ -1,4 +1,4 @@
-"""What every program that decodes is given: the model, its weights, the sentences, the search."""
+"""The task of the decoding programs."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,9 +9,9 @@ import numpy as np
 
 from transformer.config import ModelConfig
 
-BEAMS = (1, 4)  # beam sizes that are measured; 1 is greedy search
+BEAMS = (1, 4)  # the measured beam sizes, where 1 is greedy search
 
-# What MarianMTModel and CTranslate2's Marian models have, and no option changes.
+# Settings of MarianMTModel and of CTranslate2's Marian models that no option changes.
 MARIAN = {
     "norm": "layer",
     "norm_position": "post",
@@ -26,14 +26,14 @@ MARIAN = {
 
 @dataclass(frozen=True)
 class Job:
-    """What a program is asked to do."""
+    """The task of a program, read from a JSON file."""
 
     run: str
-    """The run directory, for the program that reads it."""
+    """Path of the run directory, which only our program reads."""
     weights: str
-    """The .npz file of the parameters under their paths."""
+    """Path of the .npz file with the parameters, named by their paths in the tree."""
     sentences: str
-    """The JSON file of the source sentences as lists of token ids, the end id last."""
+    """Path of the JSON file with the source sentences as lists of token ids, including the end id."""
     model: ModelConfig
     pad_id: int
     start_id: int
@@ -41,7 +41,7 @@ class Job:
     length_penalty: float
     """Scores are log-probabilities divided by length ** length_penalty."""
     extra_length: int
-    """A translation may have this many tokens more than the longest source."""
+    """Number of tokens by which a translation may be longer than the longest source."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -60,19 +60,19 @@ class Job:
 
     @property
     def max_length(self) -> int:
-        """Of a translation, in tokens."""
+        """Maximum length of a translation in tokens."""
         return min(max(map(len, self.read_sentences())) + self.extra_length, self.model.max_positions)
 
 
 class Program(Protocol):
-    """One way to translate. The module of a program has `start(job, variant)`, which builds it."""
+    """One way to translate. `start(job, variant)` in the program's module returns it."""
 
     note: str
-    """In which type it computes, and what else was chosen."""
+    """The compute dtype, and other settings that the program has chosen."""
     packages: tuple[str, ...]
-    """Whose versions belong to the result."""
+    """Packages whose versions are recorded with the result."""
     batch_sizes: tuple[int, ...]
-    """In sentences; the fastest is taken. None where the program's own default is what is measured."""
+    """Batch sizes in sentences, of which the fastest is measured. Empty if the program chooses its own."""
 
     def translate(self, sentences: list[list[int]], beam_size: int, batch_size: int) -> list[list[int]]:
         """The best translation of each sentence as token ids, without the end id."""

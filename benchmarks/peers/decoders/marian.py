@@ -1,7 +1,7 @@
-"""Hugging Face `MarianMTModel.generate`, with our weights.
+"""Hugging Face `MarianMTModel.generate` with our weights.
 
-Set up for speed: scaled_dot_product_attention, the cache that it has by default, `inference_mode`, sentences sorted by
-length, the fastest of several batch sizes.
+Settings for speed: scaled_dot_product_attention, the default cache, `inference_mode`, sentences sorted by length, and
+the fastest of several batch sizes.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ PARTS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_p
 
 
 def state_of(weights: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Our parameters under Marian's names."""
+    """Our parameters as a state dict with Marian's names."""
     state = {}
     for path, array in weights.items():
         if path == "embedding":
@@ -34,8 +34,8 @@ def state_of(weights: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 def _name(parts: list[str]) -> str:
     module, part, *rest = parts
     if module == "feed_forward":
-        kind, place = part.split("_")
-        return f"fc{1 if place == 'in' else 2}.{'weight' if kind == 'kernel' else 'bias'}"
+        kind, position = part.split("_")
+        return f"fc{1 if position == 'in' else 2}.{'weight' if kind == 'kernel' else 'bias'}"
     if rest and part == "norm":
         of = module.removesuffix("_norm")
         name = {"self_attention": "self_attn", "cross_attention": "encoder_attn"}
@@ -71,18 +71,18 @@ class Marian:
             forced_eos_token_id=None,
         )
         config._attn_implementation = "sdpa"
-        self._model: Any = MarianMTModel(config).eval()  # its methods have types of their own kind
+        self._model: Any = MarianMTModel(config).eval()  # type checkers do not understand its methods
         missing, unexpected = self._model.load_state_dict(state_of(job.read_weights()), strict=False)
         if unexpected or any("embed_positions" not in name for name in missing):
-            raise ValueError(f"Marian has no {unexpected} and lacks {missing}.")
+            raise ValueError(f"The parameters do not fit MarianMTModel: unexpected {unexpected}, missing {missing}.")
         self._model.to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
 
     def translate(self, sentences: list[list[int]], beam_size: int, batch_size: int) -> list[list[int]]:
-        job, order = self._job, sorted(range(len(sentences)), key=lambda place: -len(sentences[place]))
+        job, order = self._job, sorted(range(len(sentences)), key=lambda index: -len(sentences[index]))
         search = GenerationConfig(
             num_beams=beam_size,
             length_penalty=job.length_penalty,
-            max_length=job.max_length + 1,  # with the start id
+            max_length=job.max_length + 1,  # including the start token
             do_sample=False,
             pad_token_id=job.pad_id,
             eos_token_id=job.end_id,
@@ -90,16 +90,16 @@ class Marian:
         )
         found: list[list[int]] = [[]] * len(sentences)
         for first in range(0, len(order), batch_size):
-            places = order[first : first + batch_size]
-            width = len(sentences[places[0]])
-            rows = [sentences[place] + [job.pad_id] * (width - len(sentences[place])) for place in places]
-            mask = [[1] * len(sentences[place]) + [0] * (width - len(sentences[place])) for place in places]
+            indices = order[first : first + batch_size]
+            width = len(sentences[indices[0]])
+            rows = [sentences[index] + [job.pad_id] * (width - len(sentences[index])) for index in indices]
+            mask = [[1] * len(sentences[index]) + [0] * (width - len(sentences[index])) for index in indices]
             with torch.inference_mode():
                 ids = self._model.generate(
                     input_ids=torch.tensor(rows), attention_mask=torch.tensor(mask), generation_config=search
                 )
-            for place, row in zip(places, ids[:, 1:].tolist(), strict=True):
-                found[place] = row[: row.index(job.end_id)] if job.end_id in row else row
+            for index, row in zip(indices, ids[:, 1:].tolist(), strict=True):
+                found[index] = row[: row.index(job.end_id)] if job.end_id in row else row
         return found
 
 

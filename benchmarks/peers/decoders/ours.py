@@ -1,4 +1,7 @@
-"""This project as `transformer translate` runs it, from token ids to token ids, in batches of its default size."""
+"""This project with the start-up and batches of `transformer translate`.
+
+It translates from token ids to token ids.
+"""
 
 from transformer.runtime import keep_freed_memory, use_compilation_cache
 
@@ -31,9 +34,9 @@ class Ours:
         )
         sources = [sentence[:-1] for sentence in sentences]
         found: list[list[int]] = [[]] * len(sentences)
-        for places, best in decode(self._members, sources, np.arange(len(sources)), search, self._ids):
-            for row, place in enumerate(places):
-                found[place] = best.tokens[row, 0, : best.lengths[row, 0] - 1].tolist()
+        for indices, best in decode(self._members, sources, np.arange(len(sources)), search, self._ids):
+            for row, index in enumerate(indices):
+                found[index] = best.tokens[row, 0, : best.lengths[row, 0] - 1].tolist()
         return found
 
 

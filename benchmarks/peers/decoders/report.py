@@ -1,4 +1,4 @@
-"""The result of `benchmarks/decoding.py` as tables in Markdown and as rows, and how translations differ."""
+"""Markdown tables and CSV rows of the result of `benchmarks/decoding.py`."""
 
 import statistics
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ PROCESSOR, BLEU = ("processor time of 1,000 sentences", "s"), ("BLEU", "")
 
 
 def measured(result: dict[str, Any], beam: int) -> dict[str, Measured]:
-    """What each program that did not fail has reached with one beam size, turn by turn."""
+    """The measurements of each successful program with one beam size."""
     sentences, key = result["sentences"], str(beam)
     runs = {name: program for name, program in result["programs"].items() if "failed" not in program}
     seconds = {name: [turn[key]["seconds"] for turn in run["turns"]] for name, run in runs.items()}
@@ -43,7 +43,7 @@ def measured(result: dict[str, Any], beam: int) -> dict[str, Measured]:
 
 
 def rows(result: dict[str, Any]) -> list[Row]:
-    """A result as rows; ratios are to this project in float32."""
+    """The CSV rows of a result. Ratios are relative to this project in float32."""
     found = []
     for beam in BEAMS:
         for name, values in measured(result, beam).items():
@@ -53,14 +53,14 @@ def rows(result: dict[str, Any]) -> list[Row]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """A table for each beam size, programs by speed."""
+    """The Markdown tables of a result, one per beam size, fastest program first."""
     programs, sentences, parts = result["programs"], result["sentences"], []
     for beam in BEAMS:
         lines = [
             f"**{NAMES[beam]}**, {sentences:,} sentences, length penalty {result['length_penalty']:g}",
             "",
-            "| program | sentences/s (quartiles) | ours float32 is faster by | processor seconds for 1,000 | BLEU "
-            "| same as ours in float32 | first | warm | computes in |",
+            "| program | sentences/s (quartiles) | time relative to ours, float32 | processor seconds per 1,000 | BLEU "
+            "| equal to ours, float32 | first | warm | compute dtype |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
         ]
         found = measured(result, beam)
@@ -91,24 +91,30 @@ def table(result: dict[str, Any]) -> str:
 def differences(
     translator: Translator, sources: list[str], translations: dict[str, dict[int, list[list[int]]]], alpha: float
 ) -> dict[str, list[dict[str, Any]]]:
-    """Where CTranslate2's beam search ends elsewhere than ours: both texts, and our model's scores of them."""
+    """Lists the sentences that CTranslate2's beam search translates differently.
+
+    Returns: For each of its programs, the source, both translations, and our model's score of each.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     beam = max(BEAMS)
     for name in translations if REFERENCE in translations else ():
         if not name.startswith("ctranslate2"):
             continue
         pairs = list(enumerate(zip(translations[REFERENCE][beam], translations[name][beam], strict=True)))
-        places = [place for place, (ours, theirs) in pairs if ours != theirs]
+        differing = [index for index, (ours, theirs) in pairs if ours != theirs]
         found[name] = []
-        for place in places:
-            texts = translator.tokenizer.decode_batch([translations[one][beam][place] for one in (REFERENCE, name)])
-            scores = [score(translator, sources[place], text, alpha) for text in texts]
-            found[name].append({"source": sources[place], "ours": texts[0], "theirs": texts[1], "scores": scores})
+        for index in differing:
+            texts = translator.tokenizer.decode_batch([translations[one][beam][index] for one in (REFERENCE, name)])
+            scores = [score(translator, sources[index], text, alpha) for text in texts]
+            found[name].append({"source": sources[index], "ours": texts[0], "theirs": texts[1], "scores": scores})
     return found
 
 
 def score(translator: Translator, source: str, text: str, alpha: float) -> float | None:
-    """What the search maximizes, of a text as it is tokenized; None where that has more tokens than positions."""
+    """The score of a translation that the search maximizes.
+
+    None if the translation is longer than the model allows.
+    """
     if len(translator.tokenizer.encode_batch([text])[0]) >= translator.model.config.max_positions:
         return None
     log_probs = translator.log_probabilities([source], [text])[0]

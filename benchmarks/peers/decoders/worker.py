@@ -1,8 +1,8 @@
-"""The child process of one program: builds it, warms it up, then translates on command.
+"""The child process that builds and warms up a program, and translates.
 
     python -m peers.decoders.worker MODULE:VARIANT JOB.json
 
-It answers each line of standard input with one line of JSON, and sleeps in between.
+It answers each line of standard input with one line of JSON. Between two lines it sleeps.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    # What libraries print goes to standard error; the parent reads nothing but our answers.
+    # Libraries print to standard error instead, so that the parent reads nothing but our answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -25,7 +25,7 @@ def main() -> None:
 
     name, job_file = sys.argv[1:]
     kind, variant = name.split(":")
-    module = importlib.import_module(f"peers.decoders.{kind}")  # before NumPy: it may set the allocator
+    module = importlib.import_module(f"peers.decoders.{kind}")  # before NumPy, because it may set the allocator
     from peers.decoders.job import BEAMS, Job
 
     job = Job.from_json(Path(job_file).read_text(encoding="utf-8"))

@@ -44,10 +44,10 @@ def test_writing_is_deterministic_and_passes_its_check(few_lines, monkeypatch, c
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("{", "[", 1), "line 1 is not what the generator produces"),
-        (lambda text: text[: text.rindex("{")], "line 10 is not what the generator produces"),
-        (lambda text: f"{text}{{}}\n", "line 11 is not what the generator produces"),
-        (lambda text: text.rstrip("\n"), "line 10 is not what the generator produces"),
+        (lambda text: text.replace("{", "[", 1), "line 1 differs from what the generator produces"),
+        (lambda text: text[: text.rindex("{")], "line 10 differs from what the generator produces"),
+        (lambda text: f"{text}{{}}\n", "line 11 differs from what the generator produces"),
+        (lambda text: text.rstrip("\n"), "line 10 differs from what the generator produces"),
         (lambda text: f"{text}{{}}", "ends in the middle of a line"),
     ],
 )

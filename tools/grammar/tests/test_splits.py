@@ -26,8 +26,8 @@ TAGS = {
     "separable",
     "verb-last",
 }
-# Of the first thousand training pairs. A change to the lexicon or the templates changes it, and belongs in the change
-# log: scores from before and after cannot be compared.
+# SHA-256 of the first thousand training pairs. A change to the lexicon or the templates changes it. Note that in the
+# change log, because scores from before and after cannot be compared.
 FIRST_THOUSAND = "f2fd8cce4758f97287b18951777ee70e38dc7306e8d028bd8d55dff862f4922c"
 
 

@@ -75,7 +75,7 @@ def records_after(file: str, words: str) -> list[dict[str, str]]:
 
 
 def assert_recorded(record: dict[str, str], rows: list[Row]) -> int:
-    """Each number in a row of a table is what these rows record, rounded to its decimals. Returns how many there are."""
+    """Check that each number in a row of a table is what these rows record, rounded, and count the numbers."""
     count = 0
     for column in COLUMNS.keys() & record.keys():
         cell, (quantity, statistic) = record[column], COLUMNS[column]

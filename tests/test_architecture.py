@@ -1,10 +1,12 @@
-"""The rules of the rooms: who may import whom, what may be imported where, and how large a room may grow."""
+"""The rules of the rooms: imports, sizes, and what docs/architecture.md says of them."""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "transformer"
+PAGE = ROOT / "docs" / "architecture.md"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up: a room imports from rooms below it only (and from itself, where it is a folder).
@@ -152,3 +154,40 @@ def test_batch_norm_costs_its_own_file() -> None:
     assert naming == {"batch_norm.py", "checkpoint_files.py"}
     mapping = {file.relative_to(PACKAGE).as_posix() for file in FILES if "axis_name" in names(file)}
     assert mapping == {"batch_norm.py", "ops/normalization.py", "training/parallel.py"}
+
+
+def test_the_page_draws_and_describes_every_room() -> None:
+    """docs/architecture.md draws all rooms in one picture and describes them in their order."""
+    text = PAGE.read_text("utf-8")
+    (picture,) = re.findall(r"^┌.*?┘$", text, re.MULTILINE | re.DOTALL)
+    assert {*ROOMS} <= {*re.findall(r"\w+", picture)}
+    described = re.findall(r"^\| `(\w+)(?:\.py|/)` \|", section(text, "## The rooms"), re.MULTILINE)
+    assert described == ROOMS
+
+
+def test_the_page_names_every_file() -> None:
+    """One line for each file of a subpackage, and none for a file that is not there."""
+    text = PAGE.read_text("utf-8")
+    for folder in sorted(path.parent for path in PACKAGE.glob("*/__init__.py")):
+        named = re.findall(r"^\| `([\w./]+)` \|", section(text, f"### {folder.name}/"), re.MULTILINE)
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if path.name != "__init__.py"}
+        assert {name for name in named if name.endswith(".py")} == files, folder
+        assert len({*named}) == len(named)
+        assert all((folder / name).is_file() for name in named)
+    for name in re.findall(r"^\| `([\w./]+)` \|", section(text, "### The repository"), re.MULTILINE):
+        assert (ROOT / name).exists(), name
+
+
+def test_rooms_side_by_side_do_not_import_each_other() -> None:
+    """In the picture, the boxes of `data` and `ops`, and of `experiment` and `run`, are on one line."""
+    for file in FILES:
+        used = {name.split(".")[1] for name in imports(file) if name.startswith("transformer.")}
+        for pair in ({"data", "ops"}, {"experiment", "run"}):
+            assert room_of(file) not in pair or not used & (pair - {room_of(file)}), file
+
+
+def section(text: str, heading: str) -> str:
+    """What follows a heading, up to the next one."""
+    _, found, rest = text.partition(f"\n{heading}\n")
+    assert found, f"{PAGE.name} has no heading {heading}"
+    return re.split(r"^#", rest, maxsplit=1, flags=re.MULTILINE)[0]

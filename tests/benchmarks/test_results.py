@@ -50,35 +50,92 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
         read(file)
 
 
+# The columns of the tables in docs/performance.md, as what the file records.
+COLUMNS = {
+    "tokens/s": ("speed", "median"),
+    "sentences/s": ("speed", "median"),
+    "lower quartile": ("speed", "lower_quartile"),
+    "upper quartile": ("speed", "upper_quartile"),
+    "relative time": ("time relative to transformer-jax", "median"),
+    "share of the limit, %": ("share of the matmul limit", "median"),
+    "peak memory, GiB": ("peak memory", "median"),
+    "first step, s": ("first step", "median"),
+    "equal, %": ("translations equal to those of transformer-jax in float32", "median"),
+}
+ZEN_4, ZEN_5 = ("AMD EPYC (family 25, model 17), 2 cores", "AMD EPYC (family 26), 2 cores")
+
+
+def records_after(file: str, words: str) -> list[dict[str, str]]:
+    """The rows of the first table after some words, by the names of its columns."""
+    text = (ROOT / file).read_text(encoding="utf-8").partition(words)[2]
+    lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert lines is not None, f"{file} no longer says: {words}"
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines())
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def assert_recorded(record: dict[str, str], rows: list[Row]) -> int:
+    """Check that each number in a row of a table is what these rows record, rounded, and count the numbers."""
+    count = 0
+    for column in COLUMNS.keys() & record.keys():
+        cell, (quantity, statistic) = record[column], COLUMNS[column]
+        if not cell or (column, cell, record["program"]) == ("relative time", "1.00", "transformer-jax"):
+            continue
+        (value,) = {getattr(row, statistic) for row in rows if row.quantity == quantity}
+        assert cell == f"{value:,.{len(cell.partition('.')[2])}f}", (column, record)
+        count += 1
+    return count
+
+
 @pytest.mark.parametrize(
-    ("file", "words"),
+    ("words", "machine", "setting", "numbers"),
     [
-        ("README.md", "Training, source and target tokens a second"),
-        ("docs/performance.md", "## Side by side"),
-        ("docs/performance.md", "### On slower cores"),
-        ("docs/performance.md", "In float32 ("),
+        ("### On Zen 5, in bfloat16", ZEN_5, "allocators alike; 4 shapes with 22.4% padding; bfloat16", 54),
+        ("Size S, allocators alike", ZEN_4, "allocators alike; 6 shapes with 15.9% padding", 23),
+        ("Size S, each as it starts", ZEN_4, "allocators alone; 6 shapes with 15.9% padding", 13),
+        ("Size B, allocators alike", ZEN_4, "allocators alike; 6 shapes with 15.9% padding", 7),
+        ("### On Zen 4, in float32", ZEN_4, "allocators alike; 2 shapes with 40.0% padding; float32", 22),
     ],
 )
-def test_tables_of_training_are_quotations(file: str, words: str) -> None:
-    for first, *cells in table_after(file, words):
-        size, program = first.split(", ", 1) if first[:3] in ("S, ", "B, ") else ("", first)
-        if program == "transformer-jax":
-            cells = [cell for cell in cells if cell != "1.00"]  # its ratio to itself
-        rows = [row for row in ROWS if row.benchmark == "training" and row.setting.startswith(size)]
-        assert_quoted(" ".join(cells), [row for row in rows if row.program == program.removesuffix(", bfloat16")])
+def test_tables_of_training_are_quotations(words: str, machine: str, setting: str, numbers: int) -> None:
+    count = 0
+    for record in records_after("docs/performance.md", words):
+        start = f"{record['size']}; {setting}"
+        dtype = record.get("compute dtype", "")
+        own = [row for row in ROWS if row.machine == machine and row.program == record["program"]]
+        count += assert_recorded(record, [row for row in own if row.setting.startswith(start) and dtype in row.setting])
+    assert count == numbers
 
 
 def test_what_each_optimization_is_worth_is_quoted() -> None:
-    rows = [row for row in ROWS if "without:" in row.command]
-    for _, _, cell in table_after("docs/performance.md", "## What makes it fast")[:5]:
-        assert_quoted(cell, rows)
+    rows = [row for row in ROWS if "without:" in row.command and row.quantity == "time relative to transformer-jax"]
+    quoted = [record["relative time without it"] for record in records_after("docs/performance.md", "## What makes")]
+    assert sorted(quoted) == sorted(f"{row.median:.2f}" for row in rows)
 
 
-@pytest.mark.parametrize("words", ["medians of five turns", "half of the above; three turns"])
-def test_tables_of_decoding_are_quotations(words: str) -> None:
-    for first, *cells in table_after("docs/experiments.md", words):
-        program = first.partition(",")[0]
-        assert_quoted(" ".join(cells), [row for row in ROWS if row.program == program and row.benchmark == "decoding"])
+@pytest.mark.parametrize(
+    ("words", "machine", "date", "numbers"),
+    [
+        ("2026-11-25, five turns", ZEN_5, "2026-11-25", 32),
+        ("2026-11-25, three turns (matmul", ZEN_4, "2026-11-25", 22),
+        ("Three hours later", ZEN_4, "2026-11-26", 6),
+    ],
+)
+def test_tables_of_decoding_are_quotations(words: str, machine: str, date: str, numbers: int) -> None:
+    count = 0
+    for record in records_after("docs/performance.md", words):
+        workers = f", {record['workers']} worker" if record["workers"] else ""
+        start = f"{record['search']}; {record['compute dtype']}{workers}"
+        own = [row for row in ROWS if (row.machine, row.date, row.program) == (machine, date, record["program"])]
+        count += assert_recorded(record, [row for row in own if row.setting.startswith(start)])
+    assert count == numbers
+
+
+def test_readme_quotes_the_speed_of_training() -> None:
+    for first, *cells in table_after("README.md", "Training, source and target tokens a second"):
+        program = first.removesuffix(", bfloat16")
+        rows = [row for row in ROWS if row.benchmark == "training" and row.program == program]
+        assert_quoted(" ".join(cells), rows)
 
 
 def test_readme_quotes_the_speed_of_decoding() -> None:

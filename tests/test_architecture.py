@@ -36,6 +36,7 @@ ROOMS = [
     "run",
     "experiment",
     "cli",
+    "__main__",
 ]
 FORBIDDEN = {
     "data": {"jax", "flax", "optax", "orbax"},

@@ -73,8 +73,8 @@ class Attention:
     def joined(self) -> "Attention":
         """The same attention between words instead of tokens.
 
-        Weights are summed over the tokens of a key and averaged over the tokens of a query, so that a row still sums to
-        1 (Clark et al. 2019, section 4.1).
+        Weights are summed over the tokens of a key and averaged over the tokens of a query (Clark et al. 2019, section
+        4.1). A row still sums to 1.
         """
         by_word: dict[Kind, np.ndarray] = {
             kind: _membership(self.queries(kind), mean=True) @ weights @ _membership(self.keys(kind), mean=False).T

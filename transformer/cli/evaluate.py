@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class EvaluationOptions(PairOptions, DecodingOptions):
     """Score a run on its test set, or on other files.
 
-    Prints BLEU, chrF and TER from 0 to 100 with sacreBLEU's signatures and 95 % intervals, exact match in percent, and
-    loss (nats per target token) with perplexity.
+    Prints BLEU, chrF and TER from 0 to 100, with sacreBLEU's signatures and 95 % intervals. Also prints exact match in
+    percent, loss in nats per target token, and perplexity.
 
         transformer evaluate runs/quickstart
         transformer evaluate runs/mine --source test.en --reference test.de

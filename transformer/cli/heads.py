@@ -18,8 +18,8 @@ class HeadsOptions(RunOptions):
     and on the boundary token. The boundary token is the source's end token, or the decoder's start token. The ablation
     is the increase of the loss without the head (nats per target token).
 
-    If the test set names antecedents, as the quickstart's does, it also reports how often each encoder head attends
-    from a pronoun to the noun that it refers to. The untrained model is measured for comparison.
+    The quickstart's test set names the antecedents of pronouns. For such a test set it also reports how often each
+    encoder head attends from a pronoun to its antecedent. The untrained model is measured for comparison.
 
         transformer heads runs/quickstart --sentences 200"""
 

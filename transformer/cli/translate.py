@@ -34,10 +34,9 @@ class TranslationOptions(DecodingOptions):
     """Write a JSON object for each line: `source`, and `translations` from best to worst, each with `text`, `score` and
     `tokens` (length in tokens, including the end token)."""
     alignments: bool = False
-    """With --jsonl, also write for each target token the index of the source token that it attends to most
-    (`alignment`), the tokens of both sides (`source_pieces`, `target_pieces`), and the start and end of each source
-    token in `source`, in characters (`source_offsets`). `alignment` is null if either text is longer than the model's
-    positions."""
+    """With --jsonl, also write `alignment`: for each target token, the index of the source token that it attends to
+    most, or null if either text is longer than the model's positions. `source_pieces` and `target_pieces` are the
+    tokens. `source_offsets` are the start and end of each source token in `source`, in characters."""
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""A run that nobody trained: it looks everywhere a little, which is enough to be shown."""
+"""An untrained run, whose attention weights are spread over all tokens."""
 
 from collections.abc import Callable
 
@@ -41,13 +41,13 @@ def run() -> Run:
 
 @pytest.fixture(scope="session")
 def view(run) -> View:
-    """Of one pair of sentences for all tests: another length would be compiled anew."""
+    """The attention of one sentence pair for all tests, because each length is compiled separately."""
     return run.attention("the law is € good, but its use", "das Gesetz ist gut")
 
 
 @pytest.fixture(scope="session")
 def make_attention() -> Callable[[list[str], int, int], Attention]:
-    """Random weights between the given tokens, the same of each kind."""
+    """Makes random weights between the given tokens, the same for each kind."""
 
     def make(tokens: list[str], layers: int, heads: int) -> Attention:
         side = Pieces(" ".join(tokens), tokens, tokens, [*range(len(tokens))])

@@ -35,7 +35,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Opens a view with some options, and in the end expects that nothing was wrong on the console."""
+    """Opens a view with some options. At the end of the test the browser's console must be empty."""
 
     def show(view: View, **options):
         view.save(tmp_path / "view.html", **options)
@@ -43,12 +43,12 @@ def show(browser, tmp_path):
         return browser
 
     yield show
-    # The browser's own new-tab page, open before ours, may speak of a slow network.
+    # The browser's new-tab page, which was open before, may report a slow network.
     assert [entry for entry in browser.get_log("browser") if not entry["message"].startswith("chrome://")] == []
 
 
 def lines(browser) -> list[tuple[str, str]]:
-    """The head and the course of each path."""
+    """The head and the coordinates of each path."""
     script = "return [...document.querySelectorAll('.view path')].map(p => [p.dataset.head, p.getAttribute('d')])"
     return [tuple(path) for path in browser.execute_script(script)]
 
@@ -96,13 +96,13 @@ def test_hovering_a_word_shows_its_lines(show, view):
     rows = {round((float(start.split()[1])) // 27) for start in starts}
     assert rows == {1}
     told = find(browser, "#told").text
-    assert told.startswith(f"{view.source.tokens[1]} looks at")
+    assert told.startswith(f"{view.source.tokens[1]} attends to")
     for head in range(4):
         row = view.weights["encoder"][1, head, 1]
         best = int(row.argmax())
         assert f"head {head}\n{view.source.tokens[best]} {round(100 * round(row[best] * 255) / 255)} %" in told
     hover(browser, ".keys li:nth-child(3)")
-    assert "is looked at by" in find(browser, "#told").text
+    assert "is attended to by" in find(browser, "#told").text
     hover(browser, "h1")
     assert lines(browser) == before
     hover(browser, "tbody tr:nth-child(2) td:nth-child(3)")
@@ -119,12 +119,12 @@ def test_the_keyboard_does_what_the_pointer_does(show, view):
     assert browser.execute_script(focused) == f"{view.source.tokens[2]}true"
     moved = lines(browser)
     assert moved != before
-    assert find(browser, "#told").text.startswith(f"{view.source.tokens[2]} looks at")
-    press(browser, "ENTER", "TAB")  # kept, though the focus goes on
+    assert find(browser, "#told").text.startswith(f"{view.source.tokens[2]} attends to")
+    press(browser, "ENTER", "TAB")  # pinned, although the focus moves on
     assert lines(browser) == moved
-    browser.execute_script("document.querySelector('.queries li:nth-child(3)').click()")  # let go
+    browser.execute_script("document.querySelector('.queries li:nth-child(3)').click()")  # unpinned
     press(browser, "ARROW_UP")
-    assert "is looked at by" in find(browser, "#told").text
+    assert "is attended to by" in find(browser, "#told").text
     press(browser, "ESCAPE")
     assert lines(browser) == before
 
@@ -153,7 +153,7 @@ def test_words_are_joined_as_in_python(show, view):
     shown = np.array([int(text) for text in texts(browser, "tbody td")])
     np.testing.assert_allclose(shown, 100 * joined.weights["cross"][0].mean(0).ravel(), atol=1.2)
     browser = show(view, kind="encoder", joined=True, word="its")
-    assert find(browser, "#told").text.startswith("its looks at")
+    assert find(browser, "#told").text.startswith("its attends to")
     assert find(browser, "[aria-selected=true]").text == "its"
 
 

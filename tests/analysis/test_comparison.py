@@ -54,11 +54,11 @@ def test_what_else_differs_is_said():
     found = compare(result(BAD), other, bootstrap=20)
     text = to_text(found, result(BAD), other, sentences=2)
     for said in (
-        "seed is 0 against 1.",
-        "search.beam_size is 4 against 1.",
+        "seed is 0 in the first and 1 in the second.",
+        "search.beam_size is 4 in the first and 1 in the second.",
         "trained on different data",
         "tokenizers differ",
-        "bleu were computed in other ways: tok:13a against tok:zh",
+        "The bleu scores that they reported were computed differently: tok:13a and tok:zh.",
         "20 of 40 translations differ",
     ):
         assert said in text
@@ -67,7 +67,7 @@ def test_what_else_differs_is_said():
 
 
 def test_the_metrics_are_those_asked_for():
-    """Chinese, which 13a does not split, against sacreBLEU's own scores of two references."""
+    """Chinese text, which 13a does not split, against sacreBLEU's own scores with two references."""
     chinese = [f"第{n}句话说的是一只狗。" for n in range(40)]
     translated = [sentence.replace("一只", "") if n % 2 else sentence for n, sentence in enumerate(chinese)]
     pairs = Pairs(SOURCES, chinese, further_references=(translated[::-1],))
@@ -91,7 +91,7 @@ def test_the_metrics_are_those_asked_for():
 
 def test_other_test_sets_are_refused():
     other = Pairs(SOURCES, [*TARGETS[1:], "anders"])
-    with pytest.raises(InputError, match="the same test set"):
+    with pytest.raises(InputError, match="they did not translate the same test set"):
         compare(result(GOOD), result(GOOD, pairs=other))
     with pytest.raises(InputError, match="39 translations of 40 sentences"):
         compare(result(GOOD), result(GOOD[1:]))

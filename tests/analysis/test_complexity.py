@@ -28,7 +28,7 @@ from transformer.analysis.complexity.settings import Settings
 from transformer.analysis.figures.complexity import draw
 from transformer.cli import main
 
-# Products of one layer forward, two operations each, by hand: r = 9 looks at three blocks of 4.
+# Products of one layer forward, two operations each, by hand. With r = 9, a query meets three blocks of 4 keys.
 OPERATIONS = {
     ATTENTION: lambda n, d: 4 * n**2 * d,
     PROJECTED: lambda n, d: 4 * n**2 * d + 8 * n * d**2,
@@ -41,7 +41,7 @@ OPERATIONS = {
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    """As if every operation took a nanosecond, and three times that with its gradients."""
+    """A report in which every operation takes a nanosecond, and three with gradients."""
     settings = Settings(lengths=(64, 128, 256, 512), widths=(32, 64), neighbourhood=9)
     measurements = []
     for n, d, layer, factor in product(settings.lengths, settings.widths, LAYERS, (1, 3)):
@@ -83,7 +83,7 @@ def test_xla_counts_the_operations_of_table_1():
 
 
 def test_a_recurrent_layer_counts_as_a_loop_written_out():
-    """One position more in the loop is one step more, gradients and all; the ends of the loop are simpler."""
+    """One more position adds the operations of one step, including gradients. The ends of the loop are simpler."""
 
     def operations(n: int) -> float:
         layer = make_layers(Size(n, 16, 3, 3))[GRU]
@@ -98,7 +98,7 @@ def test_a_recurrent_layer_counts_as_a_loop_written_out():
 
 
 def test_paths_are_as_long_as_their_graphs_say():
-    """n = 10: by base 3 in gaps of 1, 3, 9; by 2 positions a layer; by 3 positions to either side."""
+    """n = 10: dilations 1, 3, 9 with kernel 3; 2 positions per layer; 3 positions on either side."""
     assert paths.path_lengths(10, kernel=3, neighbourhood=7) == {
         "self-attention": 1,
         "recurrent": 10,
@@ -111,7 +111,7 @@ def test_paths_are_as_long_as_their_graphs_say():
 def test_path_length_of_a_chain():
     chain = np.eye(5, dtype=bool) | np.eye(5, k=-1, dtype=bool)
     assert paths.path_length([chain] * 9, np.tril(np.ones((5, 5), bool))) == 4
-    with pytest.raises(ValueError, match="do not connect"):
+    with pytest.raises(ValueError, match="do not connect every wanted pair"):
         paths.path_length([chain] * 9, np.ones((5, 5), bool))
 
 
@@ -122,7 +122,7 @@ def test_report(report):
     as_json = json.loads(json.dumps(to_json(report), allow_nan=False))
     assert as_json["table"][0]["operations"] == {"formula": "n^2 d", "count": 512**2 * 64}
     assert len(as_json["measurements"]) == len(report.measurements)
-    lines = text.partition("Time forward in ms over n, at d = 64")[2].splitlines()
+    lines = text.partition("Forward time in ms by sequence length n, at d = 64")[2].splitlines()
     assert lines[3].split() == [ATTENTION, "1.05", "4.19", "16.78", "67.11"]
 
 
@@ -162,13 +162,13 @@ def test_command(report, monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--lengths"], "lengths must not be empty"),
-        (["--widths", "0", "64"], "widths must be at least 1, but one of them is 0"),
-        (["--kernel", "1"], "kernel must be at least 2"),
-        (["--neighbourhood", "8"], "neighbourhood must be odd"),
-        (["--batch", "0"], "batch must be at least 1, but is 0"),
-        (["--repeats", "0"], "repeats must be at least 1, but is 0"),
-        (["--output", "plot.pdf"], "must end in .png, .svg, but it is plot.pdf"),
+        (["--lengths"], "--lengths needs at least one value"),
+        (["--widths", "0", "64"], "--widths must be at least 1, but one of its values is 0"),
+        (["--kernel", "1"], "--kernel must be at least 2, but is 1"),
+        (["--neighbourhood", "8"], "--neighbourhood must be odd and at least 3, but is 8"),
+        (["--batch", "0"], "--batch must be at least 1, but is 0"),
+        (["--repeats", "0"], "--repeats must be at least 1, but is 0"),
+        (["--output", "plot.pdf"], "--output must end in .png or .svg, but is plot.pdf"),
         (["--json", "nowhere/x.json"], "Cannot write nowhere/x.json: "),
     ],
     ids=lambda given: given[0] if isinstance(given, list) else "",
@@ -178,7 +178,7 @@ def test_bad_input(arguments, message, capsys):
         patch.setenv("COLUMNS", "200")
         try:
             status = main(["complexity", *arguments])
-        except SystemExit as exit:  # of the parser, which words what a dataclass has refused
+        except SystemExit as exit:  # raised by tyro, which prints what the dataclass refused
             status = exit.code
     assert status == 2
     said = capsys.readouterr()

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def test_what_follows_from_the_weights():
     weights = np.random.default_rng(0).dirichlet(np.ones(5), (1, 2, 3, 5)).astype(np.float32)
-    weights[0, 0, 0] = np.eye(5)  # log 0 among the terms
+    weights[0, 0, 0] = np.eye(5)  # has log 0 among its terms
     boundary = np.array([4, 2])
     found = describe(weights, boundary, self_attention=True)
-    for place in np.ndindex(weights.shape[:-1]):
-        row, sentence, query = weights[place].astype(np.float64), place[1], place[3]
+    for index in np.ndindex(weights.shape[:-1]):
+        row, sentence, query = weights[index].astype(np.float64), index[1], index[3]
         expected = {
             "entropy": -sum(weight * math.log(weight) for weight in row if weight),
             "boundary": row[boundary[sentence]],
@@ -29,7 +29,7 @@ def test_what_follows_from_the_weights():
             "same": row[query],
             "next": row[query + 1] if query < 4 else 0,
         }
-        assert {name: values[place] for name, values in found.items()} == pytest.approx(expected, abs=1e-6)
+        assert {name: values[index] for name, values in found.items()} == pytest.approx(expected, abs=1e-6)
     assert set(describe(weights, boundary, self_attention=False)) == {"entropy", "boundary"}
 
 
@@ -51,7 +51,7 @@ def test_ablation_is_a_head_without_output(run):
         own = np.asarray(weights)[0, head] @ values[:, head] @ kernels["output"]["kernel"][4 * head : 4 * head + 4]
         without, _ = attend(ablate(run.params, "encoder", 1, head, 4))
         np.testing.assert_allclose(without, whole - own, rtol=0, atol=1e-4)
-    # Nothing else is touched, not even in the tree that was given.
+    # Nothing else changes, and the given tree is left as it was.
     other = ablate(run.params, "cross", 0, 2, 4)
     changed = jax.tree.map(lambda one, two: bool((np.asarray(one) != np.asarray(two)).any()), run.params, other)
     assert (

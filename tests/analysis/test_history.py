@@ -49,7 +49,7 @@ def test_a_damaged_line_is_named(tmp_path, line):
     run = make_run(tmp_path / "run")
     whole = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(f"{line}\n{whole}")
-    with pytest.raises(InputError, match=r"Line 1 of .*metrics\.jsonl is damaged: restore it"):
+    with pytest.raises(InputError, match=r"Line 1 of .*metrics\.jsonl is damaged\. Restore the file"):
         read_histories([run])
 
 

@@ -37,9 +37,9 @@ def test_what_is_shown_first(view):
     }
     start = data_of(page(view, Start("encoder", head=2, joined=True, word="law")))["start"]
     assert start == {"kind": "encoder", "layer": 1, "heads": [2], "joined": True, "query": 1}
-    with pytest.raises(InputError, match="There is no head 4"):
+    with pytest.raises(InputError, match="Kind cross has no head 4"):
         page(view, Start(head=4))
-    with pytest.raises(InputError, match="The word cat is not among"):
+    with pytest.raises(InputError, match="cat is not one of the query tokens"):
         page(view, Start(word="cat"))
 
 
@@ -53,5 +53,5 @@ def test_text_is_never_markup(make_attention):
 
 def test_the_page_needs_nothing_else_and_is_small(make_attention):
     html = page(make_attention([f"token{number}" for number in range(40)], 6, 8), Start())
-    assert len(html.encode()) < 400_000  # the bar is 1 MB
+    assert len(html.encode()) < 400_000  # the target is 1 MB
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(|src=|href=", html)

@@ -22,15 +22,15 @@ PAIRS = Pairs([LAW, "the old dog", DOG], ["das Gesetz ist gut"] * 3, None, [(ITS
 
 
 def test_the_noun_with_the_most_weight_is_the_answer(run):
-    cut = run.tokenizer.cut(LAW)
-    words = [cut.words[index] for index in cut.word_of]
-    size = len(words) + 3  # with the end token, and padding
+    tokens = run.tokenizer.cut(LAW)
+    words = [tokens.words[index] for index in tokens.word_of]
+    size = len(words) + 3  # plus the end token and padding
     weights = np.zeros((2, 1, size, size), np.float32)
     its, law, use = (np.flatnonzero([word == wanted for word in words]) for wanted in ("its", "law", "use"))
-    weights[0, 0, its[0], law[-1]] = 0.6  # of the pronoun's tokens, the mean counts
+    weights[0, 0, its[0], law[-1]] = 0.6  # averaged over the pronoun's tokens
     weights[0, 0, its, use[0]] = 0.1
     weights[1, 0, its, law[0]], weights[1, 0, its, use[0]] = 0.3, 0.4
-    weights[1, 0, :, -1] = 0.9  # neither padding nor other words
+    weights[1, 0, :, -1] = 0.9  # weight on other tokens and padding does not count
     assert answers(weights, run, LAW, ITS).tolist() == [[0], [1]]
 
 
@@ -41,11 +41,11 @@ def test_probe_counts_right_answers(run):
     assert list(accuracy) == ["it", "its", "its owned"]
     assert {values.shape for values in accuracy.values()} == {(2, 4)}
     assert {*np.unique(np.stack([*accuracy.values()]))} <= {0.0, 1.0}
-    np.testing.assert_array_equal(accuracy["its"], 1 - accuracy["its owned"])  # there are but these two nouns
+    np.testing.assert_array_equal(accuracy["its"], 1 - accuracy["its owned"])  # the sentence has only these two nouns
     assert chance(known) == {"it": 0.5, "its": 0.5, "its owned": 0.5}
     lines = to_text(accuracy, accuracy, chance(known)).splitlines()
     assert len(lines) == 7 + 8 + 1
-    assert lines[-1].split() == ["a", "guess", *["50.0"] * 6]
+    assert lines[-1].split() == ["guessing", *["50.0"] * 6]
 
 
 def test_several_pronouns_of_a_sentence_are_asked_one_by_one(run):
@@ -56,7 +56,7 @@ def test_several_pronouns_of_a_sentence_are_asked_one_by_one(run):
     }
     (accuracy, _), guess = one_by_one, chance(both)
     lines = to_text(accuracy, accuracy, guess).splitlines()
-    assert lines[1].split() == ["it", "from", "it", "to", "the", "noun", "that", "it", "stands", "for"]
+    assert lines[1].split() == ["it", "from", '"it"', "to", "the", "noun", "that", "it", "refers", "to"]
     assert lines[4].split() == ["layer", "head", "it", "it"]
 
 
@@ -68,7 +68,7 @@ def test_untrained_is_what_training_begins_with(run):
 def test_no_pronouns(run):
     with pytest.raises(InputError, match="There are no sentence pairs"):
         probe(run, with_antecedents(Pairs(["a"], ["A"])))
-    with pytest.raises(InputError, match="The pronoun it is not in its sentence, the old dog"):
+    with pytest.raises(InputError, match="The pronoun it is not in its sentence: the old dog"):
         probe(run, Pairs(["the old dog"], ["der alte Hund"], None, [(IT,)]))
 
 
@@ -83,7 +83,7 @@ def test_heads_asks_about_the_pronouns_of_the_test_set(run, tmp_path, monkeypatc
     monkeypatch.setattr(corpus, "read_pairs", lambda config, split: (PAIRS, None))
     heads.main([str(tmp_path), "--sentences", "1"])
     text = capsys.readouterr().out
-    assert text.splitlines()[-1].split() == ["a", "guess", *["50.0"] * 6]
+    assert text.splitlines()[-1].split() == ["guessing", *["50.0"] * 6]
     heads.main([str(tmp_path), "--sentences", "1", "--json"])
     found = json.loads(capsys.readouterr().out)["pronouns"]
     assert {name: list(of_model) for name, of_model in found.items()} == {

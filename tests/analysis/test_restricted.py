@@ -9,10 +9,10 @@ from transformer.analysis.complexity.restricted import restricted_attention
 
 
 def banded(query, key, value, reach):
-    """Eq. 1 with all n^2 scores, of which only those near the diagonal count."""
+    """Eq. 1 with all n^2 scores and a banded mask."""
     scores = query @ np.swapaxes(key, -1, -2) / np.sqrt(query.shape[-1])
-    place = np.arange(query.shape[-2])
-    near = np.abs(place - place[:, None]) <= reach
+    position = np.arange(query.shape[-2])
+    near = np.abs(position - position[:, None]) <= reach
     exponentials = np.exp(scores - scores.max(-1, keepdims=True)) * near
     return exponentials / exponentials.sum(-1, keepdims=True) @ value
 
@@ -39,7 +39,7 @@ def test_operations_grow_with_the_neighbourhood_and_not_with_the_square_of_the_l
 
     assert operations(512, 8) / operations(256, 8) == pytest.approx(2, rel=0.02)
     assert operations(256, 16) / operations(256, 8) == pytest.approx(2, rel=0.02)
-    assert operations(256, 8) == pytest.approx(2 * 2 * 256 * 3 * 8 * 64, rel=0.1)  # 3 reach keys to a query
+    assert operations(256, 8) == pytest.approx(2 * 2 * 256 * 3 * 8 * 64, rel=0.1)  # 3 reach keys per query
 
 
 def test_forward_and_reverse_mode_agree():

@@ -23,10 +23,10 @@ def test_save_writes_what_the_name_says(view, tmp_path):
     assert (tmp_path / "view.svg").read_bytes().endswith(b"</svg>\n")
     before = sorted(tmp_path.iterdir())
     for name, options, message in (
-        ("view.pdf", {}, r"must end in \.html, \.png, \.svg, but it is .*view\.pdf"),
+        ("view.pdf", {}, r"Cannot write attention weights to .*view\.pdf\. The name must end in \.html, \.png, \.svg"),
         ("view", {}, "must end in"),
-        ("more.html", {"layer": 7}, "There is no layer 7"),
-        ("more.png", {"kind": "encoder", "head": 4}, "There is no head 4"),
+        ("more.html", {"layer": 7}, "Kind cross has no layer 7, only layer 0"),
+        ("more.png", {"kind": "encoder", "head": 4}, "Kind encoder has no head 4, only heads 0 to 3"),
     ):
         with pytest.raises(InputError, match=message):
             view.save(tmp_path / name, **options)

@@ -57,7 +57,7 @@ def test_rollout_is_the_product_of_the_layers(view):
     identity = np.eye(5)
     first, second, third = ((layer + identity) / 2 for layer in weights)
     np.testing.assert_allclose(rollout(weights), third @ second @ first, rtol=1e-12)
-    # A path by hand: each position looks at the one before it, the first at itself.
+    # By hand: each position attends to the one before it, and the first to itself.
     before = np.eye(3, k=-1) + np.diag([1.0, 0, 0])
     np.testing.assert_allclose(rollout(np.stack([before] * 2))[2], [0.25, 0.5, 0.25])
     np.testing.assert_allclose(view.weights["rollout"][0, 0], rollout(view.weights["encoder"].mean(1)))
@@ -74,21 +74,21 @@ def test_select_and_find(view):
     assert view.joined().find("LAW", "encoder") == 1
     assert view.joined().find("Gesetz", "cross") == 2
     for arguments, message in (
-        (("encoder", 2), "There is no layer 2: of this kind the run has 2, counted from 0"),
-        (("decoder", -1), "There is no layer -1: of this kind the run has 1"),
-        (("cross", None, 4), "There is no head 4: of this kind the run has 4"),
+        (("encoder", 2), r"Kind encoder has no layer 2, only layers 0 to 1\."),
+        (("decoder", -1), r"Kind decoder has no layer -1, only layer 0\."),
+        (("cross", None, 4), r"Kind cross has no head 4, only heads 0 to 3\."),
     ):
         with pytest.raises(InputError, match=message):
             view.select(*arguments)
-    with pytest.raises(InputError, match="The word law is not among those that look: <s> das"):
+    with pytest.raises(InputError, match=r"law is not one of the query tokens\. They are: <s> das"):
         view.joined().find("law", "cross")
 
 
 @pytest.mark.parametrize(
     ("sentences", "message"),
     [
-        ((" ",), "the source is empty"),
-        (("law", ""), "the target is empty"),
+        ((" ",), "The source sentence is empty"),
+        (("law", ""), "The target sentence is empty"),
         (("law " * 140,), r"The source has 142 tokens, but the model has positions for 128\. Shorten it"),
         (("law", "gut " * 80), "The target has 162 tokens, but the model has positions for 128"),
     ],
@@ -98,7 +98,7 @@ def test_sentences_that_cannot_be_shown(run, sentences, message):
         attention(run, *sentences)
 
 
-def test_invisible_characters_are_not_looked_at(run, view, tmp_path):
+def test_invisible_characters_are_no_tokens(run, view, tmp_path):
     run.tokenizer.save(tmp_path / "tokenizer.json")
     tokenizer = Tokenizer.load(tmp_path / "tokenizer.json", TokenizerConfig(), 300, "nfc")
     normalizing, typed = replace(run, tokenizer=tokenizer), "\ufeff the\u00a0 law is \u20ac go\u00adod, but its use\r"
@@ -110,7 +110,7 @@ def test_invisible_characters_are_not_looked_at(run, view, tmp_path):
     )
     for kind, weights in view.weights.items():
         np.testing.assert_array_equal(shown.weights[kind], weights)
-    with pytest.raises(InputError, match="the source is empty"):
+    with pytest.raises(InputError, match="The source sentence is empty"):
         attention(normalizing, "\u200b \u2060")
 
 

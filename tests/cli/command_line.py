@@ -1,4 +1,4 @@
-"""The commands in the tests' own process, and a small corpus for them."""
+"""Calls of commands in the tests' own process, and a small corpus for them."""
 
 import contextlib
 import gzip
@@ -39,7 +39,13 @@ class Result(NamedTuple):
 
 
 def call(*arguments: str, stdin: str = "", advice: str | None = None) -> Result:
-    """The command, as the shell would call it, in this process; `advice` is what it finds of unused accelerators."""
+    """Calls a command in this process, as a shell would.
+
+    Args:
+        arguments: the command and its options.
+        stdin: the content of standard input.
+        advice: what the command finds about unused accelerators.
+    """
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
@@ -47,7 +53,7 @@ def call(*arguments: str, stdin: str = "", advice: str | None = None) -> Result:
         for module in ("cli.decoding", "experiment"):
             patch.setattr(f"transformer.{module}.unused_accelerator", lambda: advice)
         patch.setattr("transformer.stages.LONG", 600.0)
-        patch.setattr("transformer.compilation.LONG", 600.0)  # so that a slow machine says no more than a fast one
+        patch.setattr("transformer.compilation.LONG", 600.0)  # so that a slow machine prints no more than a fast one
         try:
             status = main(list(arguments))
         except SystemExit as exit:
@@ -56,19 +62,19 @@ def call(*arguments: str, stdin: str = "", advice: str | None = None) -> Result:
 
 
 def assert_refused(result: Result, message: str) -> None:
-    """Exit status 2, nothing on standard output that could be taken for a result, and a plain sentence."""
+    """Checks for exit status 2 and a plain message instead of a traceback."""
     assert result.status == 2
     assert "Traceback" not in result.err
     assert re.search(message, flat(result.err)), result.err
 
 
 def flat(text: str) -> str:
-    """Text without boxes and line ends."""
+    """Text without boxes and line breaks."""
     return " ".join("".join(" " if "─" <= letter <= "╿" else letter for letter in text).split())
 
 
 def write_corpus(folder: Path) -> None:
-    """Writes three splits, plain and compressed, and a config that reads such a corpus."""
+    """Writes three splits, plain and compressed, and a config for them."""
     generator = random.Random(0)
     for split, pairs in (("train", 200), ("val", 12), ("test", 10)):
         sides = [], []

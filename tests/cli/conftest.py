@@ -1,4 +1,4 @@
-"""One small run for all tests of commands. They leave it as it is, or work on a copy."""
+"""One small run for all tests of commands, which leave it unchanged or work on a copy."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ def command(corpus) -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(corpus, command) -> Result:
-    """What training has said. The run is `corpus / "run"`."""
+    """The result of training. The run is in `corpus / "run"`."""
     import jax
 
     before = jax.config.read("jax_disable_most_optimizations")

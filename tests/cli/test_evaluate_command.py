@@ -30,7 +30,7 @@ def test_evaluate_finds_the_same_scores(corpus, trained):
     assert (evaluation["test_set"]["references"], evaluation["test_set"]["with_an_empty_side"]) == (1, 0)
 
 
-def test_evaluate_computes_the_metrics_that_are_asked_for(corpus, trained):
+def test_evaluate_computes_the_requested_metrics(corpus, trained):
     options = ("--metrics", "chrf", "bleu", "--tokenize", "char", "--lowercase", "--chrf-word-order", "2")
     found = call("evaluate", f"{corpus}/run", "--json", *options, "--beam-size", "1")
     assert found.status == 0
@@ -47,7 +47,7 @@ def test_evaluate_computes_the_metrics_that_are_asked_for(corpus, trained):
 
 
 def test_evaluate_reads_what_training_reads(corpus, trained, tmp_path):
-    """The same pairs in every format give the same scores, and so does a mixture of formats."""
+    """The same pairs give the same scores in every format and in a mixture of formats."""
     sources, targets = ((corpus / f"val.{side}").read_text().splitlines() for side in ("en", "de"))
     pairs, run = list(zip(sources, targets, strict=True)), f"{corpus}/run"
     (tmp_path / "x.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
@@ -93,7 +93,7 @@ def test_several_references_and_empty_lines(corpus, trained, tmp_path):
     assert_refused(
         call("compare", run, second, "--reference", f"{corpus}/val.de"), "12 references, but .* 10 sentences"
     )
-    assert_refused(call("compare", run, out), "the same test set can be compared")
+    assert_refused(call("compare", run, out), "they did not translate the same test set")
     tuned = call("tune", run, *files, "--beams", "1", "--alphas", "0", "--candidates", "1")
     assert tuned.status == 0
 
@@ -118,12 +118,12 @@ def test_evaluate_other_files(corpus, trained, tmp_path):
     assert "BLEU" in found.out
     assert (out / "hypotheses.txt").read_bytes().count(b"\n") == 12
     assert f"{json.loads((out / 'scores.json').read_text())['bleu']['score']:.2f}" in found.out
-    assert_refused(call("evaluate", f"{corpus}/run", "--output", str(out)), "out is there already")
+    assert_refused(call("evaluate", f"{corpus}/run", "--output", str(out)), "out already exists")
     assert_refused(call("evaluate", f"{corpus}/run", "--output", f"{tmp_path}/no/out"), "Cannot write .*out: ")
-    assert_refused(call("compare", f"{corpus}/run", str(out)), "the same test set can be compared")
+    assert_refused(call("compare", f"{corpus}/run", str(out)), "they did not translate the same test set")
     metrics = [json.loads(line) for line in (corpus / "run" / "metrics.jsonl").read_text().splitlines()]
     (loss,) = re.findall(r"^loss +(\S+)", found.out, re.MULTILINE)
-    # Of the same pairs and parameters, in other shapes, to the precision of bfloat16.
+    # The pairs and parameters are the same and the shapes differ, so the losses agree to the precision of bfloat16.
     assert float(loss) == pytest.approx(metrics[-1]["validation_loss"], rel=2**-8)
 
 
@@ -134,7 +134,7 @@ def test_evaluate_splits_a_line_that_is_too_long_and_says_so(corpus, trained, tm
     files = ("--source", str(source), "--reference", str(reference), "--beam-size", "1")
     found = call("evaluate", f"{corpus}/run", *files)
     assert found.status == 0
-    assert "translated in segments, so there is no loss" in found.err
+    assert "No loss is computed: a line is longer than the model's positions" in found.err
     assert_refused(
         call("evaluate", f"{corpus}/run", *files, "--long-input", "refuse"), r"has \d+ tokens, but the model"
     )
@@ -149,7 +149,7 @@ def test_evaluate_in_another_compute_type(corpus, trained, tmp_path):
 
 @pytest.mark.parametrize(("trained_in", "other"), [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_a_run_is_evaluated_in_the_type_that_it_was_not_trained_in(command, tmp_path, trained_in, other):
-    """Whatever the device prefers: parameters are float32, and either type computes on every backend."""
+    """Parameters are float32, and every backend computes in either dtype."""
     run = str(tmp_path / "run")
     assert call(*command, "--run-dir", run, "--model.dtype", trained_in, "--training.steps", "4").status == 0
     own = json.loads((tmp_path / "run" / "scores.json").read_text())
@@ -160,34 +160,40 @@ def test_a_run_is_evaluated_in_the_type_that_it_was_not_trained_in(command, tmp_
     assert (translated.status, translated.out.count("\n")) == (0, 1)
 
 
-def test_compare_says_what_two_evaluations_may_be_compared_in(corpus, trained, tmp_path):
+def test_compare_says_which_scores_can_be_compared(corpus, trained, tmp_path):
     greedy = str(tmp_path / "greedy")
     options = ("--checkpoint", "10", "--beam-size", "1", "--output", greedy)
     assert call("evaluate", f"{corpus}/run", *options).status == 0
     found = call("compare", f"{corpus}/run", greedy, "--sentences", "1")
     assert (found.status, found.err) == (0, "")
     for said in (
-        "Both are of the same 10 sentences, computed in one way: these numbers may be compared",
-        "checkpoints is [10, 20] against [10].",
-        "search.beam_size is 2 against 1.",
-        "model.dtype is 'auto' against ",
+        "Both runs translated the same 10 sentences. The scores below and those that the runs reported",
+        "checkpoints is [10, 20] in the first and [10] in the second.",
+        "search.beam_size is 2 in the first and 1 in the second.",
+        "model.dtype is 'auto' in the first and ",
     ):
         assert said in found.out
-    assert re.findall(r"^(BLEU|chrF2|TER) .* p = [01]\.\d{3} ", found.out, re.MULTILINE) == ["BLEU", "chrF2", "TER"]
+    assert re.findall(r"^(BLEU|chrF2|TER) .* [+-]\d+\.\d\d +[01]\.\d{3}  nrefs:1", found.out, re.MULTILINE) == [
+        "BLEU",
+        "chrF2",
+        "TER",
+    ]
     (tmp_path / "greedy" / "hypotheses.txt").unlink()
     assert_refused(call("compare", f"{corpus}/run", greedy), r"hypotheses\.txt is missing: evaluate again")
 
 
 def test_compare_takes_checkpoints(run, monkeypatch):
     assert_refused(call("compare", run, f"{run}@30"), "There is no checkpoint of step 30")
-    assert_refused(call("compare", run, f"{run}@first"), "A checkpoint is named RUN@STEP, RUN@best or RUN@last")
+    assert_refused(
+        call("compare", run, f"{run}@first"), "run@first names no checkpoint. Write RUN@STEP, RUN@best or RUN@last"
+    )
     found = call("compare", f"{run}@10", f"{run}@last", "--metrics", "chrf", "--json")
     assert found.status == 0
     assert f"Translating the test set with {run}@10." in found.err
     values = json.loads(found.out)
     assert (values["names"], values["sentences"]) == ([f"{run}@10", f"{run}@last"], 10)
     assert list(values["metrics"]) == ["chrF2"]
-    assert "checkpoints is [10] against [10, 20]." in values["caveats"]
+    assert "checkpoints is [10] in the first and [10, 20] in the second." in values["caveats"]
     same = json.loads(call("compare", run, f"{run}@last", "--json").out)  # what the run has kept of the same model
     assert same["different_translations"] == 0
     assert same["metrics"]["BLEU"]["difference"] == 0
@@ -204,9 +210,9 @@ def test_evaluate_watches_a_run_to_its_end(run, monkeypatch):
     again = call("evaluate", run, "--watch")
     assert (again.status, again.out) == (0, "")
     for arguments, message in (
-        (["--checkpoint", "10"], "--checkpoint is for one evaluation"),
-        (["--json"], "--json is for one evaluation"),
-        (["--interval", "0"], "--interval must be positive, in seconds, but is 0"),
+        (["--checkpoint", "10"], "--checkpoint cannot be combined with --watch"),
+        (["--json"], "--json cannot be combined with --watch"),
+        (["--interval", "0"], r"--interval must be positive \(seconds\), but is 0"),
     ):
         assert_refused(call("evaluate", run, "--watch", *arguments), message)
 
@@ -227,7 +233,7 @@ def test_tune_finds_a_beam_and_a_penalty(corpus, run):
     assert [row[:3] for row in table] == [
         *(["1", "wu", "0.00"], ["2", "wu", "0.00"], ["2", "wu", "1.00"], ["2", "power", "1.00"]),
     ]
-    assert "The highest BLEU has --beam-size " in first.out
+    assert "Highest BLEU: --beam-size " in first.out
     assert len(first.err.splitlines()) == 1  # the compute type
     assert_refused(call("tune", run, "--source", f"{corpus}/val.en"), "--source and --reference go together")
     assert_refused(call("tune", run, "--beams", "0"), "--beams must be at least 1")

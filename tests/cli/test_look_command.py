@@ -8,28 +8,30 @@ from command_line import assert_refused, call, contents
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_attention_shows_where_each_piece_looks(corpus, trained):
+def test_attention_shows_the_keys_of_each_query(corpus, trained):
     run, source, target = str(corpus / "run"), "old dog", "alt hund"
-    for kind, looking, looked_at in (
+    for kind, queries, keys in (
         ("cross", "<s> alt hund", "old dog </s>"),
         ("encoder", "old dog </s>", "old dog </s>"),
         ("decoder", "<s> alt hund", "<s> alt hund"),
     ):
         result = call("attention", run, "--source", source, "--target", target, "--kind", kind, "--layer", "0")
         assert (result.status, result.err.splitlines()[1:]) == (0, [])
-        lines = [line.split() for line in result.out.splitlines()]
-        assert "".join(line[0] for line in lines) == looking.replace(" ", "")
-        pieces = {piece for line in lines for piece in line[1::2]}
-        assert all(piece in looked_at for piece in pieces)
+        heading, *rows = result.out.splitlines()
+        assert re.search(r", layer 0, mean of 2 heads: the keys that each query attends to most", heading)
+        lines = [line.split() for line in rows]
+        assert "".join(line[0] for line in lines) == queries.replace(" ", "")
+        tokens = {token for line in lines for token in line[1::2]}
+        assert all(token in keys for token in tokens)
         assert all(float(weight) <= 1 for line in lines for weight in line[2::2])
         if kind == "decoder":
-            assert lines[0][:3] == ["<s>", "<s>", "1.00"]  # the first position sees nothing else
+            assert lines[0][:3] == ["<s>", "<s>", "1.00"]  # the first position attends to nothing else
     joined = call("attention", run, "--source", source, "--target", target, "--words", "--word", "HUND", "--head", "1")
     assert joined.status == 0
-    assert re.fullmatch(r"head 1(  +(old|dog|</s>) [01]\.\d\d){3}\n", joined.out)
+    assert re.fullmatch(r"cross-attention, layer 0: .*\nhead 1(  +(old|dog|</s>) [01]\.\d\d){3}\n", joined.out)
     rollout = call("attention", run, "--source", source, "--target", target, "--kind", "rollout")
     assert rollout.status == 0
-    assert "".join(line.split()[0] for line in rollout.out.splitlines()) == "olddog</s>"
+    assert "".join(line.split()[0] for line in rollout.out.splitlines()[1:]) == "olddog</s>"
 
 
 def test_attention_writes_pages_and_pictures(corpus, trained, tmp_path):
@@ -44,7 +46,7 @@ def test_attention_writes_pages_and_pictures(corpus, trained, tmp_path):
         assert (result.status, result.out) == (0, "")
         assert file.read_bytes().startswith(begins)
     for name, said in (
-        ("view.svg", ["The pictures' font does not have 狗: a page (.html) shows them."]),
+        ("view.svg", ["The picture's font has no glyphs for 狗. Use --output FILE.html."]),
         ("view.html", []),
     ):
         result = call("attention", run, "--source", "old dog", "--target", "狗", "--output", f"{tmp_path}/{name}")
@@ -55,13 +57,13 @@ def test_attention_refuses_what_it_cannot_show(corpus, trained, tmp_path):
     run, before = str(corpus / "run"), contents(tmp_path)
     pair = ("--source", "old dog", "--target", "alt hund")
     for arguments, message in (
-        (["--source", " "], r"A sentence is needed to look at: give it with --source\."),
-        ([*pair[:2], "--target", " "], "A sentence is needed to look at, but the target is empty"),
-        ([*pair, "--layer", "1"], "There is no layer 1: of this kind the run has 1, counted from 0"),
+        (["--source", " "], r"The source sentence is missing\. Give it with --source\."),
+        ([*pair[:2], "--target", " "], "The target sentence is empty"),
+        ([*pair, "--layer", "1"], r"Kind cross has no layer 1, only layer 0\."),
         ([*pair, "--kind", "sideways"], "invalid choice.* 'sideways'"),
         (
             [*pair, "--figure", "making", "--output", f"{tmp_path}/x.svg"],
-            "The word making is not among those that look",
+            "making is not one of the query tokens",
         ),
         (
             [*pair, "--output", f"{tmp_path}/nowhere/view.html"],
@@ -77,7 +79,7 @@ def test_attention_refuses_what_it_cannot_show(corpus, trained, tmp_path):
                 patch.delitem(sys.modules, name)
             patch.delattr("transformer.analysis.figures", raising=False)
             refused = call(*command)
-        assert_refused(refused, r"Pictures need matplotlib: pip install 'transformer-jax\[plot\]'")
+        assert_refused(refused, r"Pictures need matplotlib\. Install it with pip install 'transformer-jax\[plot\]'")
     assert contents(tmp_path) == before
 
 
@@ -85,8 +87,11 @@ def test_heads_measures_each_head(corpus, trained):
     run = str(corpus / "run")
     table = call("heads", run, "--sentences", "4")
     assert (table.status, table.err.splitlines()[1:]) == (0, [])
-    of_heads, of_pronouns = table.out.split("\n\n")
-    assert of_pronouns.startswith("Pronouns: the test set names no antecedents")
+    of_heads, legend, of_pronouns = table.out.split("\n\n")
+    assert [line.split()[0] for line in legend.splitlines()] == [
+        *("entropy", "distance", "previous", "same", "next", "boundary", "ablation"),
+    ]
+    assert of_pronouns.startswith("Pronouns: not measured, because the test set names no antecedents")
     lines = [line.split() for line in of_heads.splitlines()]
     assert [line[:3] for line in lines[1:]] == [
         [kind, "0", head] for kind in ("encoder", "decoder", "cross") for head in ("0", "1")
@@ -116,13 +121,14 @@ def test_figures_refuses_what_it_cannot_draw(tmp_path):
     (tmp_path / "file").touch()
     before = contents(tmp_path)
     for arguments, message in (
-        (["--length", "1"], "--length must lie between 2 and 4,096, but is 1"),
+        (["--length", "1"], "--length must be between 2 and 4,096, but is 1"),
         (
             ["--schedules", "512:0"],
-            "A schedule is written d_model:warm-up steps, such as 512:4000, but 512:0 was given",
+            "--schedules takes d_model:warmup_steps, such as 512:4000, but got 512:0",
         ),
+        (["--d-model", "7"], "Sinusoidal positions need an even --d-model, but it is 7"),
         (["--format", "pdf"], "invalid choice.* 'pdf'"),
-        (["--output", f"{tmp_path}/file"], "File exists"),
+        (["--output", f"{tmp_path}/file"], f"^error: File exists: {tmp_path}/file$"),
     ):
         output = [] if "--output" in arguments else ["--output", f"{tmp_path}/pictures"]
         assert_refused(call("figures", *arguments, *output), message)

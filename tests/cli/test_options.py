@@ -1,4 +1,4 @@
-"""What the commands accept and refuse, and what they start from."""
+"""Options of the commands, their defaults, and what is refused."""
 
 import ast
 import dataclasses
@@ -32,13 +32,14 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
         (["train", "--confg", "x.py"], "Unrecognized options: --confg, x.py .* --config"),
         (["train", "--config={}/none.py"], r"There is no config file .*none\.py"),
         (["train", "--config", "multi3k"], r"no config file multi3k\. .* base, multi30k, quickstart, wmt14_base"),
-        (["trian"], f"There is no command trian; the commands are {', '.join(COMMANDS)}"),
-        ([], "^$"),
+        (["trian"], r"^error: Unknown command trian\. Did you mean train\?$"),
+        (["--seed", "1"], rf"^error: Unknown command --seed\. The commands are {', '.join(COMMANDS)}\.$"),
+        ([], "^usage: transformer COMMAND"),
         (["evaluate"], "RUN|run"),
         (["translate", "{}"], r"is not the directory of a run: it has no config\.json"),
         (["evaluate", "{}/run", "--checkpoint", "15"], r"no checkpoint of step 15: .* those of the steps 10, 20\."),
         (["evaluate", "{}/run", "--checkpoint", "first"], "checkpoint.*first"),
-        (["evaluate", "{}/run", "--beam-size", "0"], "error: search.beam_size must be at least 1, but is 0"),
+        (["evaluate", "{}/run", "--beam-size", "0"], "error: --beam-size must be at least 1, but is 0"),
         (["evaluate", "{}/run", "--beem-size", "1"], "Unrecognized options: --beem-size, 1 .* --beam-size"),
         (["evaluate", "{}/run", "--source", "{}/val.en"], "--source and --reference go together"),
         (["evaluate", "{}/run", "--source", "{}/val.en", "--reference", "{}/test.de"], "val.en has 12 lines, but"),
@@ -59,12 +60,15 @@ def test_commands_refuse_bad_arguments(corpus, trained, arguments, message):
             r"error: --data\.train is given twice\. Give it",
         ),
         (["train", "--config", "base", "--seed", "1", "--config=multi30k"], "error: --config is given twice"),
-        (["train", "--data.drop-empty", "--data.no-drop-empty"], "--data.drop-empty and --data.no-drop-empty are one"),
-        (["translate", "run", "--beam-size=2", "--beam_size", "3"], "--beam-size and --beam_size are one option"),
+        (
+            ["train", "--data.drop-empty", "--data.no-drop-empty"],
+            "--data.drop-empty and --data.no-drop-empty are the same option",
+        ),
+        (["translate", "run", "--beam-size=2", "--beam_size", "3"], "--beam-size and --beam_size are the same option"),
         (["evaluate", "--json", "run", "--json"], "--json is given twice"),
         (["score", "run", "--source", "a", "--source=b"], "--source is given twice"),
         (["tune", "run", "--beams", "1", "2", "--beams", "4"], "--beams is given twice"),
-        (["export", "run", "file", "--no-sample", "--sample"], "--no-sample and --sample are one option"),
+        (["export", "run", "file", "--no-sample", "--sample"], "--no-sample and --sample are the same option"),
         (["compare", "a", "b", "--sentences", "1", "--sentences", "2"], "--sentences is given twice"),
         (["figures", "--schedules", "8:1", "--schedules", "8:2"], "--schedules is given twice"),
         (["complexity", "--lengths", "8", "--lengths", "16"], "--lengths is given twice"),
@@ -84,7 +88,7 @@ def test_an_option_given_twice_is_refused(arguments, message):
         ["--data.train", "a", "--data.test", "a"],
     ],
 )
-def test_values_that_look_like_options_are_none(arguments):
+def test_values_that_look_like_options_are_accepted(arguments):
     refuse_repeated_options(arguments)
 
 
@@ -115,17 +119,35 @@ def test_a_search_is_the_run_s_unless_its_options_are_given(tmp_path):
     assert search("--ensemble", other, other, run) == own
     assert search(run, "--max-length", "None", "--forbidden") == dataclasses.replace(own, max_length=None, forbidden=())
     assert search(run, "--no-sample", "--top-k", "0").sample is False
-    with pytest.raises(InputError, match=r"they need search\.sample"):
+    with pytest.raises(InputError, match=r"they need --sample"):
         search(run, "--no-sample")
-    with pytest.raises(InputError, match=r"search\.min_length \(31\) must not exceed search\.max_length \(30\)"):
+    with pytest.raises(InputError, match=r"--min-length \(31\) must not exceed --max-length \(30\)"):
         search(run, "--min-length", "31")
 
 
 @pytest.mark.parametrize("command", ["translate", "evaluate", "score", "tune", "attention", "heads", "export"])
 def test_commands_that_compute_with_a_run_take_a_dtype(command):
     shown = flat(call(command, "--help").out)
-    assert "auto,bfloat16,float32} Compute type" in shown.replace("{None}|", "")
-    assert f"(default: {'float32' if command == 'export' else 'None'})" in shown.split("Compute type")[1]
+    assert "auto,bfloat16,float32} Compute dtype" in shown.replace("{None}|", "")
+    assert f"(default: {'float32' if command == 'export' else 'None'})" in shown.split("Compute dtype")[1]
+
+
+def test_the_usage_names_every_command():
+    for arguments in ([], ["--help"], ["-h"], ["help"]):
+        shown = call(*arguments)
+        assert shown.status == (0 if arguments else 2)
+        assert (shown.err if arguments else shown.out) == ""
+        text = shown.out or shown.err
+        assert text.startswith("usage: transformer COMMAND")
+        assert [line.split()[0] for line in text.splitlines()[4 : 4 + len(COMMANDS)]] == [*COMMANDS]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_an_example(command):
+    shown = call(command, "--help")
+    assert (shown.status, shown.err) == (0, "")
+    assert re.search(rf"^ +transformer {command}\b", shown.out, re.MULTILINE)
+    assert max(map(len, shown.out.splitlines())) <= 120  # COLUMNS of `call`
 
 
 def test_help_shows_every_field_with_its_meaning():
@@ -143,7 +165,7 @@ def test_help_shows_every_field_with_its_meaning():
 
 
 def fields_of(config_class: type) -> list[tuple[str, str]]:
-    """Each field of a config that is no config itself, and the text below it."""
+    """The fields of a config that are not configs themselves, each with its docstring."""
     (definition,) = ast.parse(inspect.getsource(config_class)).body
     assert isinstance(definition, ast.ClassDef)
     meanings = {}

@@ -1,4 +1,4 @@
-"""What a process is started with: closed streams, arguments that are not text, and settings in the environment."""
+"""Processes that start with closed streams, invalid arguments or invalid settings in the environment."""
 
 import os
 import subprocess
@@ -9,8 +9,9 @@ import jax
 import pytest
 from command_line import ROOT, Result, assert_refused, call
 
-from transformer.cli import main, process
+from transformer.cli import main, process, usage
 from transformer.config import Config
+from transformer.errors import InputError
 
 PROGRAM = [sys.executable, "-c", "import sys; from transformer.cli import main; sys.exit(main())"]
 
@@ -26,8 +27,8 @@ def run(*arguments: str | bytes, redirection: str = "", **environment: str) -> s
     ("argument", "environment", "message"),
     [
         (b"--run-dir=\xff", {"PYTHONUTF8": "1"}, r"'--run-dir=\\udcff' is not UTF-8\. Use UTF-8"),
-        ("--run-dir=Übung", {"LC_ALL": "C", "PYTHONUTF8": "0"}, r"is not ascii, .* UTF-8 locale or with PYTHONUTF8=1"),
-        ("Übung", {"LC_ALL": "C", "PYTHONUTF8": "0"}, r"The argument '\\udcc3\\udc9cbung' is not ascii"),
+        ("--run-dir=Übung", {"LC_ALL": "C", "PYTHONUTF8": "0"}, r"is not ASCII, .* UTF-8 locale or with PYTHONUTF8=1"),
+        ("Übung", {"LC_ALL": "C", "PYTHONUTF8": "0"}, r"The argument '\\udcc3\\udc9cbung' is not ASCII"),
     ],
 )
 def test_an_argument_that_is_not_text(argument, environment, message):
@@ -45,16 +46,16 @@ def test_a_file_name_that_cannot_be_encoded(monkeypatch):
         "Übung".encode("ascii")
 
     monkeypatch.setattr("transformer.cli.train.main", fail)
-    assert_refused(call("train"), r"'\\xdcbung' cannot be encoded as ascii here: set PYTHONUTF8=1\.")
+    assert_refused(call("train"), r"Cannot encode '\\xdcbung' as ascii\. Set PYTHONUTF8=1\.")
 
 
 @pytest.mark.parametrize(
     ("command", "redirection", "message"),
     [
-        ("translate", "<&-", "Standard input is closed: there is nothing to translate"),
-        ("evaluate", ">&-", "Standard output is closed: open it, or send it to /dev/null"),
+        ("translate", "<&-", "Standard input is closed, so there is nothing to translate"),
+        ("evaluate", ">&-", "Standard output is closed. Open it, or redirect it to /dev/null"),
         ("train", "<&- >&-", "Standard output is closed"),
-        ("trian", "<&- >&-", "There is no command trian"),
+        ("trian", "<&- >&-", "Unknown command trian"),
     ],
 )
 def test_a_closed_stream(command, redirection, message):
@@ -87,8 +88,32 @@ def test_the_seed_of_sacrebleu(monkeypatch, seed, usable):
     if usable:
         process.require_environment()
     else:
-        message = f"error: SACREBLEU_SEED must be an integer that is not negative, or none, but is '{seed}'"
+        message = f"error: SACREBLEU_SEED must be a non-negative integer or none, but is '{seed}'"
         assert_refused(call("evaluate", "none"), message)
+
+
+def test_errors_name_options_as_typed():
+    with (
+        pytest.raises(InputError, match=r"^--top-k and --top-p, but not model\.d_model\.$"),
+        process.options_of("search"),
+    ):
+        raise InputError("search.top_k and --search.top-p, but not model.d_model.")
+    with (
+        pytest.raises(InputError, match=r"^--layout=halved needs --d-model$"),
+        process.options_of("model", positions="layout"),
+    ):
+        raise InputError("model.positions=halved needs model.d_model")
+
+
+def test_python_m_is_the_same_command_line():
+    found = subprocess.run(
+        [sys.executable, "-m", "transformer", "--help"],
+        env={"PYTHONPATH": str(ROOT), **os.environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (found.returncode, found.stdout) == (0, f"{usage()}\n")
 
 
 def test_the_home_directory_in_an_option(monkeypatch, tmp_path: Path):
@@ -110,9 +135,12 @@ def test_the_home_directory_in_an_option(monkeypatch, tmp_path: Path):
     [
         (
             "train",
-            r"Lower training\.batch_tokens, or raise training\.accumulation_steps, .* other processes on the card",
+            r"Lower --training\.batch-tokens, or raise --training\.accumulation-steps, .* or stop other processes",
         ),
-        ("evaluate", r"Lower search\.batch_tokens \(--batch-tokens\); other processes on the card"),
+        ("evaluate", r"Lower --batch-tokens \(65,536 .*\) or --beam-size, or stop other processes on the device"),
+        ("tune", r"Lower --batch-tokens \(65,536 .*\) or --beams, or stop other processes on the device"),
+        ("score", r"Lower --batch-tokens \(65,536 .*\), or stop other processes on the device"),
+        ("heads", r"Stop other processes on the device \(see nvidia-smi\)"),
     ],
 )
 def test_a_device_without_memory_left(monkeypatch, command, advice):
@@ -120,7 +148,7 @@ def test_a_device_without_memory_left(monkeypatch, command, advice):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.\nmore")
 
     monkeypatch.setattr(f"transformer.cli.{command}.main", fail)
-    said = r"^error: The device has run out of memory \(Out of memory while trying to allocate 8 bytes\)\. "
+    said = r"^error: The device is out of memory \(Out of memory while trying to allocate 8 bytes\)\. "
     found = call(command)
     assert_refused(found, said + advice)
     assert found.err.count("\n") == 1
@@ -135,7 +163,7 @@ def test_other_errors_of_jax_keep_their_traceback(monkeypatch):
         call("train")
 
 
-def test_watching_does_not_claim_the_card(corpus, trained):
+def test_watching_does_not_claim_the_gpu_s_memory(corpus, trained):
     """The setting is made before jax has a backend."""
     program = """
 import os, sys

@@ -1,4 +1,4 @@
-"""A run that is resumed with another config, from another folder, or from a damaged checkpoint."""
+"""Runs that are resumed with another config, from another folder, or from a damaged checkpoint."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""`run.save`: changed parameters as a run directory on which every command works."""
+"""Changed parameters that `run.save` writes as a run directory for every command."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Signals to a process that trains: it saves, says so, and the same command goes on as if nothing had happened."""
+"""Signals to a training process, which saves a checkpoint and resumes with the same results."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ from transformer.interruption import check, deferred
 
 with deferred(lambda text: print(text, flush=True)):
     print("begun", flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**9)  # does not look at signals, as XLA's compiler does not
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**9)  # ignores signals until it returns, like XLA's compiler
 """
 
 

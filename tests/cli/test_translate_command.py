@@ -38,7 +38,7 @@ def test_translate_counts_lines_by_their_ends_alone(corpus, trained):
     result = call("translate", f"{corpus}/run", "--beam-size", "1", stdin="\n".join(lines))
     assert result.status == 0
     assert re.search(
-        r"^Line 9 is longer than the model's positions: it is translated in \d+ segments\.$", result.err, re.M
+        r"^Line 9 has more tokens than the model has positions, so it is translated in \d+ chunks\.$", result.err, re.M
     )
     assert result.err.count("Line ") == 1
     assert result.out.count("\n") == len(lines)
@@ -47,7 +47,7 @@ def test_translate_counts_lines_by_their_ends_alone(corpus, trained):
     assert_refused(refused, r"Line 9 has \d+ tokens, but the model has positions for 64")
 
 
-def test_a_line_of_100_000_characters_is_translated_in_pieces(corpus, trained):
+def test_a_line_of_100_000_characters_is_translated_in_chunks(corpus, trained):
     options = ("--beam-size", "1", "--jsonl", "--alignments")
     result = call("translate", f"{corpus}/run", *options, stdin="old dog runs. " * 7_200 + "\nred house\n")
     assert result.status == 0
@@ -64,7 +64,7 @@ def test_translate_refuses_what_it_cannot_write(corpus, trained):
     prefixed = call("translate", f"{corpus}/run", "--prefix", "der", stdin="dog\n" + "dog " * 500)
     assert_refused(prefixed, r"Line 2 has \d+ tokens, .* or leave out --prefix, which would begin each")
     for name, message in (
-        ("run@first", "named RUN@STEP, RUN@best or RUN@last"),
+        ("run@first", "run@first names no checkpoint. Write RUN@STEP, RUN@best or RUN@last"),
         ("run@15", "no checkpoint of step 15"),
     ):
         assert_refused(call("translate", f"{corpus}/run", "--ensemble", f"{corpus}/{name}"), message)
@@ -90,7 +90,7 @@ def test_translate_to_json(corpus, trained):
 
 
 def start(run, *options):
-    """`transformer translate` as a program of its own, with pipes."""
+    """Starts `transformer translate` as a separate process with pipes."""
     code = "import sys; from transformer.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "translate", run, *options]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -160,7 +160,7 @@ def test_score_gives_each_pair_its_probability(corpus, trained):
         assert record["pieces"][-1] == "</s>"
         assert len(record["pieces"]) == len(record["log_probabilities"])
         assert total == pytest.approx(sum(record["log_probabilities"]), abs=1e-3)
-    assert_refused(call("score", f"{corpus}/run", *files[:2]), "Scoring needs --source and --target")
+    assert_refused(call("score", f"{corpus}/run", *files[:2]), "--target is missing: line n of --target must translate")
     other = ("--source", f"{corpus}/val.en", "--target", f"{corpus}/test.de")
     assert_refused(call("score", f"{corpus}/run", *other), "val.en has 12 lines, but .*test.de has 10")
 

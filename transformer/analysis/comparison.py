@@ -1,4 +1,4 @@
-"""Whether one run translates better than another: a paired test, the sentences that changed, and what else differs."""
+"""A comparison of two runs on one test set, with a paired significance test."""
 
 import dataclasses
 import json
@@ -12,19 +12,19 @@ from transformer.errors import InputError
 from transformer.inference.metrics import Metrics
 from transformer.inference.results import Result
 
-# What configs may differ in without another result; other scores are found by their signatures.
+# Fields of a config that do not change the translations. Scores are compared by their signatures.
 INDIFFERENT = {"run_dir", "compilation_cache", "scores"}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric's scores of both runs.
+    """The scores of two runs in one metric.
 
     Attributes:
-        first: the first run's score.
-        second: the second run's.
-        p_value: how often resampled test sets show a difference as large, if there is none.
-        signature: sacreBLEU's.
+        first: the score of the first run, from 0 to 100 (TER may exceed 100).
+        second: the score of the second run.
+        p_value: the probability, from 0 to 1, of a difference as large if the runs were equally good.
+        signature: sacreBLEU's signature of the metric and the test.
     """
 
     first: float
@@ -35,15 +35,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on one test set.
+    """The comparison of two runs on one test set.
 
     Attributes:
-        names: of the runs.
-        metrics: by name.
-        changes: the pairs' numbers, those first whose translation changed the most, and by how much chrF: better in the
-            second run if positive.
-        caveats: what else differs between the runs, a sentence each.
-        warnings: what makes the scores misleading, a sentence each.
+        names: the names of the runs.
+        metrics: the scores by metric.
+        changes: (index, chrF of the second run minus chrF of the first) for each sentence pair whose translations
+            differ, the largest change first.
+        caveats: other differences between the runs, one sentence each.
+        warnings: reasons why the scores mislead, one sentence each.
     """
 
     names: tuple[str, str]
@@ -54,46 +54,46 @@ class Comparison:
 
 
 def compare(first: Result, second: Result, *, metrics: Metrics | None = None, bootstrap: int = 1000) -> Comparison:
-    """Paired bootstrap resampling (Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation").
+    """Compares two runs by paired bootstrap resampling (Koehn 2004).
 
-    It is sacreBLEU's own (`--paired-bs`), with its fixed seed.
+    "Statistical Significance Tests for Machine Translation Evaluation"; as sacreBLEU's `--paired-bs`, with its fixed
+    seed.
 
     Args:
         first: the baseline.
-        second: what is compared with it.
-        metrics: which metrics, and how they are computed; by default all, for a language with spaces.
-        bootstrap: test sets resampled.
+        second: the run to compare with it.
+        metrics: the metrics and how to compute them. By default all, with tokenizer 13a.
+        bootstrap: number of resampled test sets.
 
     Raises:
-        InputError: the test sets are not the same, a run has not a translation for each of its sentences, or a metric
-            lacks its tokenizer.
+        InputError: the test sets differ, translations are missing, or a metric's tokenizer is not installed.
     """
     metrics = Metrics() if metrics is None else metrics
     if first.pairs.fingerprint != second.pairs.fingerprint:
         raise InputError(
-            f"Only translations of the same test set can be compared, but those of {first.name} and {second.name} "
-            "differ. Evaluate both on the same files, with --output, and compare these folders."
+            f"Cannot compare {first.name} and {second.name}: they did not translate the same test set. Evaluate both "
+            "on the same files with `transformer evaluate --output FOLDER`, and compare the folders."
         )
     references = [first.pairs.targets, *first.pairs.further_references]
     for result in (first, second):
         if len(result.hypotheses) != len(references[0]):
             raise InputError(
-                f"{result.name} has {len(result.hypotheses)} translations of {len(references[0])} sentences: evaluate "
-                "it again."
+                f"Cannot compare {result.name}: it has {len(result.hypotheses)} translations of {len(references[0])} "
+                "sentences. Evaluate it again."
             )
     systems: list[tuple[str, Sequence[str]]] = [("first", first.hypotheses), ("second", second.hypotheses)]
     signatures, scores = PairedTest(systems, metrics.chosen(), references, test_type="bs", n_samples=bootstrap)()
     found = {}
     for name, signature in signatures.items():
         one, other = (result for result in scores[name] if not isinstance(result, str))
-        # Of equal translations sacreBLEU's p-value is the smallest possible: no resampled difference exceeds theirs.
+        # sacreBLEU gives equal translations the smallest possible p-value: no resampled difference exceeds theirs.
         unchanged = first.hypotheses == second.hypotheses
         p_value = 1.0 if unchanged or other.p_value is None else float(other.p_value)
         found[name] = Difference(float(one.score), float(other.score), p_value, str(signature))
     sentence = metrics.chrf()
     changes = [
-        (number, sentence.sentence_score(new, own).score - sentence.sentence_score(old, own).score)
-        for number, (old, new, *own) in enumerate(zip(first.hypotheses, second.hypotheses, *references, strict=True))
+        (index, sentence.sentence_score(new, own).score - sentence.sentence_score(old, own).score)
+        for index, (old, new, *own) in enumerate(zip(first.hypotheses, second.hypotheses, *references, strict=True))
         if old != new
     ]
     changes.sort(key=lambda change: -abs(change[1]))
@@ -102,18 +102,18 @@ def compare(first: Result, second: Result, *, metrics: Metrics | None = None, bo
 
 
 def caveats(first: Result, second: Result) -> list[str]:
-    """What differs between two runs besides their translations, a sentence each."""
+    """The differences between two runs besides their translations, one sentence each."""
     found = []
     if None in (first.training_data, second.training_data):
-        found.append("What one of them was trained on is not known.")
+        found.append("The training data of at least one run are unknown.")
     elif first.training_data != second.training_data:
-        found.append("They were trained on different data.")
+        found.append("The runs were trained on different data.")
     if first.tokenizer != second.tokenizer:
-        found.append("Their tokenizers differ: loss and perplexity cannot be compared; BLEU, chrF and TER can.")
+        found.append("Their tokenizers differ. BLEU, chrF and TER can be compared, but loss and perplexity cannot.")
     for name, one, other in _other_signatures(first, second):
-        found.append(f"Their scores of {name} were computed in other ways: {one} against {other}.")
+        found.append(f"The {name} scores that they reported were computed differently: {one} and {other}.")
     for field, one, other in _differing(first.config, second.config, ""):
-        found.append(f"{field} is {one!r} against {other!r}.")
+        found.append(f"{field} is {one!r} in the first and {other!r} in the second.")
     return found
 
 
@@ -123,16 +123,16 @@ def _other_signatures(first: Result, second: Result) -> list[tuple[str, str, str
 
 
 def _verdict(first: Result, second: Result) -> str:
-    """Whether the numbers may be compared at all."""
-    sentences = f"Both are of the same {len(first.pairs.sources):,} sentences"
+    """Which scores may be compared."""
+    sentences = f"Both runs translated the same {len(first.pairs.sources):,} sentences. The scores below"
     if _other_signatures(first, second):
         return (
-            f"{sentences}. These numbers may be compared: they are computed here, in one way. The scores that the runs "
-            "have written may not."
+            f"{sentences} are computed in the same way and can be compared. The scores that the runs reported were "
+            "computed differently and cannot."
         )
     return (
-        f"{sentences}, computed in one way: these numbers may be compared, and so may the BLEU, chrF and TER that the "
-        "runs have written."
+        f"{sentences} and those that the runs reported (BLEU, chrF, TER) are computed in the same way and can be "
+        "compared."
     )
 
 
@@ -150,54 +150,62 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any], where: str) 
 
 
 def to_text(comparison: Comparison, first: Result, second: Result, sentences: int) -> str:
-    """The comparison for people.
+    """The comparison as text.
 
     Args:
-        comparison: of the two.
+        comparison: the comparison of the two runs.
         first: the baseline.
-        second: what is compared with it.
-        sentences: how many of those that changed the most to show.
+        second: the run compared with it.
+        sentences: number of changed translations to show.
     """
-    lines = [_verdict(first, second), *(f"warning: {warning}" for warning in comparison.warnings)]
+    lines = [
+        f"first:  {first.name}",
+        f"second: {second.name}",
+        "",
+        _verdict(first, second),
+        *(f"warning: {warning}" for warning in comparison.warnings),
+        "",
+        f"{'metric':<8}{'first':>7}{'second':>8}{'difference':>12}{'p-value':>9}  signature",
+    ]
     for name, metric in comparison.metrics.items():
-        scores = f"{metric.first:7.2f} {metric.second:7.2f}  {metric.second - metric.first:+.2f}"
-        lower = " (the lower the better)" if name == "TER" else ""
-        lines.append(f"{name:<6}{scores}  p = {metric.p_value:.3f}  {metric.signature}{lower}")
+        scores = f"{metric.first:7.2f}{metric.second:8.2f}{metric.second - metric.first:+12.2f}{metric.p_value:9.3f}"
+        lower = " (lower is better)" if name == "TER" else ""
+        lines.append(f"{name:<8}{scores}  {metric.signature}{lower}")
     total = len(first.pairs.sources)
     better = sum(gain > 0 for _, gain in comparison.changes)
-    lines.append(
-        f"{len(comparison.changes):,} of {total:,} translations differ: {better:,} have a higher chrF in the second run"
-    )
     lines += [
         "",
-        "What else differs between the runs, and may be the reason:",
-        *(f"  {caveat}" for caveat in comparison.caveats or ["nothing"]),
+        f"{len(comparison.changes):,} of {total:,} translations differ; {better:,} of them have a higher chrF in the "
+        "second run.",
+        "",
+        "Other differences between the runs, which may be the reason:",
+        *(f"  {caveat}" for caveat in comparison.caveats or ["none"]),
     ]
-    for number, gain in comparison.changes[:sentences]:
+    for index, gain in comparison.changes[:sentences]:
         lines += [
             "",
-            f"line {number + 1}, chrF {gain:+.1f}",
-            f"  source     {first.pairs.sources[number]}",
-            *(f"  reference  {own[number]}" for own in (first.pairs.targets, *first.pairs.further_references)),
-            f"  first      {first.hypotheses[number]}",
-            f"  second     {second.hypotheses[number]}",
+            f"line {index + 1}, chrF {gain:+.1f} in the second run",
+            f"  source     {first.pairs.sources[index]}",
+            *(f"  reference  {own[index]}" for own in (first.pairs.targets, *first.pairs.further_references)),
+            f"  first      {first.hypotheses[index]}",
+            f"  second     {second.hypotheses[index]}",
         ]
     return "\n".join(lines)
 
 
 def to_json(comparison: Comparison, first: Result, second: Result, sentences: int) -> str:
-    """The comparison for programs: what `to_text` says, by name; its arguments are the same."""
+    """The comparison as JSON, with the content of `to_text` and the same arguments."""
     references = (first.pairs.targets, *first.pairs.further_references)
     changes = [
         {
-            "line": number + 1,
+            "line": index + 1,
             "chrf_difference": gain,
-            "source": first.pairs.sources[number],
-            "references": [own[number] for own in references],
-            "first": first.hypotheses[number],
-            "second": second.hypotheses[number],
+            "source": first.pairs.sources[index],
+            "references": [own[index] for own in references],
+            "first": first.hypotheses[index],
+            "second": second.hypotheses[index],
         }
-        for number, gain in comparison.changes[:sentences]
+        for index, gain in comparison.changes[:sentences]
     ]
     values = {
         "names": comparison.names,

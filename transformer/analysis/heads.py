@@ -1,4 +1,4 @@
-"""What each attention head does, in numbers: where it looks, and what it is worth."""
+"""Statistics of each attention head, and what the loss gains from it."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,36 +16,48 @@ from transformer.shapes import Params
 
 _STACK = {"encoder": "encoder", "decoder": "decoder", "cross": "decoder"}
 _ATTENTION = {"encoder": "self_attention", "decoder": "self_attention", "cross": "cross_attention"}
+LEGEND = """\
+entropy   of the attention weights, in nats (0: all weight on one token; log K: evenly on K tokens)
+distance  between query and key, in tokens, weighted by the attention weights
+previous  attention weight on the token before the query
+same      attention weight on the query's own token
+next      attention weight on the token after the query
+boundary  attention weight on the source's end token, or in the decoder on the start token
+ablation  increase of the loss without the head, in nats per target token"""
+"""What the columns of `to_text` mean."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """One head, on the mean of all tokens that look. Shares and weights are from 0 to 1."""
+    """Statistics of one attention head, averaged over all query tokens.
+
+    Attention weights are from 0 to 1.
+    """
 
     kind: HeadKind
-    """The encoder's self-attention, the decoder's, or the decoder's attention to the encoder."""
+    """`encoder` and `decoder` are self-attention, `cross` is the decoder's attention to the encoder."""
     layer: int
     """Counted from 0."""
     head: int
     """Counted from 0."""
     ablation: float
-    """How much the loss grows when the head's output is zero, in nats per target token (Michel et al. 2019)."""
+    """Increase of the loss when the head's output is set to zero, in nats per target token (Michel et al. 2019)."""
     entropy: float
-    """-sum w log w, in nats: 0 looks at one token, log K at K tokens evenly."""
+    """-sum w log w of the attention weights w, in nats. 0: all weight on one token; log K: evenly on K tokens."""
     boundary: float
-    """Weight on the source's end token; in the decoder's self-attention on the start token, which is its first."""
+    """Attention weight on the source's end token, or in the decoder's self-attention on the start token."""
     distance: float | None = None
-    """sum w |query - key|, in tokens; None for cross-attention, like the shares below."""
+    """sum w |query - key|, in tokens. None for cross-attention, as are the weights below."""
     previous: float | None = None
-    """Weight on the token before; the first token has none and counts as 0."""
+    """Attention weight on the token before the query. The first token has none and counts as 0."""
     same: float | None = None
-    """Weight on the token itself."""
+    """Attention weight on the query's own token."""
     next: float | None = None
-    """Weight on the token behind; the last one has none and counts as 0."""
+    """Attention weight on the token after the query. The last token has none and counts as 0."""
 
 
 def measure(run: Translator, pairs: Pairs) -> Iterator[Head]:
-    """What each head of a run does on a corpus: each as soon as it is known.
+    """Measures each head of a run on a corpus, and yields them one by one.
 
     Args:
         run: a trained model.
@@ -77,12 +89,14 @@ def measure(run: Translator, pairs: Pairs) -> Iterator[Head]:
 def describe(
     weights: Float[np.ndarray, "L B H Q K"], boundary: Int[np.ndarray, " B"], *, self_attention: bool
 ) -> dict[str, Float[np.ndarray, "L B H Q"]]:
-    """For each token that looks, the numbers of `Head` that follow from its weights alone.
+    """Statistics that follow from the attention weights alone, for each query token.
+
+    They are named like the fields of `Head`.
 
     Args:
-        weights: of each sentence, layer and head; padding that is looked at has weight 0.
-        boundary: the place of each sentence's boundary token.
-        self_attention: whether query and key count the same tokens, so that there is a distance between them.
+        weights: the weights of each layer, sentence and head. Those on padding are 0.
+        boundary: the index of each sentence's boundary token among the keys.
+        self_attention: whether queries and keys are the same tokens, so that they have a distance.
     """
     weights = weights.astype(np.float64)
     found = {
@@ -90,8 +104,8 @@ def describe(
         "boundary": np.take_along_axis(weights, boundary[None, :, None, None, None], -1)[..., 0],
     }
     if self_attention:
-        places = np.arange(weights.shape[-1])
-        offset = places - places[:, None]  # of the key from the query
+        positions = np.arange(weights.shape[-1])
+        offset = positions - positions[:, None]  # key minus query
         found["distance"] = (weights * abs(offset)).sum(-1)
         for name, wanted in (("previous", -1), ("same", 0), ("next", 1)):
             found[name] = (weights * (offset == wanted)).sum(-1)
@@ -99,16 +113,18 @@ def describe(
 
 
 def ablate(params: Params, kind: HeadKind, layer: int, head: int, num_heads: int) -> Params:
-    """The parameters of the same model without one head: MultiHead = Concat(..., 0, ...) W^O (section 3.2.2).
+    """The parameters of the model without one head.
 
-    A zero in place of the head's output is the same as zeros in the rows of W^O that it meets.
+    MultiHead = Concat(head_1, ..., 0, ..., head_h) W^O   (section 3.2.2)
+
+    Setting a head's output to zero equals setting the rows of W^O that it is multiplied with to zero.
 
     Args:
-        params: the model's.
-        kind: the head's.
-        layer: the head's, counted from 0.
-        head: counted from 0.
-        num_heads: of the model.
+        params: the parameters of the model, which are left unchanged.
+        kind: the kind of attention.
+        layer: the layer, counted from 0.
+        head: the head, counted from 0.
+        num_heads: the model's number of heads.
     """
     path = ("params", _STACK[kind], "layers", _ATTENTION[kind], "output", "kernel")
 
@@ -122,7 +138,7 @@ def ablate(params: Params, kind: HeadKind, layer: int, head: int, num_heads: int
 
 
 def to_text(heads: Sequence[Head]) -> str:
-    """A table with a line for each head."""
+    """A table with one line per head; `LEGEND` explains its columns."""
     lines = ["attention  layer  head  entropy  distance  previous   same   next  boundary  ablation"]
     for one in heads:
         shares = ((one.distance, 8), (one.previous, 8), (one.same, 5), (one.next, 5))

@@ -1,4 +1,4 @@
-"""What a run has logged on its way, as arrays."""
+"""What runs have logged during training, as arrays."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from transformer.run_dir import read_config
 
 
 class Curve(NamedTuple):
-    """A value over a run's updates, where it was logged."""
+    """The steps at which a quantity was logged, and its values."""
 
     steps: Int[np.ndarray, " N"]
     values: Float[np.ndarray, " N"]
@@ -26,14 +26,14 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """What a run has logged.
+    """What one run has logged.
 
     Attributes:
-        name: what tells the run from others that were read with it.
-        config: the run's.
-        curves: by the names of `metrics.jsonl`. `loss` and `learning_rate` are there; the loss is the training loss in
-            nats per target token, with label smoothing and dropout, on the mean of the updates since the one before.
-            `validation_loss`, without either, and `validation_bleu` are there if the run had them.
+        name: the name of the run among those that were read with it.
+        config: the run's config.
+        curves: by their names in `metrics.jsonl`. `loss` and `learning_rate` are always there. The loss is the training
+            loss in nats per target token, with label smoothing and dropout, averaged over the updates since the value
+            before. `validation_loss` is without either. `validation_loss` and `validation_bleu` are there if logged.
     """
 
     name: str
@@ -42,13 +42,13 @@ class History:
 
 
 def read_histories(run_dirs: Sequence[str | Path]) -> list[History]:
-    """What runs have logged, finished or not.
+    """Reads what runs have logged, whether they are finished or still training.
 
     Args:
-        run_dirs: their directories. A run's name is its path from where all of them lie.
+        run_dirs: the run directories. A run is named by its path from the deepest directory that contains all of them.
 
     Raises:
-        InputError: a directory is not that of a run, its log has no training loss yet, or a line of it is damaged.
+        InputError: a directory is not a run directory, its log has no training loss yet, or a line of it is damaged.
     """
     paths = [Path(run_dir).resolve() for run_dir in run_dirs]
     above = os.path.commonpath([path.parent for path in paths]) if paths else ""
@@ -59,7 +59,7 @@ def read_histories(run_dirs: Sequence[str | Path]) -> list[History]:
 
 
 def _read(file: Path, run_dir: str | Path) -> dict[str, Curve]:
-    # Behind the end of the last line stands what is being written, or was when the run was killed.
+    # After the last line end comes what is being written, or was being written when the run was killed.
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
     found: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for number, line in enumerate(lines, start=1):
@@ -69,7 +69,7 @@ def _read(file: Path, run_dir: str | Path) -> dict[str, Curve]:
             for name, value in values.items():
                 found[name].append((step, math.nan if value is None else float(value)))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"Line {number} of {file} is damaged: restore it, or leave this run out.") from error
+            raise InputError(f"Line {number} of {file} is damaged. Restore the file, or leave out this run.") from error
     if not {"loss", "learning_rate"} <= found.keys():
-        raise InputError(f"The run in {run_dir} has not logged a training loss yet: wait for it, or leave it out.")
+        raise InputError(f"The run in {run_dir} has not logged a training loss yet. Wait, or leave out this run.")
     return {name: Curve(*map(np.array, zip(*points, strict=True))) for name, points in found.items()}

@@ -1,4 +1,4 @@
-"""One self-contained page that shows every layer, head and kind of an attention: no network, no other file."""
+"""An HTML page with the attention weights of every kind, layer and head."""
 
 import base64
 import json
@@ -13,38 +13,39 @@ from transformer.analysis.attention import Attention, Kind
 LABELS: dict[Kind, str] = {
     "encoder": "encoder self-attention",
     "decoder": "decoder self-attention",
-    "cross": "decoder to encoder",
+    "cross": "cross-attention",
     "rollout": "encoder rollout",
 }
 
 
 @dataclass(frozen=True)
 class Start:
-    """What the page shows first."""
+    """What a page shows first, or what a picture shows."""
 
     kind: Kind = "cross"
     """The kind of attention."""
     layer: int | None = None
-    """The layer; None: the last one."""
+    """The layer, counted from 0. None: the last one; in heat maps all of them."""
     head: int | None = None
-    """The only head that is on; None: all are."""
+    """The only head shown, counted from 0. None: all heads."""
     joined: bool = False
     """Whether tokens are joined into words."""
     word: str | None = None
-    """The word that is shown as if it had been pointed at."""
+    """The query token that is selected."""
 
 
 def page(attention: Attention, start: Start) -> str:
-    """The page, as HTML.
+    """Renders attention weights as one self-contained HTML page.
 
-    Weights are kept in steps of 1/255. All text travels as JSON in which no "<" stands for itself, so that none of it
-    can be taken for markup, and the page's program makes text nodes of it.
+    The page needs no network and no other file. Weights are rounded to multiples of 1/255. All text is embedded as JSON
+    in which every "<" is escaped, so no token can act as markup. The page's script turns it into text nodes only.
 
     Args:
-        attention: what is shown.
-        start: what is shown first.
+        attention: the weights to show.
+        start: what to show first.
 
-    Raises: InputError if there is no such layer, head or word.
+    Raises:
+        InputError: there is no such layer, head or word.
     """
     weights = attention.select(start.kind, start.layer, start.head)
     shown = attention.joined() if start.joined else attention

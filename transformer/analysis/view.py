@@ -1,4 +1,4 @@
-"""An attention that shows itself: in a notebook, as a page, as a picture."""
+"""Attention weights that display themselves in notebooks, pages and pictures."""
 
 from functools import partial
 from html import escape
@@ -16,10 +16,10 @@ SUFFIXES = (".html", ".png", ".svg")
 
 
 class View(Attention):
-    """The attention of a pair of sentences; the last line of a notebook cell shows it."""
+    """Attention weights that a notebook cell displays as an interactive page."""
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own, so that neither its styles nor its program meet the notebook's."""
+        """The page in an iframe, isolated from the notebook's styles and scripts."""
         content = escape(page(self, Start()))
         return (
             f'<iframe title="Attention" sandbox="allow-scripts" srcdoc="{content}" '
@@ -27,24 +27,26 @@ class View(Attention):
         )
 
     def save(self, file: str | Path, **options: Any) -> None:
-        """Writes the page (.html), or a picture for papers (.png, .svg).
+        """Writes an interactive page (.html), or a picture for papers (.png, .svg).
 
-        In a picture boxes stand for what `figures.missing_glyphs` finds, such as Chinese letters; the page has them.
+        Characters that the picture's font lacks, such as Chinese ones, become boxes (see `figures.missing_glyphs`). The
+        page shows them.
 
         Args:
-            file: where to; its suffix says what.
-            options: the fields of `page.Start`. They say what a page shows first, and what a picture shows: heat maps
-                of the kind's layers and heads, all or the one named, or with `word` the lines of that word.
+            file: path of the file; the suffix determines the format.
+            options: the fields of `page.Start`. For a page they choose what it shows first. For a picture they choose
+                what it shows: heat maps of one kind's layers and heads, or with `word` what this word attends to.
 
-        Raises: InputError if the suffix is none of these, there is no such layer, head or word, or a picture is asked
-            for and matplotlib is not installed.
+        Raises:
+            InputError: the suffix is another one, there is no such layer, head or word, or a picture needs matplotlib
+                and it is not installed.
         """
         check_suffix(file)
         start, path = Start(**options), Path(file)
         if path.suffix == ".html":
             data = page(self, start).encode()
         else:
-            from transformer.analysis import figures  # matplotlib, which only pictures need
+            from transformer.analysis import figures  # imports matplotlib, which only pictures need
             from transformer.analysis.figures.attention import draw
 
             data = figures.to_bytes(partial(draw, self, start), path.suffix.removeprefix("."))
@@ -52,11 +54,14 @@ class View(Attention):
 
 
 def view(run: Translator, source: str, target: str | None = None, search: SearchConfig | None = None) -> View:
-    """The attention of a pair of sentences, as one that shows itself; see `analysis.attention.attention`."""
+    """Computes the attention weights of a sentence pair, for display.
+
+    It takes the arguments of `analysis.attention.attention` and raises the same errors.
+    """
     return View(**vars(attention(run, source, target, search)))
 
 
 def check_suffix(file: str | Path) -> None:
-    """Raises InputError unless the name of a file says that it is a page or a picture."""
+    """Raises InputError unless a file is named like a page or a picture."""
     if Path(file).suffix not in SUFFIXES:
-        raise InputError(f"The name of the output must end in {', '.join(SUFFIXES)}, but it is {file}.")
+        raise InputError(f"Cannot write attention weights to {file}. The name must end in {', '.join(SUFFIXES)}.")

@@ -1,5 +1,7 @@
-"""The command line, a file for each command. What is wrong with the input, the config or the environment is said in one
-or two sentences, and the exit status is 2."""
+"""The command line of `transformer`, with one module per command.
+
+Unusable input, configuration or environment is reported in one or two sentences, and the exit status is 2.
+"""
 
 import io
 import os
@@ -10,42 +12,47 @@ from importlib import import_module
 from itertools import takewhile
 
 from transformer.cli import process
-from transformer.errors import InputError
+from transformer.errors import InputError, did_you_mean
 from transformer.interruption import Interrupted
 from transformer.runtime import keep_freed_memory
 
-COMMANDS = (
-    "train",
-    "evaluate",
-    "tune",
-    "translate",
-    "score",
-    "compare",
-    "export",
-    "attention",
-    "heads",
-    "figures",
-    "complexity",
-)
+COMMANDS = {
+    "train": "train a model on a parallel corpus, then score it on the test set",
+    "evaluate": "score a run: BLEU, chrF, TER, exact match, loss and perplexity",
+    "tune": "find the beam size and length penalty with the highest validation BLEU",
+    "translate": "translate standard input to standard output, line by line",
+    "score": "print the log-probability of given translations",
+    "compare": "test whether one run translates better than another",
+    "export": "write encoder and search as one StableHLO file for use without this package",
+    "attention": "show the attention weights of a sentence pair as text, page or picture",
+    "heads": "measure what each attention head does",
+    "figures": "plot position encodings, learning rates and learning curves",
+    "complexity": "measure what a layer costs (Table 1 of the paper)",
+}
+"""What each command does, by its name."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
-    It is 0, 2 for unusable input, 141 if nobody reads the output any more, and 128 + the number of a signal: 130 after
-    Ctrl-C, and for `train` also 143 (SIGTERM), 138 (SIGUSR1) and 129 (SIGHUP).
+    The status is 0 on success, 2 for unusable input, and 141 if the reader of the output has gone. A signal gives 128
+    plus its number: 130 after Ctrl-C, and for `train` also 143 (SIGTERM), 138 (SIGUSR1) and 129 (SIGHUP).
+
+    Args:
+        arguments: the command and its options. By default the arguments of the process.
     """
     process.open_standard_streams()
     given = sys.argv[1:] if arguments is None else arguments
-    if not given or given[0] in ("-h", "--help"):
-        print(f"usage: transformer {{{','.join(COMMANDS)}}} ...   (`transformer COMMAND --help` for its options)")
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if given else sys.stderr)
         return 0 if given else 2
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a run
     try:
         process.require_utf8(given)
         if given[0] not in COMMANDS:
-            raise InputError(f"There is no command {given[0]}; the commands are {', '.join(COMMANDS)}.")
+            known = did_you_mean(given[0], [*COMMANDS]) or f" The commands are {', '.join(COMMANDS)}."
+            raise InputError(f"Unknown command {given[0]}.{known}")
         process.require_streams(given[0])
         process.require_environment()
         given = [process.expand_home(argument) for argument in given]
@@ -54,14 +61,17 @@ def main(arguments: list[str] | None = None) -> int:
         import_module(f"transformer.cli.{given[0]}").main(given[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit does not try once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python writes the rest when it exits
         return 128 + signal.SIGPIPE
-    except (InputError, OSError) as error:  # an OSError names the file and what the system said
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except UnicodeEncodeError as error:  # of a file name, where Python's encoding is not UTF-8
+    except OSError as error:
+        print(f"error: {process.system_error(error)}", file=sys.stderr)
+        return 2
+    except UnicodeEncodeError as error:  # from a file name, if Python's file system encoding is not UTF-8
         text = ascii(error.object[:100])
-        print(f"error: {text} cannot be encoded as {error.encoding} here: set PYTHONUTF8=1.", file=sys.stderr)
+        print(f"error: Cannot encode {text} as {error.encoding}. Set PYTHONUTF8=1.", file=sys.stderr)
         return 2
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -77,13 +87,38 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def usage() -> str:
+    """The commands, and how to begin."""
+    return "\n".join(
+        (
+            "usage: transformer COMMAND ...",
+            "",
+            "The encoder-decoder Transformer on JAX: train it, translate with it, score it, look inside it.",
+            "",
+            *(f"  {command:<11} {purpose}" for command, purpose in COMMANDS.items()),
+            "",
+            "To begin, train the quickstart (about four minutes on two CPU cores, no network) and translate with it:",
+            "",
+            "  transformer train",
+            '  echo "The old dog sleeps." | transformer translate runs/quickstart',
+            "",
+            "`transformer COMMAND --help` describes a command and its options.",
+        )
+    )
+
+
 def refuse_repeated_options(arguments: list[str]) -> None:
-    """Refuses an option that is given twice: tyro would drop the first value, of a list with all that it names.
+    """Refuses an option that is given twice.
 
-    An option may be spelt with hyphens or underscores, with its value after a space or `=`, and a flag with or without
-    `no-`. A separate value never begins with two hyphens and a letter, and after `--` there are no options.
+    tyro would silently drop its first value. An option may be spelt with hyphens or underscores, with its value after a
+    space or `=`, and a flag with or without `no-`. A separate value never begins with two hyphens and a letter. After
+    `--` there are no options.
 
-    Raises: InputError if an option is given twice.
+    Args:
+        arguments: those after the command.
+
+    Raises:
+        InputError: an option is given twice.
     """
     found: dict[str, str] = {}
     for argument in takewhile(lambda argument: argument != "--", arguments):
@@ -93,7 +128,9 @@ def refuse_repeated_options(arguments: list[str]) -> None:
         option = re.sub(r"(^--|\.)no-", r"\1", given.replace("_", "-"))
         if option in found:
             twice = (
-                f"{given} is given twice" if given == found[option] else f"{found[option]} and {given} are one option"
+                f"{given} is given twice"
+                if given == found[option]
+                else f"{found[option]} and {given} are the same option"
             )
             raise InputError(f"{twice}. Give it once, followed by all of its values.")
         found[option] = given

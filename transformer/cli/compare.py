@@ -1,4 +1,4 @@
-"""`transformer compare`: whether one run translates better than another."""
+"""The `transformer compare` command, which tests whether a run translates better."""
 
 import dataclasses
 import json
@@ -6,12 +6,12 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from transformer.cli.decoding import Checkpoint, RunOptions, load_translator, members_of, named_checkpoint
+from transformer.cli.options import parse
 from transformer.config import ScoresConfig
 from transformer.errors import InputError
 
@@ -21,32 +21,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """Compare two runs on their test set: a paired bootstrap test, what else differs, the sentences that changed.
+    """Test whether one run translates a test set better than another.
 
-    Each is a run, whose kept translations of the test set are compared; a folder of `transformer evaluate --output`; or
-    RUN@STEP, RUN@best or RUN@last, a checkpoint, which is translated with unless RUN/evaluation has been kept by
-    `evaluate --watch`. The scores are computed as those of the first were, unless other options are given."""
+    Prints the scores of both with a paired bootstrap test (Koehn 2004), the other differences between the runs, and the
+    translations that changed the most.
 
-    first: Positional[str]
-    """The run to compare with."""
-    second: Positional[str]
-    """The run in question."""
+        transformer compare runs/baseline runs/larger
+        transformer compare runs/larger@5000 runs/larger@last
+
+    Each side is one of three things. A run directory: the translations that the run kept of its test set. A folder
+    written by `transformer evaluate --output`. RUN@STEP, RUN@best or RUN@last: a checkpoint, which translates the test
+    set now, unless `evaluate --watch` has kept its translations.
+
+    Scores are computed with the settings of the first run, unless other options are given."""
+
+    first: Annotated[Positional[str], arg(metavar="FIRST")]
+    """The baseline: a run directory, a folder of `evaluate --output`, or RUN@STEP."""
+    second: Annotated[Positional[str], arg(metavar="SECOND")]
+    """The run to compare with it, in the same forms."""
     reference: tuple[str, ...] = ()
-    """Files of reference translations (text, TSV, JSONL or parquet) instead of those of the test set. Several files
-    give each sentence several references."""
+    """Files of reference translations (text, TSV, JSONL or parquet) that replace the references of the test set.
+    Several files give each sentence several references."""
     sentences: int = 5
-    """How many of the sentences that changed the most are shown."""
+    """Number of changed translations to show, the largest change in sentence-level chrF first."""
     json: bool = False
-    """Print JSON instead of a table."""
+    """Print JSON instead of text."""
     scores: OmitArgPrefixes[ScoresConfig] = field(default_factory=ScoresConfig)
 
 
 def main(arguments: list[str]) -> None:
-    """Compare two runs on their test set."""
-    parse = partial(tyro.cli, args=arguments, prog="transformer compare")
-    first = _read(parse(ComparisonOptions).first)
+    """Compares two runs on their test set."""
+    first = _read(parse(ComparisonOptions, arguments, "compare").first)
     config = first.run_config
-    options = parse(partial(ComparisonOptions, scores=config.scores))
+    options = parse(partial(ComparisonOptions, scores=config.scores), arguments, "compare")
     second = _read(options.second)
     if options.reference:
         first, second = (_with_references(result, options.reference) for result in (first, second))
@@ -61,7 +68,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _read(name: str) -> "Result":
-    """What a run has kept of its test set, an evaluation of its own, or the translations of a checkpoint."""
+    """The translations of a run, of an evaluation folder, or of a checkpoint."""
     from transformer.inference.results import EVALUATION, read_result
 
     if (Path(name) / EVALUATION).exists():
@@ -71,6 +78,7 @@ def _read(name: str) -> "Result":
 
 
 def _kept(run_dir: str) -> "Result":
+    """What a run kept of its test set."""
     from transformer.data.tokenizer import Tokenizer
     from transformer.experiment import read_test_set
     from transformer.inference.results import Result, settings
@@ -80,8 +88,8 @@ def _kept(run_dir: str) -> "Result":
     for name in ("hypotheses.txt", "scores.json"):
         if not (run / name).exists():
             raise InputError(
-                f"The run in {run_dir} has no {name}: it has not come to its end, or has no test set. "
-                f"{run_dir}@last is its last checkpoint."
+                f"Cannot compare {run_dir}: it has no {name}, because training has not finished or had no --data.test. "
+                f"Give {run_dir}@last to compare its last checkpoint."
             )
     scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.load(run / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
@@ -97,7 +105,10 @@ def _kept(run_dir: str) -> "Result":
 
 
 def _of_checkpoint(name: str, run: str, checkpoint: Checkpoint) -> "Result":
-    """The test set as a checkpoint translates it: as `evaluate --watch` has kept it, or translated now."""
+    """A checkpoint's translations of the test set.
+
+    Those that `evaluate --watch` kept are read; otherwise the test set is translated now.
+    """
     from transformer.experiment import read_test_set
     from transformer.inference.results import EVALUATION, evaluate, read_result
     from transformer.inference.watch import FOLDER
@@ -121,7 +132,10 @@ def _with_references(result: "Result", files: tuple[str, ...]) -> "Result":
     pairs, references = result.pairs, [read_targets(file, result.run_config.data) for file in files]
     for file, own in zip(files, references, strict=True):
         if len(own) != len(pairs.sources):
-            raise InputError(f"{file} has {len(own)} references, but {result.name} has {len(pairs.sources)} sentences.")
+            raise InputError(
+                f"{file} has {len(own)} references, but {result.name} has {len(pairs.sources)} sentences. Give one "
+                "reference per sentence."
+            )
     return dataclasses.replace(
         result, pairs=pairs._replace(targets=references[0], further_references=tuple(references[1:]))
     )

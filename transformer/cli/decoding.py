@@ -1,4 +1,7 @@
-"""What every command that uses a trained run asks for: which checkpoint of it, how it computes and how it searches."""
+"""Options shared by commands that use a trained run, and loading it.
+
+They choose the checkpoint, the compute dtype and the search.
+"""
 
 import dataclasses
 import os
@@ -6,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
-import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from transformer.cli.options import parse as parse_options
+from transformer.cli.process import options_of
 from transformer.compilation import announce_compilations
 from transformer.config import Config, SearchConfig
 from transformer.errors import InputError
@@ -27,58 +31,66 @@ Options = TypeVar("Options", bound="DecodingOptions")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Which run, and which of its checkpoints. What is not given is as the run's config says."""
+    """The run to use, and which of its checkpoints."""
 
-    run: Positional[str]
-    """The run directory."""
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """The run directory, such as runs/quickstart."""
     checkpoint: Checkpoint = "last"
-    """The last checkpoint, the one of lowest validation loss, or the one of a step."""
+    """`last`, `best` (lowest validation loss), or the step of a checkpoint."""
     average: int | None = None
-    """Take the mean of this many checkpoints, this one and those before it."""
+    """Average the parameters of this many checkpoints: the chosen one and those before it. By default the run's
+    configured number for the last checkpoint, and 1 for any other."""
     dtype: Dtype | None = None
-    """Compute type; `auto` is bfloat16 where the hardware has it. Unless given, the run's."""
+    """Compute dtype; `auto` is bfloat16 where the hardware supports it. By default the run's."""
 
 
 @dataclass(frozen=True)
 class SearchOptions(SearchConfig):
-    """Each option of the search that is not given has the value in the run's config. The defaults shown are those of a
-    new run."""
+    """How translations are searched for (section 6.1).
+
+    Options that are not given have the value in the run's config. The defaults shown here apply to new runs."""
 
     def __post_init__(self) -> None:
-        """Nothing is checked before the run's own values are known."""
+        """Checks nothing, because the run's own values are not known yet."""
 
 
 @dataclass(frozen=True)
 class DecodingOptions(RunOptions):
-    """Which run translates, and how."""
+    """The run or ensemble that translates, and its search settings."""
 
     ensemble: tuple[str, ...] = ()
-    """Further runs with the same tokenizer: the mean of all models' probabilities is searched. RUN@STEP, RUN@best or
-    RUN@last is another checkpoint than --checkpoint names, perhaps of the same run."""
+    """Further runs with the same tokenizer: the search uses the mean of all models' probabilities. RUN alone uses
+    the checkpoint of --checkpoint; RUN@STEP, RUN@best or RUN@last choose one, perhaps of the same run."""
     search: OmitArgPrefixes[SearchConfig] = field(default_factory=SearchOptions)
 
 
 def parse(options: type[Options], arguments: list[str], command: str) -> Options:
-    """A command's options; those of the search and of the scores are the run's unless given.
+    """A command's options, with the run's own search and scores as defaults.
 
-    The arguments are parsed twice: for the name of the run, and again with the run's own as defaults.
+    The arguments are parsed twice: for the name of the run, and again with the run's settings.
 
-    Raises: InputError if there is no such run, or a setting of the search fails its check.
+    Args:
+        options: the command's dataclass of options.
+        arguments: those after the command.
+        command: its name, for help and messages.
+
+    Raises:
+        InputError: there is no such run, or a search setting is invalid.
     """
-    parse_with = partial(tyro.cli, args=arguments, prog=f"transformer {command}")
-    run = parse_with(options).run
+    run = parse_options(options, arguments, command).run
     from transformer.run_dir import read_config
 
     config = read_config(run)
     own: dict[str, Any] = {"search": SearchOptions(**vars(config.search))}
     if "scores" in (field.name for field in dataclasses.fields(options)):
         own["scores"] = config.scores
-    parsed = parse_with(partial(options, **own))
-    return dataclasses.replace(parsed, search=SearchConfig(**vars(parsed.search)))
+    parsed = parse_options(partial(options, **own), arguments, command)
+    with options_of("search"):
+        return dataclasses.replace(parsed, search=SearchConfig(**vars(parsed.search)))
 
 
 class Member(NamedTuple):
-    """A run that translates, and the steps of the checkpoints that are averaged."""
+    """A run that translates, and the steps of the checkpoints to average."""
 
     run: str
     steps: list[int]
@@ -115,9 +127,14 @@ def load_translator(options: RunOptions, members: Sequence[Member] | None = None
 
 
 def named_checkpoint(name: str, default: Checkpoint) -> tuple[str, Checkpoint]:
-    """The run and the checkpoint that RUN@STEP, RUN@best or RUN@last names; of RUN alone, the default.
+    """The run and checkpoint named by RUN, RUN@STEP, RUN@best or RUN@last.
 
-    Raises: InputError if what follows the @ is no checkpoint.
+    Args:
+        name: the name.
+        default: the checkpoint to use for RUN alone.
+
+    Raises:
+        InputError: the part after @ is not a checkpoint.
     """
     run, at, checkpoint = name.rpartition("@")
     if not at or os.path.isdir(name):
@@ -125,12 +142,15 @@ def named_checkpoint(name: str, default: Checkpoint) -> tuple[str, Checkpoint]:
     if checkpoint == "last" or checkpoint == "best":
         return run, checkpoint
     if not checkpoint.isdecimal():
-        raise InputError(f"A checkpoint is named RUN@STEP, RUN@best or RUN@last, but {name!r} is not.")
+        raise InputError(f"{name} names no checkpoint. Write RUN@STEP, RUN@best or RUN@last.")
     return run, int(checkpoint)
 
 
 def prepare(options: RunOptions) -> Config:
-    """The run's config. Says on standard error what computes, and from then on what takes long to compile."""
+    """Reads the run's config and reports the compute dtype on standard error.
+
+    From then on, long compilations are reported there, too.
+    """
     from transformer.run_dir import read_config
 
     config = read_config(options.run)

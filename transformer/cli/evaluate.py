@@ -1,4 +1,4 @@
-"""`transformer evaluate`: score a run on its test set, or on other files."""
+"""The `transformer evaluate` command, which scores a run on a test set."""
 
 import json
 import sys
@@ -20,31 +20,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationOptions(PairOptions, DecodingOptions):
-    """Score a run: BLEU, chrF and TER with sacreBLEU's signatures, exact match, loss and perplexity."""
+    """Score a run on its test set, or on other files.
+
+    Prints BLEU, chrF and TER from 0 to 100, with sacreBLEU's signatures and 95 % intervals. Also prints exact match in
+    percent, loss in nats per target token, and perplexity.
+
+        transformer evaluate runs/quickstart
+        transformer evaluate runs/mine --source test.en --reference test.de
+        transformer evaluate runs/mine --watch"""
 
     output: str | None = None
-    """A new folder for scores.json, hypotheses.txt (the translations, one a line), and what they are of: the test set,
-    and the search, checkpoint and compute type in evaluation.json. `transformer compare` takes it as it takes a run."""
+    """A new folder for the results, which `transformer compare` accepts like a run: scores.json, hypotheses.txt (one
+    translation per line), test.jsonl (the test set) and evaluation.json (search, checkpoints and compute dtype)."""
     json: bool = False
-    """Print JSON instead of a table; besides the scores it has the checkpoints, search, compute type and test set."""
+    """Print JSON instead of a table. It also contains the checkpoints, the search, the compute dtype and the test
+    set."""
     watch: bool = False
-    """Score each checkpoint as it appears, a line each, until the run has ended: beside the training, on any
-    machine that sees the run directory, and with no more of a GPU's memory than it needs. The run's
-    evaluation/STEP, or STEP in the folder of --output, keeps what --output keeps of one evaluation. A step that is
-    there already is not scored again."""
+    """Score each checkpoint as it appears, one line each, until the run has ended. Checkpoints are not averaged unless
+    --average is given. This works on any machine that can read and write the run directory, and takes only as much of a
+    GPU's memory as it needs. Results are kept in RUN/evaluation/STEP, or in STEP in the folder of --output. Steps that
+    have results are not scored again."""
     interval: float = 30.0
-    """With --watch: seconds to wait before looking for a new checkpoint again."""
+    """With --watch: seconds to wait before checking for a new checkpoint again."""
 
 
 def main(arguments: list[str]) -> None:
-    """Score a run on its test set, or on other files."""
+    """Scores a run on its test set, or on other files."""
     options = parse(EvaluationOptions, arguments, "evaluate")
     if options.watch:
         _watch(options)
         return
     if options.output is not None:
         if Path(options.output).exists():
-            raise InputError(f"--output {options.output} is there already: give the name of a new folder.")
+            raise InputError(f"--output {options.output} already exists. Give the name of a new folder.")
         check_writable(options.output)
     pairs, metrics = _scored(options)
     members = members_of(options)
@@ -54,7 +62,7 @@ def main(arguments: list[str]) -> None:
     scores, result = evaluate(translator, pairs, options.search, members, metrics)
     if scores.loss is None:
         print(
-            "A line is longer than the model's positions: it is translated in segments, so there is no loss.",
+            "No loss is computed: a line is longer than the model's positions and was translated in chunks.",
             file=sys.stderr,
         )
     if options.json:
@@ -73,9 +81,9 @@ def _watch(options: EvaluationOptions) -> None:
         ("--json", options.json),
     ):
         if given:
-            raise InputError(f"{name} is for one evaluation: leave it out with --watch, which scores each checkpoint.")
+            raise InputError(f"{name} cannot be combined with --watch, which scores every checkpoint. Leave one out.")
     if options.interval <= 0:
-        raise InputError(f"--interval must be positive, in seconds, but is {options.interval}.")
+        raise InputError(f"--interval must be positive (seconds), but is {options.interval}.")
     share_device_memory()
     pairs, metrics = _scored(options)
     prepare(options)
@@ -96,7 +104,7 @@ def _watch(options: EvaluationOptions) -> None:
 
 
 def _scored(options: EvaluationOptions) -> tuple["Pairs", "Metrics"]:
-    """What is translated, and how it is scored."""
+    """The pairs to translate, and the metrics to score them with."""
     from transformer.experiment import read_test_set
     from transformer.run_dir import read_config
 

@@ -1,14 +1,15 @@
-"""`transformer figures`: the lecture's pictures of positions and schedule, and how runs have learned."""
+"""The `transformer figures` command, which plots schedules and learning curves."""
 
 import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
+from transformer.cli import process
+from transformer.cli.options import parse
 from transformer.config import ModelConfig
 from transformer.errors import InputError
 from transformer.files import write_whole
@@ -16,31 +17,37 @@ from transformer.files import write_whole
 
 @dataclass(frozen=True)
 class FigureOptions:
-    """Draw position encodings (curves by dimension, heat map, dot products by distance) and the warm-up schedule; of
-    runs also the rate that they have logged, on the schedule of their config, and their learning curves."""
+    """Plot position encodings, learning-rate schedules and learning curves.
 
-    runs: Positional[tuple[str, ...]] = ()
-    """Run directories, finished or not."""
+    Always drawn: sinusoidal position encodings (curves by dimension, a heat map, dot products by distance) and the
+    paper's warm-up schedule. With run directories also the learning rate that each run logged, on the schedule of its
+    config, and its training and validation loss. Needs matplotlib: pip install 'transformer-jax[plot]'.
+
+        transformer figures runs/quickstart --output figures"""
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="[RUN ...]")] = ()
+    """Run directories, finished or still training."""
     output: str = "figures"
-    """The directory to write to; made if it is not there."""
+    """Directory to write to. It is created if missing. Pictures of the same name are replaced."""
     format: Literal["png", "svg"] = "png"
-    """The pictures' format."""
+    """File format of the pictures."""
     d_model: int = 128
     """Dimensions of the position encodings."""
     length: int = 100
-    """Positions drawn."""
+    """Number of positions to draw, from 2 to 4,096."""
     layout: Literal["interleaved", "halved", "halved_t2t"] = "interleaved"
-    """Order and wavelengths of the sinusoids; the paper's are interleaved."""
+    """Order and wavelengths of the sinusoids, as in `train --model.positions`. The paper interleaves them."""
     schedules: tuple[str, ...] = ("512:4000", "512:8000", "256:4000")
-    """Schedules of Eq. 3, each as d_model:warm-up steps."""
+    """Warm-up schedules to draw (section 5.3, Eq. 3), each as d_model:warmup_steps."""
 
 
 def main(arguments: list[str]) -> None:
-    """Draw positions, schedules and learning curves."""
-    options = tyro.cli(FigureOptions, args=arguments, prog="transformer figures")
-    ModelConfig(d_model=options.d_model, num_heads=1, positions=options.layout)  # has the checks
+    """Plots position encodings, learning-rate schedules and learning curves."""
+    options = parse(FigureOptions, arguments, "figures")
+    with process.options_of("model", positions="layout"):
+        ModelConfig(d_model=options.d_model, num_heads=1, positions=options.layout)  # has the checks
     if not 2 <= options.length <= 4096:
-        raise InputError(f"--length must lie between 2 and 4,096, but is {options.length}.")
+        raise InputError(f"--length must be between 2 and 4,096, but is {options.length}.")
     pairs = [_pair(text) for text in options.schedules]
     import numpy as np
 
@@ -78,5 +85,5 @@ def main(arguments: list[str]) -> None:
 def _pair(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9]\d{0,6}):([1-9]\d{0,6})", text)
     if found is None:
-        raise InputError(f"A schedule is written d_model:warm-up steps, such as 512:4000, but {text} was given.")
+        raise InputError(f"--schedules takes d_model:warmup_steps, such as 512:4000, but got {text}.")
     return int(found[1]), int(found[2])

@@ -1,32 +1,37 @@
-"""`transformer heads`: what each attention head of a run does, in numbers."""
+"""The `transformer heads` command, which measures what each attention head does."""
 
 import dataclasses
 import json
 from dataclasses import dataclass
 
-import tyro
-
 from transformer.cli.decoding import RunOptions, load_translator
+from transformer.cli.options import parse
 from transformer.errors import InputError
 
 
 @dataclass(frozen=True)
 class HeadsOptions(RunOptions):
-    """What each attention head of a run does on its test set: the entropy of its weights in nats, how far it looks in
-    tokens, how much weight it gives to the token before, the same, the one behind and the boundary (the source's end
-    token, the decoder's start token), and how much the loss grows without it. If the test set has antecedents, as the
-    quickstart's does, also which heads attend from a pronoun to the noun that it stands for, beside the same model
-    before training."""
+    """Measure what each attention head of a run does on its test set.
+
+    For each head it reports the entropy of the attention weights (nats) and the mean distance between query and key
+    (tokens). It reports the attention weight on the token before the query, on the query itself, on the token after it
+    and on the boundary token. The boundary token is the source's end token, or the decoder's start token. The ablation
+    is the increase of the loss without the head (nats per target token).
+
+    The quickstart's test set names the antecedents of pronouns. For such a test set it also reports how often each
+    encoder head attends from a pronoun to its antecedent. The untrained model is measured for comparison.
+
+        transformer heads runs/quickstart --sentences 200"""
 
     sentences: int = 500
-    """Number of test sentences to measure, from the start. All pronouns with an antecedent are measured."""
+    """Number of test sentences to measure, from the start. Pronouns are measured in the whole test set."""
     json: bool = False
     """Print JSON instead of tables."""
 
 
 def main(arguments: list[str]) -> None:
-    """What each attention head of a run does, in numbers."""
-    options = tyro.cli(HeadsOptions, args=arguments, prog="transformer heads")
+    """Measures what each attention head of a run does."""
+    options = parse(HeadsOptions, arguments, "heads")
     if options.sentences < 1:
         raise InputError(f"--sentences must be at least 1, but is {options.sentences}.")
     run = load_translator(options)
@@ -40,7 +45,7 @@ def main(arguments: list[str]) -> None:
 
     if "test" not in splits(run.config.data):
         raise InputError(
-            f"Heads are measured on the run's test set, but {options.run} was trained without --data.test."
+            f"Cannot measure heads: the run in {options.run} has no test set. Train a run with --data.test."
         )
     pairs = read_test_set(options.run, run.config.data)
     chosen = pairs.select([*range(min(options.sentences, len(pairs.sources)))])
@@ -49,10 +54,10 @@ def main(arguments: list[str]) -> None:
     one_by_one = heads.measure(run, chosen)
     measured = [*track(one_by_one, "heads", number, console=console, transient=True, disable=not console.is_terminal)]
     if pairs.antecedents is None and run.config.data.corpus.startswith(PACKAGE):
-        pairs = read_pairs(run.config.data, "test")[0]  # the run was made before test.jsonl had antecedents
-    asked = pronouns.with_antecedents(pairs)
-    models = {"trained": run, "untrained": pronouns.untrained(run)} if asked.sources else {}
-    found = {name: pronouns.probe(model, asked) for name, model in models.items()}
+        pairs = read_pairs(run.config.data, "test")[0]  # older runs kept a test.jsonl without antecedents
+    with_antecedents = pronouns.with_antecedents(pairs)
+    models = {"trained": run, "untrained": pronouns.untrained(run)} if with_antecedents.sources else {}
+    found = {name: pronouns.probe(model, with_antecedents) for name, model in models.items()}
     if options.json:
         accuracy = {
             name: {question: values.tolist() for question, values in one.items()} for name, one in found.items()
@@ -60,8 +65,8 @@ def main(arguments: list[str]) -> None:
         table = {"heads": [dataclasses.asdict(head) for head in measured], "pronouns": accuracy}
         print(json.dumps(table, indent=2))
         return
-    print(heads.to_text(measured))
+    print(f"{heads.to_text(measured)}\n\n{heads.LEGEND}\n")
     if found:
-        print(f"\n{pronouns.to_text(found['trained'], found['untrained'], pronouns.chance(asked))}")
+        print(pronouns.to_text(found["trained"], found["untrained"], pronouns.chance(with_antecedents)))
     else:
-        print("\nPronouns: the test set names no antecedents, so no head was asked what a pronoun stands for.")
+        print("Pronouns: not measured, because the test set names no antecedents.")

@@ -1,4 +1,4 @@
-"""The evaluation set that a command is given as files, `--source` and `--reference`."""
+"""The options `--source` and `--reference`, which name a test set in files."""
 
 import sys
 from dataclasses import dataclass, field
@@ -16,29 +16,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairOptions:
-    """Which sentences are translated, and how the translations are scored."""
+    """The sentences to translate, and how the translations are scored."""
 
     source: str | None = None
-    """File of source sentences, instead of the run's own: text with one sentence a line, or TSV, JSONL or parquet as
-    for training. Text needs --reference."""
+    """File of source sentences that replaces the run's own: text with one sentence per line, which needs --reference,
+    or TSV, JSONL or parquet, as in training. Any may be compressed (.gz, .xz, .zst)."""
     reference: tuple[str, ...] = ()
-    """Files of their reference translations, in the same forms; several give each sentence several references."""
+    """Files of reference translations, in the same formats. Several files give each sentence several references."""
     allow_empty: bool = False
-    """Keep and count empty lines of these files, instead of stopping at the first."""
+    """Keep and count pairs with an empty side in these files, instead of stopping at the first."""
     scores: OmitArgPrefixes[ScoresConfig] = field(default_factory=ScoresConfig)
 
 
 def given_pairs(options: PairOptions, data: DataConfig) -> "Pairs | None":
-    """The pairs of the files, read as the run's own; None where none is given. Says how many have an empty side.
+    """The pairs in the given files, read like the run's own; None if no file is given.
 
-    Raises: InputError if only one of source and reference is given, or as `data.corpus.read_files` does.
+    Reports on standard error how many pairs have an empty side.
+
+    Raises: InputError if only one of source and reference is given, or if `data.corpus.read_references` raises it.
     """
     if options.source is None and not options.reference:
         return None
     from transformer.data.corpus import is_file_of_pairs, read_references
 
     if options.source is None or not (options.reference or is_file_of_pairs(options.source)):
-        raise InputError("--source and --reference go together: line n of the one must translate line n of the other.")
+        missing = "--source" if options.source is None else "--reference"
+        raise InputError(f"{missing} is missing: --source and --reference go together, line by line.")
     empty = "keep" if options.allow_empty else "refuse"
     pairs = read_references(options.source, options.reference, data, empty=empty)
     if pairs.num_empty:
@@ -47,9 +50,11 @@ def given_pairs(options: PairOptions, data: DataConfig) -> "Pairs | None":
 
 
 def checked_metrics(options: PairOptions, config: Config, pairs: "Pairs") -> "Metrics":
-    """The metrics that were asked for, for the run's target language. Says what makes them misleading.
+    """The requested metrics, for the run's target language.
 
-    Raises: InputError if one lacks its tokenizer: before anything is translated.
+    Warns on standard error if they would mislead. Call this before anything is translated.
+
+    Raises: InputError if the tokenizer of a metric is not installed.
     """
     from transformer.inference.metrics import Metrics
 

@@ -1,14 +1,22 @@
-"""What a process is started with: standard streams, arguments and environment, put in order before a command runs."""
+"""What a process is started with, and how errors name options.
+
+Standard streams, arguments and environment are checked before a command runs.
+"""
 
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from transformer.errors import InputError, require
 
 
 def open_standard_streams() -> None:
-    """Opens the null device where a standard stream was closed: another file would get its number otherwise."""
+    """Opens the null device for each closed standard stream.
+
+    Otherwise the next file that is opened would get the stream's number.
+    """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -17,51 +25,95 @@ def open_standard_streams() -> None:
 
 
 def require_streams(command: str) -> None:
-    """Raises InputError if standard output was closed, or the standard input of a command that reads it."""
-    require(sys.stdout is not None, "Standard output is closed: open it, or send it to /dev/null.")
-    require(command != "translate" or sys.stdin is not None, "Standard input is closed: there is nothing to translate.")
+    """Raises InputError if a standard stream that the command needs is closed."""
+    require(sys.stdout is not None, "Standard output is closed. Open it, or redirect it to /dev/null.")
+    require(
+        command != "translate" or sys.stdin is not None,
+        "Standard input is closed, so there is nothing to translate. Redirect it with < FILE.",
+    )
 
 
 def require_utf8(arguments: Sequence[str]) -> None:
-    """Raises InputError if an argument is not text: Python keeps bytes that it cannot decode as lone surrogates."""
+    """Raises InputError if an argument is not valid text.
+
+    Python keeps bytes that it cannot decode as unpaired surrogates.
+    """
     for argument in arguments:
         try:
             argument.encode()
         except UnicodeEncodeError as error:
             encoding = sys.getfilesystemencoding()
-            reason = (
-                "is not UTF-8" if encoding == "utf-8" else f"is not {encoding}, which Python takes arguments for here"
-            )
+            reason = "" if encoding == "utf-8" else ", the encoding of arguments in this locale"
             raise InputError(
-                f"The argument {argument!a} {reason}. Use UTF-8, in a UTF-8 locale or with PYTHONUTF8=1."
+                f"The argument {argument!a} is not {encoding.upper()}{reason}. Use UTF-8, in a UTF-8 locale or with "
+                "PYTHONUTF8=1."
             ) from error
 
 
 def require_environment() -> None:
-    """Raises InputError if sacreBLEU would stumble over its seed, after all that a command does before it scores."""
+    """Raises InputError if the seed for sacreBLEU is invalid.
+
+    sacreBLEU itself would notice only after everything is translated.
+    """
     seed = os.environ.get("SACREBLEU_SEED", "none")
     require(
         seed.lower() == "none" or seed.strip().isdecimal(),
-        f"SACREBLEU_SEED must be an integer that is not negative, or none, but is {seed!r}.",
+        f"SACREBLEU_SEED must be a non-negative integer or none, but is {seed!r}.",
     )
 
 
 def expand_home(argument: str) -> str:
-    """`--option=~/path` with the home directory in it: shells put it into words that begin with `~` only."""
+    """Expands the home directory in `--option=~/path`.
+
+    Shells expand `~` only at the start of a word.
+    """
     option, _, value = argument.partition("=")
     if option.startswith("--") and (value == "~" or value.startswith("~/")):
         return f"{option}={os.path.expanduser(value)}"
     return argument
 
 
+@contextmanager
+def options_of(part: str, **renamed: str) -> Iterator[None]:
+    """Names options in errors as they are typed.
+
+    For commands whose options leave out the name of the config's part: `search.beam_size` becomes `--beam-size`.
+
+    Args:
+        part: the part of the config, such as `search`.
+        renamed: fields whose option has another name, with that name.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        field = found[1].replace("-", "_")
+        return f"--{renamed.get(field, field).replace('_', '-')}"
+
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(rf"(?:--)?\b{part}\.([a-z][\w-]*)", option, str(error))) from error
+
+
+def system_error(error: OSError) -> str:
+    """The message for an error of the operating system, with its file if it names one."""
+    return f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
+
+
 def out_of_memory(command: str, error: RuntimeError) -> str:
-    """What to do when a device has no memory left."""
-    if command == "train":
-        advice = "Lower training.batch_tokens, or raise training.accumulation_steps, which leaves the update as it is"
-    else:
-        advice = "Lower search.batch_tokens (--batch-tokens)"
+    """The message for a device that has run out of memory.
+
+    Args:
+        command: The command that was running. It decides which options the message recommends.
+        error: The exception of JAX.
+    """
+    tokens = "--batch-tokens (65,536 by default on an accelerator)"
+    advice = {
+        "train": "Lower --training.batch-tokens, or raise --training.accumulation-steps, which does not change updates",
+        "evaluate": f"Lower {tokens} or --beam-size",
+        "translate": f"Lower {tokens} or --beam-size",
+        "tune": f"Lower {tokens} or --beams",
+        "score": f"Lower {tokens}",
+    }.get(command)
+    lower = f"{advice}, or stop" if advice else "Stop"
     said = str(error).splitlines()[0].rpartition("RESOURCE_EXHAUSTED: ")[2].rstrip(".")[:200]
-    return (
-        f"The device has run out of memory ({said}). {advice}; other processes on the card (nvidia-smi) may have taken "
-        "memory, too."
-    )
+    return f"The device is out of memory ({said}). {lower} other processes on the device (see nvidia-smi)."

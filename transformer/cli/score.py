@@ -1,4 +1,4 @@
-"""`transformer score`: how probable a run finds given translations."""
+"""The `transformer score` command, which scores given translations."""
 
 import json
 from dataclasses import dataclass
@@ -9,21 +9,28 @@ from transformer.errors import InputError
 
 @dataclass(frozen=True)
 class ScoringOptions(DecodingOptions):
-    """Print the log-probability of each given translation, in nats, the end token counted: one line a pair."""
+    """Print the log-probability of given translations, one line per sentence pair.
+
+    A log-probability is in nats and summed over the tokens of the translation, including the end token. The search
+    settings do not change it.
+
+        transformer score runs/quickstart --source test.en --target test.de"""
 
     source: str | None = None
-    """File of source sentences: text with one a line, or TSV, JSONL or parquet, as in training."""
+    """File of source sentences: text with one sentence per line, or TSV, JSONL or parquet, as in training. Required."""
     target: str | None = None
-    """File of their translations, in the same forms."""
+    """File of their translations, in the same formats. Required."""
     tokens: bool = False
-    """Print a JSON object a pair instead: its pieces, and the log-probability of each."""
+    """Print a JSON object per pair instead: `log_probability`, the target tokens (`pieces`), and the log-probability of
+    each (`log_probabilities`)."""
 
 
 def main(arguments: list[str]) -> None:
-    """Print the log-probability of each given translation."""
+    """Prints the log-probability of each given translation."""
     options = parse(ScoringOptions, arguments, "score")
     if options.source is None or options.target is None:
-        raise InputError("Scoring needs --source and --target: line n of the one must translate line n of the other.")
+        missing = "--source" if options.source is None else "--target"
+        raise InputError(f"{missing} is missing: line n of --target must translate line n of --source.")
     translator = load_translator(options)
     from transformer.data.corpus import read_parallel
 
@@ -33,8 +40,8 @@ def main(arguments: list[str]) -> None:
     for ids, log_probs in zip(tokenizer.encode_batch(pairs.targets), found, strict=True):
         total = float(log_probs.sum())
         if options.tokens:
-            pieces = tokenizer.pieces([*ids, tokenizer.end_id])
-            record = {"log_probability": total, "pieces": pieces, "log_probabilities": log_probs.tolist()}
+            tokens = tokenizer.pieces([*ids, tokenizer.end_id])
+            record = {"log_probability": total, "pieces": tokens, "log_probabilities": log_probs.tolist()}
             print(json.dumps(record, ensure_ascii=False))
         else:
             print(f"{total:.4f}")

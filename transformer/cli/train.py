@@ -1,4 +1,4 @@
-"""`transformer train`: train, then score the test set."""
+"""The `transformer train` command, which trains a run and scores its test set."""
 
 import sys
 from dataclasses import dataclass, fields
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from transformer.cli.options import parse
 from transformer.config import Config
 from transformer.config_files import load_config
 from transformer.interruption import Interrupted, deferred
@@ -14,20 +15,30 @@ from transformer.interruption import Interrupted, deferred
 
 @dataclass(frozen=True)
 class ExperimentOption:
-    """Where the defaults of all other options come from."""
+    """The experiment that all other options start from."""
 
     config: str = "quickstart"
     """The experiment to start from: quickstart, multi30k, base (the paper's base model), wmt14_base, wmt14_big, or the
-    path of a Python file like theirs. Every other option changes one field of it."""
+    path of a Python file that defines `config`. Every other option changes one field of it."""
 
 
 @dataclass(frozen=True)
 class TrainingOptions(Config, ExperimentOption):
-    """Train a Transformer and score it. The same command resumes a run."""
+    """Train a model, then translate and score its test set.
+
+    Without options this trains the quickstart, a small model on a synthetic English-German corpus that comes with the
+    package. The defaults shown are taken from the experiment that --config names.
+
+        transformer train
+        transformer train --config base --data.train a.en a.de --run-dir runs/mine
+
+    Everything is written to --run-dir: config, tokenizer, log, checkpoints, translations and scores. Ctrl-C and SIGTERM
+    save a checkpoint and stop. The same command resumes from the last checkpoint. JAX computes on a GPU or TPU if it
+    finds one (pip install 'transformer-jax[cuda12]' or [tpu]), otherwise on the CPU."""
 
 
 def main(arguments: list[str]) -> None:
-    """Train, then score the test set."""
+    """Trains, then scores the test set."""
     config = parse_config(arguments)
     from transformer.experiment import run
     from transformer.run_dir import records
@@ -42,12 +53,17 @@ def main(arguments: list[str]) -> None:
 
 
 def parse_config(arguments: list[str]) -> Config:
-    """The config that `transformer train` was asked for: an experiment's, with options on top.
+    """The config of a `transformer train` command.
 
-    Raises: InputError if the experiment cannot be loaded, or an option fails its check.
+    It is the experiment's config, in which the given options replace fields.
+
+    Args:
+        arguments: those after the command.
+
+    Raises:
+        InputError: the experiment cannot be loaded, or an option is invalid.
     """
-    program = "transformer train"
-    experiment, _ = tyro.cli(ExperimentOption, args=arguments, prog=program, add_help=False, return_unknown_args=True)
+    experiment, _ = tyro.cli(ExperimentOption, args=arguments, add_help=False, return_unknown_args=True)
     default = TrainingOptions(experiment.config, **vars(load_config(experiment.config)))
-    options = tyro.cli(TrainingOptions, default=default, args=arguments, prog=program)
+    options = parse(TrainingOptions, arguments, "train", default=default)
     return Config(**{field.name: getattr(options, field.name) for field in fields(Config)})

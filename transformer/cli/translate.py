@@ -1,4 +1,4 @@
-"""`transformer translate`: standard input to standard output, one line out for each line in."""
+"""The `transformer translate` command, which translates standard input."""
 
 import io
 import json
@@ -22,18 +22,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TranslationOptions(DecodingOptions):
-    """Translate standard input to standard output, one line out for each line in, whenever no more input is waiting."""
+    """Translate standard input to standard output, one line out for each line in.
+
+    Input and output are UTF-8. Lines are answered as soon as no more input is waiting, so another program can keep this
+    one open and ask line by line. An empty line stays empty. Everything else is said on standard error.
+
+        transformer translate runs/quickstart < test.en > test.de
+        transformer translate runs/quickstart --jsonl --num-best 4 < test.en"""
 
     jsonl: bool = False
-    """Write a JSON object for each line: the source, and its translations with their scores, best first."""
+    """Write a JSON object for each line: `source`, and `translations` from best to worst, each with `text`, `score` and
+    `tokens` (length in tokens, including the end token)."""
     alignments: bool = False
-    """With --jsonl: for each token of a translation, the source token that it attends to the most; null where either
-    text is longer than the model's positions. `source_offsets` has the start and end of each source token in `source`,
-    in characters."""
+    """With --jsonl, also write `alignment`: for each target token, the index of the source token that it attends to
+    most, or null if either text is longer than the model's positions. `source_pieces` and `target_pieces` are the
+    tokens. `source_offsets` are the start and end of each source token in `source`, in characters."""
 
 
 def main(arguments: list[str]) -> None:
-    """Translate standard input to standard output: one line out for each line in."""
+    """Translates standard input to standard output, one line out for each line in."""
     options = parse(TranslationOptions, arguments, "translate")
     if options.search.num_best > 1 and not options.jsonl:
         raise InputError(f"--num-best {options.search.num_best} needs --jsonl: a line of text holds one translation.")
@@ -44,7 +51,7 @@ def main(arguments: list[str]) -> None:
 
     count = 0
     for window in translator.windows(_counted(stream_lines(_standard_input(), "standard input")), options.search):
-        _note_segments(window, count)
+        _note_chunks(window, count)
         count += len(window.sentences)
         if options.jsonl:
             written = (json.dumps(record, ensure_ascii=False) for record in _records(translator, window, options))
@@ -53,36 +60,39 @@ def main(arguments: list[str]) -> None:
         for line in written:
             with _uninterrupted():
                 left = line.encode() + b"\n"
-                while left:  # a signal may have cut a long write short
+                while left:  # a signal may interrupt a long write
                     left = left[sys.stdout.buffer.write(left) :]
         with _uninterrupted():
-            sys.stdout.buffer.flush()  # somebody may be waiting for these lines before writing more
+            sys.stdout.buffer.flush()  # the writer may be waiting for these lines before it sends more
 
 
 def _standard_input() -> Iterable[bytes]:
-    """Standard input, for the thread that reads it and nobody else.
+    """Takes standard input away from Python, for the thread that reads it.
 
-    Python closes `sys.stdin` when it exits. If a thread is still reading from it, Python aborts.
+    Python closes `sys.stdin` at exit, and aborts if a thread is still reading from it.
     """
     if not isinstance(sys.stdin, io.TextIOWrapper):
         raise InputError("Standard input is closed. Give it the lines to translate, for instance with < FILE.")
     return sys.stdin.detach()
 
 
-def _note_segments(window: "Window", before: int) -> None:
-    for number, segments in enumerate(window.segments, start=before + 1):
-        if segments > 1:
+def _note_chunks(window: "Window", before: int) -> None:
+    for number, chunks in enumerate(window.segments, start=before + 1):
+        if chunks > 1:
             print(
-                f"Line {number} is longer than the model's positions: it is translated in {segments} segments.",
+                f"Line {number} has more tokens than the model has positions, so it is translated in {chunks} chunks.",
                 file=sys.stderr,
             )
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits for the end of what is begun here, so that no half of a line is left; pressed again, it does not."""
+    """Delays Ctrl-C to the end of the block, so that no partial line is written.
+
+    A second Ctrl-C is not delayed.
+    """
     before, pressed = signal.getsignal(signal.SIGINT), []
-    if before is signal.SIG_IGN:  # as in the background of a script: it interrupts nothing
+    if before is signal.SIG_IGN:  # as in a script's background job
         yield
         return
 
@@ -106,7 +116,7 @@ def _records(translator: "Translator", window: "Window", options: TranslationOpt
 
 
 def _record(translation: "Translation", aligned: Iterator[dict[str, Any]] | None) -> dict[str, Any]:
-    score = translation.score if math.isfinite(translation.score) else None  # JSON has no word for infinity
+    score = translation.score if math.isfinite(translation.score) else None  # JSON cannot represent infinity
     record = {"text": translation.text, "score": score, "tokens": translation.tokens}
     return record if aligned is None else record | next(aligned)
 
@@ -114,32 +124,31 @@ def _record(translation: "Translation", aligned: Iterator[dict[str, Any]] | None
 def _alignments(
     translator: "Translator", sources: list[str], found: list[list["Translation"]]
 ) -> Iterator[dict[str, Any]]:
-    """The pieces of both sides of each translation, and their alignment."""
+    """The tokens of both sides of each translation, and their alignment."""
     pairs = [(source, best.text) for source, own in zip(sources, found, strict=True) for best in own]
     fit = translator.fit(*map(list, zip(*pairs, strict=True)))
     fitting = [pair for pair, fits in zip(pairs, fit, strict=True) if fits]
-    places = iter(translator.alignments(*map(list, zip(*fitting, strict=True))) if fitting else ())
+    indices = iter(translator.alignments(*map(list, zip(*fitting, strict=True))) if fitting else ())
     tokenizer = translator.tokenizer
     for (source, target), fits in zip(pairs, fit, strict=True):
-        source_pieces, target_pieces = (
+        source_tokens, target_tokens = (
             tokenizer.pieces([*ids, tokenizer.end_id]) for ids in tokenizer.encode_batch([source, target])
         )
-        alignment = next(places) if fits else None  # what was translated in pieces
         yield {
-            "source_pieces": source_pieces,
+            "source_pieces": source_tokens,
             "source_offsets": [*tokenizer.offsets(source), (len(source), len(source))],
-            "target_pieces": target_pieces,
-            "alignment": alignment,
+            "target_pieces": target_tokens,
+            "alignment": next(indices) if fits else None,  # None: translated in chunks
         }
 
 
 def _counted(lines: Iterator[str]) -> Iterator[str]:
-    """The same lines, with their number on standard error where somebody looks on."""
+    """The same lines, counted on standard error if that is a terminal."""
     start, count = time.monotonic(), 0
     for count, line in enumerate(lines, start=1):
         if sys.stderr.isatty() and count % 1000 == 0:
             speed = count / (time.monotonic() - start)
-            print(f"\r{count:,} lines read, {speed:,.0f} a second", end="", file=sys.stderr, flush=True)
+            print(f"\r{count:,} lines read, {speed:,.0f} lines/s", end="", file=sys.stderr, flush=True)
         yield line
     if sys.stderr.isatty() and count >= 1000:
         print(file=sys.stderr)

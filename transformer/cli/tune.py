@@ -1,6 +1,7 @@
-"""`transformer tune`: the beam size and the length penalty with the highest BLEU on a validation set."""
+"""The `transformer tune` command, which chooses a beam size and a length penalty."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,26 +16,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TuningOptions(PairOptions, DecodingOptions):
-    """BLEU of the validation set by beam size and length penalty, from one search a beam size.
+    """Compare beam sizes and length penalties by BLEU on the validation set.
 
-    The most probable translations that a search comes across are ranked by each length penalty. A larger --candidates
-    leaves less to chance: a translation that is not among them is not ranked."""
+    Each beam size needs one search. The most probable translations that it finds are ranked by every length penalty, so
+    more penalties cost nothing. Uses the run's validation set, or --source and --reference.
+
+        transformer tune runs/quickstart --beams 1 4 8 --alphas 0 0.6 1"""
 
     beams: tuple[int, ...] = (1, 2, 4, 8)
     """Beam sizes to compare."""
     alphas: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
-    """Exponents of the length penalty to compare, in both forms."""
+    """Exponents of the length penalty to compare, in both forms (see --length-penalty-form)."""
     candidates: int = 32
-    """Translations of each sentence to rank."""
+    """Number of translations per sentence to rank. A translation outside this number is never chosen, so a larger
+    number makes the comparison more exact."""
 
 
 def main(arguments: list[str]) -> None:
-    """Compare beam sizes and length penalties on a validation set."""
+    """Compares beam sizes and length penalties on a validation set."""
     options = parse(TuningOptions, arguments, "tune")
     from transformer.run_dir import read_config
 
-    if not options.beams or not options.alphas or min(options.beams) < 1 or min(options.alphas) < 0:
-        raise InputError("--beams must be at least 1 and --alphas not negative, and there must be one of each.")
+    if not options.beams or min(options.beams) < 1:
+        raise InputError(f"--beams must be at least 1, but got {_listed(options.beams)}.")
+    if not options.alphas or min(options.alphas) < 0:
+        raise InputError(f"--alphas must not be negative, but got {_listed(options.alphas)}.")
     config = read_config(options.run)
     pairs = _pairs(options, config.data)
     metrics = checked_metrics(options, config, pairs)
@@ -48,12 +54,16 @@ def main(arguments: list[str]) -> None:
         beam_size, alpha, form, bleu = trial
         print(f"{beam_size:4}  {form:<5}{alpha:7.2f}{bleu:7.2f}", flush=True)
         results.append(trial)
-    best = max(results, key=lambda trial: trial.bleu)  # of equals, the smallest beam and penalty
+    best = max(results, key=lambda trial: trial.bleu)  # the smallest beam and penalty, if several are equal
     print(
-        f"The highest BLEU has --beam-size {best.beam_size} --length-penalty {best.length_penalty:g} "
-        f"--length-penalty-form {best.length_penalty_form}: options of translate and evaluate, and of train as "
-        "--search.beam-size ..."
+        f"Highest BLEU: --beam-size {best.beam_size} --length-penalty {best.length_penalty:g} --length-penalty-form "
+        f"{best.length_penalty_form} (for translate and evaluate). For train, put `search.` before each name, as in "
+        f"--search.beam-size {best.beam_size}."
     )
+
+
+def _listed(values: Sequence[float | int]) -> str:
+    return ", ".join(map(str, values)) or "none"
 
 
 def _pairs(options: TuningOptions, data: DataConfig) -> "Pairs":

@@ -33,17 +33,17 @@ def test_heat_maps_are_the_weights_on_one_scale_and_a_rollout_on_its_own(found):
     for shown, largest in ((Start("cross"), 1), (Start("rollout"), found.weights["rollout"].max())):
         *grid, _ = heat_maps(found, shown).axes  # the last one is the scale
         weights = found.weights[shown.kind]
-        for axes, place in zip(grid, np.ndindex(weights.shape[:2]), strict=True):
+        for axes, index in zip(grid, np.ndindex(weights.shape[:2]), strict=True):
             (image,) = axes.images
-            np.testing.assert_array_equal(np.asarray(image.get_array()), weights[place])
+            np.testing.assert_array_equal(np.asarray(image.get_array()), weights[index])
             assert image.get_clim() == (0, pytest.approx(largest))
 
 
 def test_what_is_not_there(found):
     for shown, message in (
-        (Start("encoder", layer=2), "There is no layer 2"),
-        (Start("encoder", head=3), "There is no head 3"),
-        (Start("encoder", word="cat"), "The word cat is not among"),
+        (Start("encoder", layer=2), "Kind encoder has no layer 2"),
+        (Start("encoder", head=3), "Kind encoder has no head 3"),
+        (Start("encoder", word="cat"), "cat is not one of the query tokens"),
     ):
         with pytest.raises(InputError, match=message):
             draw(found, shown)

@@ -11,11 +11,13 @@ from transformer.errors import InputError
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "transformer.analysis.figures")
-    with pytest.raises(InputError, match=r"Pictures need matplotlib: pip install 'transformer-jax\[plot\]'"):
+    with pytest.raises(
+        InputError, match=r"Pictures need matplotlib\. Install it with pip install 'transformer-jax\[plot\]'"
+    ):
         import transformer.analysis.figures  # noqa: F401
 
 
-def test_letters_without_a_glyph_are_known_and_warn_nobody():
+def test_characters_without_a_glyph_are_listed_and_do_not_warn():
     def draw() -> Figure:
         figure = Figure((1, 1))
         figure.text(0, 0, "你好")

@@ -51,7 +51,7 @@ def test_warmup_is_equation_3_and_the_legend_has_its_peak():
     ]
 
 
-def test_logged_rates_lie_beside_the_schedules_given(histories):
+def test_logged_rates_are_drawn_on_the_given_schedules(histories):
     schedules = [equation_3(512, 40), equation_3(256, 40)]
     (axes,) = learning_rates(histories, schedules).axes
     for number, (history, schedule) in enumerate(zip(histories, schedules, strict=True)):
@@ -73,12 +73,12 @@ def test_learning_curves_are_what_was_logged(histories):
     assert (losses.get_ylabel(), bleu.get_ylabel()) == ("loss, nats per target token", "validation BLEU")
     forms, runs = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
     assert (forms, runs) == (["training (as optimized)", "validation (unsmoothed)"], ["both", "trained only"])
-    (alone,) = learning_curves(histories[1:]).axes  # nothing below where no run has BLEU
+    (alone,) = learning_curves(histories[1:]).axes  # no second plot if no run has BLEU
     assert len(alone.lines) == 1
 
 
 def test_equal_curves_stay_visible(histories):
-    """Each of them has dashes of its own where the other has gaps, and a marker of its own size."""
+    """Each has dashes in the gaps of the other, and markers of another size."""
     first, alone = histories
     both = [first, replace(first, name="again"), alone]
     losses, bleu = learning_curves(both).axes

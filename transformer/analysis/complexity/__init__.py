@@ -1,1 +1,1 @@
-"""What a layer costs (section 4, Table 1): as formulas, as XLA counts it, and as this device takes its time."""
+"""What a layer costs by formula, in counted operations and in time (Table 1)."""

@@ -1,4 +1,4 @@
-"""Table 1 of the paper: operations of a layer, steps that must wait for one another, longest path between positions."""
+"""Complexity, sequential operations and maximum path length of a layer (Table 1)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Size:
-    """The letters of Table 1."""
+    """The symbols of Table 1."""
 
     n: int
-    """Positions in the sequence."""
+    """Sequence length, in positions."""
     d: int
-    """Features of a position."""
+    """Width, in features per position."""
     k: int
-    """Positions under the kernel of a convolution."""
+    """Kernel width of the convolution, in positions."""
     r: int
-    """Positions that restricted self-attention looks at: as many to either side, and the position itself."""
+    """Positions that restricted self-attention attends to, half of them on either side of the query."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """A formula of Table 1, without the factor that the O hides."""
+    """A formula of Table 1, without the constant factor that O() hides."""
 
     formula: str
     count: Callable[[Size], int]
@@ -28,7 +28,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of Table 1."""
+    """A row of Table 1."""
 
     layer: str
     operations: Order
@@ -37,8 +37,8 @@ class Row:
 
 
 def ceil_log(base: int, number: int) -> int:
-    """The smallest whole exponent with base^exponent >= number; `math.log` would miss exact powers."""
-    exponent = 0
+    """The smallest integer exponent with base^exponent >= number."""
+    exponent = 0  # `math.log` would miss exact powers
     while base**exponent < number:
         exponent += 1
     return exponent
@@ -51,8 +51,8 @@ _CONVOLUTION = Order("k n d^2", lambda size: size.k * size.n * size.d**2)
 TABLE = (
     Row("self-attention", Order("n^2 d", lambda size: size.n**2 * size.d), _ONE, _ONE),
     Row("recurrent", Order("n d^2", lambda size: size.n * size.d**2), _EACH, _EACH),
-    # A stack of convolutions of which each leaves k times as large gaps as the one before; with contiguous kernels the
-    # path is the next row's (section 4).
+    # Dilated convolutions, each with k times the dilation of the one before. The next row gives the path
+    # length with contiguous kernels (section 4).
     Row("convolutional", _CONVOLUTION, _ONE, Order("log_k n", lambda size: ceil_log(size.k, size.n))),
     Row("convolutional, contiguous", _CONVOLUTION, _ONE, Order("n/k", lambda size: -(-size.n // size.k))),
     Row(

@@ -1,4 +1,7 @@
-"""The layers that are measured, [B, n, d] to [B, n, d]: our attention, flax's recurrent layers and convolution."""
+"""The layers that are measured, each a function from [B, n, d] to [B, n, d].
+
+Attention is this package's; recurrent layers and the convolution are flax's.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,12 +30,12 @@ ROW_OF = {
     LSTM: "recurrent",
     CONVOLUTION: "convolutional",
 }
-"""Each layer's row of Table 1, which counts attention without its projections."""
+"""The row of Table 1 for each layer. The table counts attention without its projections."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a recurrent layer does at one position."""
+    """One position of a recurrent layer."""
 
     apply: Callable[[Params, Any, Array], tuple[Any, Array]]
     """(params, state, x [B, d]) -> (next state, y [B, d])."""
@@ -42,27 +45,28 @@ class Step:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as a pure function, and something to call it with."""
+    """A layer as a pure function, with arguments to call it with."""
 
     apply: Callable[[Params, Array], Array]
     params: Params
     x: Array
-    """[B, n, d]."""
+    """The input [B, n, d]."""
     step: Step | None = None
-    """Of a recurrent layer."""
+    """One position of the layer, if it is recurrent."""
 
 
 def make_layers(size: Size, batch: int = 1, dtype: str = "float32") -> dict[str, Layer]:
-    """Every layer that is measured, by its name, with random parameters and a random input.
+    """The layers to measure, by name, with random parameters and a random input.
 
     Args:
         size: n, d, k and r.
-        batch: sequences that are computed at once.
-        dtype: the type of activations; parameters are float32.
+        batch: number of sequences.
+        dtype: dtype of activations; parameters are float32.
     """
     x = jnp.asarray(np.random.default_rng(0).normal(size=(batch, size.n, size.d)), dtype)
 
-    # One head: with more of them the products are as many. Learned positions, which are not used, allow an odd d.
+    # One head, because the number of heads does not change the number of operations. Learned positions, which are not
+    # used, allow an odd d.
     build = Build.choose(ModelConfig(d_model=size.d, num_heads=1, positions="learned"))
 
     def attend(_: Params, x: Array) -> Array:
@@ -89,7 +93,13 @@ def make_layers(size: Size, batch: int = 1, dtype: str = "float32") -> dict[str,
 
 
 def convolution(kernel: int, dilation: int, x: Array) -> Layer:
-    """A causal convolution: its kernel lies on a position and on those `dilation`, 2 `dilation`, ... before it."""
+    """A causal convolution over each position and every `dilation`-th before it.
+
+    Args:
+        kernel: kernel width, in positions.
+        dilation: distance between the kernel's positions.
+        x: the input [B, n, d].
+    """
     module = nn.Conv(x.shape[-1], (kernel,), kernel_dilation=dilation, padding="CAUSAL", dtype=x.dtype)
     return Layer(module.apply, _random(module, x), x)  # pyright: ignore[reportArgumentType]
 
@@ -106,7 +116,10 @@ def _recurrent(cell: nn.RNNCellBase, x: Array) -> Layer:
 
 
 def _random(module: nn.Module, *arguments: Any) -> Params:
-    """Parameters as large as initialized ones, without compiling the initialization of each size."""
+    """Random parameters with the shapes and scale of initialized ones.
+
+    Calling the module's own initialization would compile it for each size.
+    """
     generator = np.random.default_rng(1)
     shapes = jax.eval_shape(partial(module.init, jax.random.key(0)), *arguments)
     return jax.tree.map(

@@ -1,4 +1,4 @@
-"""What a layer costs here: its operations as XLA counts them, and the time that this device takes."""
+"""Operations of a layer as XLA counts them, and its time on this device."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from transformer.shapes import Params
 Direction = Literal["forward", "forward and backward"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward and backward")
 LEAST_SECONDS = 0.05
-"""For how long a program is run at least: the median of many short runs is not moved by an interruption."""
+"""Minimum total time of a program's runs, so that an interruption does not move the median of short runs."""
 
 
 @dataclass(frozen=True)
@@ -29,35 +29,35 @@ class Measurement:
     layer: str
     direction: Direction
     n: int
-    """Positions."""
+    """Sequence length, in positions."""
     d: int
-    """Features of a position."""
+    """Width, in features per position."""
     flops: float
-    """Floating point operations as XLA counts them; a product and a sum are two."""
+    """Floating point operations as XLA counts them. A multiplication and an addition count as two."""
     seconds: float
-    """Median of the runs."""
+    """Median time of a run."""
     fastest: float
-    """Of the runs, in seconds."""
+    """Time of the fastest run, in seconds."""
     slowest: float
-    """Of the runs, in seconds."""
+    """Time of the slowest run, in seconds."""
 
 
 def device() -> str:
-    """What the measurements were taken on: the kind of device, and the version of jax."""
+    """The kind of device that JAX computes on, and the version of JAX."""
     return f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
 
 
 def measure(settings: Settings, directions: Sequence[Direction] = DIRECTIONS) -> Iterator[Measurement]:
-    """Every layer at every n and d: each as soon as it is measured.
+    """Measures every layer at every n and d, and yields the results one by one.
 
     Args:
-        settings: what is to be measured, and how.
-        directions: forward, with its gradients, or both.
+        settings: the sizes to measure, and how.
+        directions: forward, forward and backward, or both.
 
     Raises:
-        InputError: XLA counts nothing on this device.
+        InputError: XLA counts no operations on this device.
     """
-    steps: dict[tuple[str, Direction, int], float] = {}  # of recurrent layers: the same at every n
+    steps: dict[tuple[str, Direction, int], float] = {}  # of one step of a recurrent layer, the same at every n
     for n, d in product(sorted({*settings.lengths}), sorted({*settings.widths})):
         size = Size(n, d, settings.kernel, settings.neighbourhood)
         for name, layer in make_layers(size, settings.batch, settings.dtype).items():
@@ -82,31 +82,37 @@ class Program:
     arguments: tuple[Any, ...]
 
     def flops(self) -> float:
-        """The operations that XLA counts: the body of a loop once, however often it runs.
+        """The operations that XLA counts, with the body of a loop counted once.
 
         Raises:
-            InputError: XLA counts nothing on this device.
+            InputError: XLA counts no operations on this device.
         """
         found = self.compiled.cost_analysis()
         if not found or "flops" not in found:
-            raise InputError(f"XLA counts no operations on this device ({jax.devices()[0].device_kind}); try a CPU.")
+            raise InputError(
+                f"XLA does not count operations on this device ({jax.devices()[0].device_kind}). Set JAX_PLATFORMS=cpu "
+                "to measure on the CPU."
+            )
         return found["flops"]
 
 
 def compile_layer(layer: Layer, direction: Direction) -> Program:
-    """A layer's program in one direction; backward means the gradients of its parameters and of its input."""
+    """Compiles a layer in one direction.
+
+    Backward computes the gradients of its parameters and its input.
+    """
     if direction == "forward":
         return _compile(layer.apply, layer.params, layer.x)
     return _compile(_with_gradients(layer.apply), _ones(layer.apply, layer.params, layer.x), layer.params, layer.x)
 
 
 def compile_step(layer: Layer, step: Step, direction: Direction) -> Program:
-    """What the loop of a recurrent layer does at one position, alone: n times its operations are the layer's.
+    """Compiles one position of a recurrent layer, of which the layer's loop runs n.
 
     Args:
         layer: the recurrent layer.
-        step: its step.
-        direction: backward also adds the gradients of the parameters to those of later positions.
+        step: its step at one position.
+        direction: backward also accumulates the gradients of the parameters over positions, as the loop does.
     """
     arguments = (layer.params, step.state, layer.x[:, 0])
     if direction == "forward":
@@ -124,7 +130,7 @@ def _compile(function: Callable[..., Any], *arguments: Any) -> Program:
 
 
 def _with_gradients(function: Callable[..., Any]) -> Callable[..., tuple[Any, tuple[Any, ...]]]:
-    """(gradient of the result, *arguments) -> the result and the gradients of the arguments."""
+    """(gradient of the result, *arguments) -> (result, gradients of the arguments)."""
 
     def both(gradient: Any, *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
         y, pull = jax.vjp(function, *arguments)
@@ -134,16 +140,19 @@ def _with_gradients(function: Callable[..., Any]) -> Callable[..., tuple[Any, tu
 
 
 def _ones(function: Callable[..., Any], *arguments: Any) -> Any:
-    """A gradient of the result; as an argument, because XLA would simplify products with a constant."""
+    """A gradient of ones for the result.
+
+    It is passed as an argument, because XLA would simplify products with a constant.
+    """
     return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))
 
 
 def run_times(program: Program, repeats: int) -> list[float]:
-    """Seconds of each of some runs, after one that is not timed.
+    """The time of each run of a program in seconds, after one run that is not timed.
 
     Args:
-        program: what is run.
-        repeats: how many runs at least; a short program is run again until `LEAST_SECONDS` have passed.
+        program: the program to run.
+        repeats: minimum number of runs. A short program runs more often, until `LEAST_SECONDS` have passed.
     """
     jax.block_until_ready(program.compiled(*program.arguments))
     times: list[float] = []

@@ -1,4 +1,4 @@
-"""The longest path between two positions (Table 1), found in the graph of what depends on what."""
+"""Maximum path lengths between positions (Table 1), measured from Jacobians."""
 
 from collections.abc import Callable, Iterable
 from itertools import chain, count, islice, repeat
@@ -21,29 +21,33 @@ from transformer.analysis.complexity.layers import (
 )
 
 LENGTHS = (16, 32, 64)
-"""Sequence lengths that show how a path grows."""
+"""Sequence lengths at which paths are measured."""
 
 Edges = Bool[np.ndarray, "n n"]
-"""True where the position of the row depends on that of the column."""
+"""True where the position of the row depends on the position of the column."""
 
 
 def path_lengths(n: int, kernel: int, neighbourhood: int) -> dict[str, int]:
-    """For each row of Table 1 the edges between the two positions that are farthest apart in the graph.
+    """The maximum path length between two positions for each row of Table 1.
 
-    An edge goes where an element of a layer's Jacobian is not zero. Layers are stacked until every output depends on
-    every input, or with convolutions, which are causal, on every input up to its own position: that many edges is the
-    longest of the shortest paths. A recurrent layer is one layer, and its path leads through its own state: edges go
-    where the Jacobian of its step is not zero, and they are followed until they connect all that the Jacobian of the
-    whole layer does.
+    There is an edge wherever an element of a layer's Jacobian is not zero. Layers are stacked until every output
+    depends on every input, or for causal convolutions on every input up to its own position. The number of layers is
+    the longest of all shortest paths.
 
-    Convolutions are causal, as in ByteNet, which the paper cites for them: the zeros around a sequence would cut off
-    paths of centred kernels with gaps that leave it for a while.
+    A recurrent layer is not stacked: its path leads through its own state. Its edges come from the Jacobian of one
+    step, and are followed until they connect what the Jacobian of the whole layer connects.
+
+    Convolutions are causal, as in ByteNet, which the paper cites. A centred, dilated kernel would reach into the
+    padding around the sequence, where its paths end.
 
     Args:
-        n: positions; at most 64, or float32 is not enough to see the end of a recurrent layer depend on its beginning.
-        kernel: positions under the kernel of the convolutions, at least 2. Layer i of those with gaps has dilation
-            kernel^i.
-        neighbourhood: positions that restricted self-attention looks at, odd and at least 3.
+        n: sequence length, at most 64. In longer recurrent layers the dependence on the first position vanishes in
+            float32.
+        kernel: kernel width of the convolutions, at least 2. The i-th dilated convolution has dilation kernel^i.
+        neighbourhood: positions that restricted self-attention attends to, odd and at least 3.
+
+    Returns:
+        Path lengths in edges, by the name of the row.
     """
     layers = make_layers(Size(n, 4, kernel, neighbourhood))
     attention, restricted, contiguous = (dependencies(layers[name]) for name in (ATTENTION, RESTRICTED, CONVOLUTION))
@@ -61,21 +65,21 @@ def path_lengths(n: int, kernel: int, neighbourhood: int) -> dict[str, int]:
 
 
 def path_length(graphs: Iterable[Edges], wanted: Edges) -> int:
-    """How many edges it takes until every pair that is wanted is connected.
+    """The number of edges that connects every wanted pair of positions.
 
     Args:
-        graphs: the edges that may be the first of a path, the second, and so on; a path may also be shorter.
-        wanted: the pairs.
+        graphs: the edges allowed as the first of a path, as the second, and so on. Paths may be shorter.
+        wanted: the pairs to connect.
 
     Raises:
-        ValueError: with n edges they are still not connected.
+        ValueError: some pair is not connected by n edges.
     """
     reached = np.zeros_like(wanted)
     for length, edges in enumerate(islice(graphs, len(wanted)), 1):
         reached = edges if length == 1 else reached | (edges @ reached)
         if reached[wanted].all():
             return length
-    raise ValueError("These edges do not connect what is wanted.")
+    raise ValueError("These edges do not connect every wanted pair.")
 
 
 def dependencies(layer: Layer) -> Edges:
@@ -84,13 +88,17 @@ def dependencies(layer: Layer) -> Edges:
 
 
 def step_dependencies(layer: Layer) -> tuple[Edges, Edges]:
-    """Which states of a recurrent layer depend directly on which inputs, and which on which states."""
+    """Which states of a recurrent layer depend directly on which inputs and states.
+
+    Returns:
+        The dependencies on inputs, and the dependencies on states.
+    """
     assert layer.step is not None
     step = layer.step
     states = jnp.asarray(np.random.default_rng(2).normal(size=layer.x[0].shape), layer.x.dtype)
 
     def next_states(states: Array, x: Array) -> Array:
-        before = jnp.concatenate([step.state, states[:-1]])  # the state behind position t is that before t + 1
+        before = jnp.concatenate([step.state, states[:-1]])  # the state after position t is the one before t + 1
         return step.apply(layer.params, before, x)[1]
 
     of_x = _nonzero(lambda x: next_states(states, x), layer.x[0])
@@ -98,7 +106,7 @@ def step_dependencies(layer: Layer) -> tuple[Edges, Edges]:
 
 
 def _nonzero(function: Callable[[Array], Array], x: Array) -> Edges:
-    """Where the Jacobian of a function [n, d] -> [n, d] is not zero, all features of a position taken together."""
-    form = jnp.asarray(np.random.default_rng(3).normal(size=x.shape[-1]), x.dtype)  # one number for each position
+    """Where the Jacobian of a function [n, d] -> [n, d] is not zero, by position."""
+    form = jnp.asarray(np.random.default_rng(3).normal(size=x.shape[-1]), x.dtype)  # makes one number of each position
     jacobian = jax.jit(jax.jacobian(lambda x: function(x) @ form))(x)
     return np.asarray((jacobian != 0).any(-1))

@@ -1,4 +1,4 @@
-"""What a layer costs, as tables and as JSON."""
+"""Measured costs of layers as tables and as JSON."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,15 +12,15 @@ from transformer.analysis.complexity.settings import Settings
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, how and where."""
+    """Measurements of layers, with their settings and device."""
 
     settings: Settings
     device: str
-    """The kind of device, and the version of jax."""
+    """The kind of device and the version of JAX."""
     measurements: list[Measurement]
     """Every layer at every n and d in every direction."""
     paths: dict[int, dict[str, int]]
-    """For some n, for each row of Table 1: the longest path between two positions, as it was found."""
+    """The maximum path length of each row of Table 1 as measured, by n."""
 
     @property
     def largest(self) -> Size:
@@ -39,7 +39,7 @@ class Report:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Table 1 at the largest n and d, and everything that was measured, ready for `json.dumps`."""
+    """Table 1 at the largest n and d, and all measurements, for `json.dumps`."""
     table = [
         {"layer": row.layer}
         | {
@@ -53,21 +53,21 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def to_text(report: Report) -> str:
-    """The tables."""
+    """Table 1 and the measurements as tables."""
     size, settings = report.largest, report.settings
-    place = f"n = {size.n}, d = {size.d}"
+    where = f"n = {size.n}, d = {size.d}"
     tables = {
-        f"Table 1 of the paper, at {place}, k = {size.k}, r = {size.r}": _formulas(size),
-        "The longest path between two positions as found in Jacobians, in layers (recurrent: in steps)": _paths(report),
-        f"One layer at {place}: {settings.dtype}, batch of {settings.batch}, {report.device}\nTimes in ms: median of "
-        f"{settings.repeats} runs or more (fastest to slowest)": _costs(report, size),
-        f"Time forward in ms over n, at d = {size.d}": _times(report, size.d),
+        f"Table 1 of the paper, at {where}, k = {size.k}, r = {size.r}": _formulas(size),
+        "Maximum path length measured from Jacobians, in layers (recurrent: in steps)": _paths(report),
+        f"Measured cost of one layer, at {where}: {settings.dtype}, batch size {settings.batch}, {report.device}\n"
+        f"Times in ms: median of at least {settings.repeats} runs (fastest to slowest)": _costs(report, size),
+        f"Forward time in ms by sequence length n, at d = {size.d}": _times(report, size.d),
     }
     return "\n\n".join(f"{title}\n\n{_aligned([*table])}" for title, table in tables.items())
 
 
 def _formulas(size: Size) -> Iterator[Sequence[str]]:
-    yield "layer", "operations", "", "sequential", "", "longest path", ""
+    yield "layer", "complexity", "", "sequential operations", "", "maximum path length", ""
     for row in TABLE:
         orders = (row.operations, row.sequential, row.path)
         yield row.layer, *(cell for order in orders for cell in (f"O({order.formula})", f"{order.count(size):,}"))
@@ -80,7 +80,7 @@ def _paths(report: Report) -> Iterator[Sequence[str]]:
 
 
 def _costs(report: Report, size: Size) -> Iterator[Sequence[str]]:
-    yield "layer", "MFLOP", "times the formula", "forward", "", "and backward", "", "GFLOP/s forward"
+    yield "layer", "forward MFLOP", "MFLOP / formula", "forward", "", "forward and backward", "", "forward GFLOP/s"
     formulas = {row.layer: row.operations for row in TABLE}
     for layer in LAYERS:
         forward, both = (report.at(layer, direction, size.n, size.d) for direction in DIRECTIONS)
@@ -104,7 +104,7 @@ def _times(report: Report, d: int) -> Iterator[Sequence[str]]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns side by side: words on the left, numbers and their headings on the right."""
+    """Aligns the first column of a table to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

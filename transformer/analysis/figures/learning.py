@@ -1,6 +1,6 @@
-"""Pictures of how a model learns: the warm-up schedule, the rate that a run has logged, learning curves.
+"""Plots of learning-rate schedules, logged learning rates and learning curves.
 
-Schedules belong to training, which this room does not know: whoever draws them has computed their values.
+`analysis` does not import `training`, so the values of schedules are arguments.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ from transformer.shapes import Array
 
 
 def warmup(rates: Mapping[tuple[int, int], Float[Array, " _"]]) -> Figure:
-    """The paper's learning rate (section 5.3, Eq. 3) of several models, and the peak that each comes to.
+    """Plots the paper's learning-rate schedule with its peak (section 5.3, Eq. 3).
 
     peak = d_model ** -0.5 * warmup_steps ** -0.5, at step warmup_steps
 
     Args:
-        rates: of the updates 1, 2 and so on, by (d_model, warm-up steps).
+        rates: learning rates of the updates 1, 2 and so on, by (d_model, warmup_steps).
     """
     figure = Figure((6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for number, ((d_model, warmup_steps), values) in enumerate(rates.items()):
         peak = d_model**-0.5 * warmup_steps**-0.5
         steps = np.arange(1, len(values) + 1)
-        # Beyond both of their warm-ups, schedules of one d_model coincide: dashes let each be seen.
+        # Schedules with the same d_model coincide after both warm-ups. Dashes keep each of them visible.
         style = {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)]}
         axes.plot(steps, values, **style, linewidth=1.8, label=f"{d_model} : {warmup_steps:,}  →  {peak:.3g}")
         if warmup_steps <= len(values):
@@ -41,11 +41,11 @@ def warmup(rates: Mapping[tuple[int, int], Float[Array, " _"]]) -> Figure:
 
 
 def learning_rates(histories: Sequence[History], schedules: Sequence[Float[Array, " _"]]) -> Figure:
-    """The rate that each run has logged, on the schedule of its own config.
+    """Plots the learning rate that each run logged, on the schedule of its config.
 
     Args:
-        histories: of the runs.
-        schedules: of each run: the rates of the updates 1, 2 and so on.
+        histories: what the runs have logged.
+        schedules: for each run, the learning rates of the updates 1, 2 and so on.
     """
     figure = _figure(histories, 4.0)
     axes = figure.subplots()
@@ -58,15 +58,15 @@ def learning_rates(histories: Sequence[History], schedules: Sequence[Float[Array
         for curves, form in ((logged, _LOGGED), (planned, _PLANNED)):
             axes.plot(*curves[number], **_style(number, curves, form))
     _finish(axes, "learning rate")
-    _legend(figure, histories, {"logged": _LOGGED, "schedule of its config": _PLANNED})
+    _legend(figure, histories, {"logged": _LOGGED, "scheduled": _PLANNED})
     return figure
 
 
 def learning_curves(histories: Sequence[History]) -> Figure:
-    """Training and validation loss of runs, and below them the validation BLEU of those that have logged it.
+    """Plots training and validation loss, and validation BLEU if a run logged it.
 
     Args:
-        histories: of the runs.
+        histories: what the runs have logged.
     """
     scored = any("validation_bleu" in history.curves for history in histories)
     figure = _figure(histories, 5.8 if scored else 4.0)
@@ -95,18 +95,20 @@ _VALIDATION: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 3.
 
 
 def _style(number: int, curves: Mapping[int, Curve], form: Mapping[str, Any]) -> dict[str, Any]:
-    """How a run's curve is drawn among those of other runs: curves that coincide share a line, by turns a dash each.
+    """The style of a run's curve among the curves of other runs.
+
+    Curves that coincide take turns in one dashed line.
 
     Args:
-        number: of the run.
-        curves: of this and other runs, by their numbers.
-        form: what all of the curves have in common.
+        number: the number of the run.
+        curves: the curves of this and the other runs, by the number of the run.
+        form: the style that all of the curves share.
     """
     alike = [other for other, curve in curves.items() if _coincide(curve, curves[number])]
     order, style = alike.index(number), line_style(number) | dict(form)
     if len(alike) > 1:
         style["linestyle"] = (-4 * order, (4, 4 * (len(alike) - 1)))
-        if "marker" in form:  # the first to be drawn is the largest
+        if "marker" in form:  # the first one drawn is the largest, so that it shows around the others
             style["markersize"] += 3 * (len(alike) - 1 - order)
     return style
 
@@ -117,7 +119,7 @@ def _coincide(one: Curve, other: Curve) -> bool:
 
 
 def _figure(histories: Sequence[History], height: float) -> Figure:
-    """Wide enough for the runs' names, and high enough for one line each."""
+    """A figure wide enough for the names of the runs, with a line for each."""
     longest = max(len(history.name) for history in histories)
     return Figure((max(6.4, 0.08 * longest + 1), height + 0.2 * len(histories)), layout="constrained")
 
@@ -131,7 +133,7 @@ def _finish(axes: Axes, label: str) -> None:
 
 
 def _legend(figure: Figure, histories: Sequence[History], forms: Mapping[str, Mapping]) -> None:
-    """Below the picture: a line for each run, and in grey what the forms of lines stand for."""
+    """Adds the names of the runs, and in grey the meaning of the line styles."""
     runs = [Line2D([], [], **line_style(number), linewidth=2.5, label=run.name) for number, run in enumerate(histories)]
     greys = [Line2D([], [], color="#666666", **form, label=name) for name, form in forms.items()]
     figure.legend(handles=greys, loc="outside upper center", ncols=2, frameon=False)

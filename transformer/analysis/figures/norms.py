@@ -1,4 +1,4 @@
-"""Pictures of what a normalization does to training: curves of several seeds, batch-mates, gradients by layer."""
+"""Plots that compare normalizations, by seed, by batch and by gradient norm."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,12 +15,12 @@ from transformer.shapes import Array
 
 
 def seed_curves(steps: Int[Array, " N"], curves: Mapping[str, Float[Array, "_ N"]], label: str) -> Figure:
-    """Curves of several seeds: the line is their mean, the band goes from the lowest to the highest.
+    """Plots the mean over seeds as a line, and the range over seeds as a band.
 
     Args:
-        steps: where the values stand.
-        curves: the values of each seed, by what they are of.
-        label: what the values are.
+        steps: the steps of the values.
+        curves: the values of each seed (rows), by the label of the curve.
+        label: label of the values' axis.
     """
     figure = Figure((6.4, 3.8), layout="constrained")
     axes = figure.subplots()
@@ -36,11 +36,11 @@ def seed_curves(steps: Int[Array, " N"], curves: Mapping[str, Float[Array, "_ N"
 
 
 def batch_mates(values: Mapping[str, Float[Array, " _"]], label: str) -> Figure:
-    """What one sentence is given in the company of different batch-mates: a dot for each company.
+    """Plots a value of one sentence in different batches, one dot per batch.
 
     Args:
         values: the values, by the kind of normalization.
-        label: what the values are.
+        label: label of the values' axis.
     """
     figure = Figure((6.4, 0.9 + 0.5 * len(values)), layout="constrained")
     axes = figure.subplots()
@@ -55,12 +55,13 @@ def batch_mates(values: Mapping[str, Float[Array, " _"]], label: str) -> Figure:
 
 
 def gradient_norms(norms: Mapping[str, Float[Array, "N L"]], layers: Sequence[str]) -> Figure:
-    """Norms of the gradient by layer (upwards) and step (to the right), a panel for each run, one logarithmic scale.
+    """Plots gradient norms by layer and step, one panel per run.
+
+    Steps go to the right and layers upwards. All panels share one logarithmic scale.
 
     Args:
-        norms: the norms at the steps 1, 2 and so on, by the name of the run: an even number of runs, two a
-            row.
-        layers: their names, the first at the bottom.
+        norms: the norms of each layer at the steps 1, 2 and so on, by the name of the run. The number of runs is even.
+        layers: the names of the layers, the first at the bottom.
     """
     count = len(next(iter(norms.values())))
     figure = Figure((6.8, 0.6 + (0.4 + 0.16 * len(layers)) * -(-len(norms) // 2)), layout="constrained")
@@ -77,7 +78,7 @@ def gradient_norms(norms: Mapping[str, Float[Array, "N L"]], layers: Sequence[st
         axes.spines[:].set_visible(False)
     for axes in grid[-1]:
         axes.set_xlabel("step")
-    bar = figure.colorbar(ScalarMappable(**scale), ax=grid, aspect=30, format="{x:g}", label="norm of the gradient")
+    bar = figure.colorbar(ScalarMappable(**scale), ax=grid, aspect=30, format="{x:g}", label="gradient norm")
     bar.outline.set_visible(False)
     return figure
 

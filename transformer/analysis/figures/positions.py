@@ -1,4 +1,4 @@
-"""Pictures of position encodings: curves by dimension, a heat map, dot products by distance."""
+"""Plots of position encodings."""
 
 from typing import Literal
 
@@ -11,14 +11,14 @@ from transformer.shapes import Array
 
 
 def curves(table: Float[Array, "T D"], layout: Literal["interleaved", "halved", "halved_t2t"]) -> Figure:
-    """Some (sin, cos) pairs of dimensions over the positions, each with its wavelength (section 3.5).
+    """Plots some (sin, cos) pairs of dimensions with their wavelengths (section 3.5).
 
     Args:
-        table: sinusoidal encodings of the positions 0 to T - 1, two of them at least.
+        table: sinusoidal encodings of the positions 0 to T - 1, where T is at least 2.
         layout: the order of its dimensions.
     """
     half = table.shape[1] // 2
-    dimensions = np.arange(2 * half)  # of sine and cosine, a pair a row:
+    dimensions = np.arange(2 * half)  # below as (sine, cosine), one pair per row
     pairs = dimensions.reshape(half, 2) if layout == "interleaved" else dimensions.reshape(2, half).T
     shown = pairs[sorted({half * eighths // 8 for eighths in (1, 2, 3, 4)})]
     figure = Figure((6.4, 0.5 + 1.15 * len(shown)), layout="constrained")
@@ -38,7 +38,7 @@ def curves(table: Float[Array, "T D"], layout: Literal["interleaved", "halved", 
 
 
 def heat_map(table: Float[Array, "T D"]) -> Figure:
-    """The whole table: a row for each position, a column for each dimension.
+    """Plots all encodings, with one row per position and one column per dimension.
 
     Args:
         table: the encodings of the positions 0 to T - 1.
@@ -54,9 +54,9 @@ def heat_map(table: Float[Array, "T D"]) -> Figure:
 
 
 def dot_products(table: Float[Array, "T D"]) -> Figure:
-    """The dot product of any two positions, and the same by their distance.
+    """Plots the dot products of all positions, and by the distance between them.
 
-    PE(p) . PE(q) = sum_i cos((p - q) / 10000^(2i/d)) for sinusoids, which depends on p - q alone.
+    PE(p) . PE(q) = sum_i cos((p - q) / 10000^(2i/d)) for sinusoids, which depends only on p - q.
 
     Args:
         table: the encodings of the positions 0 to T - 1.
@@ -70,7 +70,7 @@ def dot_products(table: Float[Array, "T D"]) -> Figure:
     left.set(xlabel="position q", ylabel="position p", title="PE(p) · PE(q)")
     left.locator_params(integer=True)
     figure.colorbar(image, ax=left, shrink=0.8).outline.set_visible(False)
-    # Where the lines coincide, each is seen behind the next.
+    # The lines coincide, so each is wider than the next.
     lines = ((0, PALETTE[4], 4.5), (length // 2, PALETTE[5], 2.8), (length - 1, PALETTE[6], 1.2))
     for position, colour, width in lines:
         distance = np.arange(length) - position

@@ -67,7 +67,7 @@ def changes(before: Config, now: Config, step: int) -> dict[str, tuple[Any, Any]
     for name, (there, here) in found.items():
         reason = _obstacle(name, before, now, step)
         if reason is not None:
-            raise InputError(f"{name} is {there!r} there and {here!r} here{reason}")
+            raise InputError(f"--{name.replace('_', '-')} was {there!r} and is now {here!r}{reason}")
     return found
 
 
@@ -79,7 +79,7 @@ def _obstacle(name: str, before: Config, now: Config, step: int) -> str | None:
         return None
     if name == "training.steps":
         if now.training.steps < step:
-            return f", but {step} steps are made already."
+            return f", but {step} steps have already been made."
         if step <= min(_independent_updates(config.optimizer, config.training.steps) for config in (before, now)):
             return None
         return f", which would have changed the learning rate of the {step} steps made so far."

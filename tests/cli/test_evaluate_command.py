@@ -179,7 +179,7 @@ def test_compare_says_what_two_evaluations_may_be_compared_in(corpus, trained, t
 
 
 def test_compare_takes_checkpoints(run, monkeypatch):
-    assert_refused(call("compare", run, f"{run}@30"), "There is no checkpoint of step 30")
+    assert_refused(call("compare", run, f"{run}@30"), "Cannot find the checkpoint of step 30")
     assert_refused(call("compare", run, f"{run}@first"), "A checkpoint is named RUN@STEP, RUN@best or RUN@last")
     found = call("compare", f"{run}@10", f"{run}@last", "--metrics", "chrf", "--json")
     assert found.status == 0

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
         (["trian"], f"There is no command trian; the commands are {', '.join(COMMANDS)}"),
         ([], "^$"),
         (["evaluate"], "RUN|run"),
-        (["translate", "{}"], r"is not the directory of a run: it has no config\.json"),
+        (["translate", "{}"], r"is not a run directory: it has no config\.json"),
         (["evaluate", "{}/run", "--checkpoint", "15"], r"no checkpoint of step 15: .* those of the steps 10, 20\."),
         (["evaluate", "{}/run", "--checkpoint", "first"], "checkpoint.*first"),
         (["evaluate", "{}/run", "--beam-size", "0"], "error: search.beam_size must be at least 1, but is 0"),

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
         ([], "^$"),
         (["evaluate"], "RUN|run"),
         (["translate", "{}"], r"is not a run directory: it has no config\.json"),
-        (["evaluate", "{}/run", "--checkpoint", "15"], r"no checkpoint of step 15: .* those of the steps 10, 20\."),
+        (["evaluate", "{}/run", "--checkpoint", "15"], r"Cannot find the checkpoint of step 15: .* of steps 10, 20\."),
         (["evaluate", "{}/run", "--checkpoint", "first"], "checkpoint.*first"),
         (["evaluate", "{}/run", "--beam-size", "0"], "error: search.beam_size must be at least 1, but is 0"),
         (["evaluate", "{}/run", "--beem-size", "1"], "Unrecognized options: --beem-size, 1 .* --beam-size"),

@@ -1,6 +1,7 @@
-"""What may change on resuming: exactly what leaves the updates made so far as they were."""
+"""Which fields may change on resuming, namely those that leave all updates so far unchanged."""
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def replace(config: Config, part: str, **fields: Any) -> Config:
 @pytest.mark.parametrize("optimizer", SCHEDULES)
 @pytest.mark.parametrize(("before", "now"), [(20, 30), (30, 20), (20, 21), (20, 400)])
 def test_steps_may_change_where_no_rate_so_far_depends_on_them(optimizer, before, now):
-    """Far enough from each other for the difference of two rates to be seen in float32."""
+    """The numbers of steps differ enough for the rates to differ in float32."""
     first, second = (rates(learning_rate(optimizer, 16, steps), 20) for steps in (before, now))
     old = Config(optimizer=optimizer, training=TrainingConfig(steps=before))
     new = replace(old, "training", steps=now)
@@ -35,7 +36,7 @@ def test_steps_may_change_where_no_rate_so_far_depends_on_them(optimizer, before
         if np.array_equal(first[:step], second[:step]):
             assert changes(old, new, step) == {"training.steps": (before, now)}
         else:
-            with pytest.raises(InputError, match=r"training\.steps is .* would have changed the learning rate"):
+            with pytest.raises(InputError, match=r"--training\.steps was .* would have changed the learning rate"):
                 changes(old, new, step)
 
 
@@ -49,12 +50,13 @@ def test_steps_may_change_where_no_rate_so_far_depends_on_them(optimizer, before
         ("tokenizer", "pad_id", 5),
     ],
 )
-def test_what_changes_the_next_step_is_refused_by_name(part, field, value):
-    with pytest.raises(InputError, match=rf"^{part}\.{field} is .* there and {value!r} here\.$"):
+def test_fields_that_change_the_next_step_are_refused_by_name(part, field, value):
+    option = f"--{part}.{field}".replace("_", "-")
+    with pytest.raises(InputError, match=rf"^{re.escape(option)} was .* and is now {value!r}\.$"):
         changes(Config(), replace(Config(), part, **{field: value}), 0)
 
 
-def test_what_changes_no_step_may_change():
+def test_fields_that_change_no_step_may_change():
     before = Config()
     now = dataclasses.replace(before, run_dir="elsewhere", average=2, compilation_cache=False)
     free = {"log_every": 7, "validate_every": 8, "save_every": 9, "save_minutes": 1.0, "validation_bleu": True}
@@ -67,5 +69,5 @@ def test_what_changes_no_step_may_change():
 
 def test_micro_batches_are_part_of_batch_norm():
     before = Config(model=ModelConfig(norm="batch"))
-    with pytest.raises(InputError, match=r"training\.accumulation_steps"):
+    with pytest.raises(InputError, match=r"--training\.accumulation-steps"):
         changes(before, replace(before, "training", accumulation_steps=2), 0)

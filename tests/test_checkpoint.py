@@ -24,7 +24,7 @@ class State(NamedTuple):
 
 
 def make_state(step: int) -> State:
-    """A state whose every array depends on the step."""
+    """A state in which every array depends on the step."""
     keys = jax.random.split(jax.random.key(step), 3)
     trained = {"layer": {"kernel": jax.random.normal(keys[0], (64, 32)), "bias": jax.random.normal(keys[1], (32,))}}
     params = {"params": trained, "batch_stats": {"mean": jax.random.normal(keys[2], (32,))}}
@@ -77,7 +77,7 @@ def test_restores_onto_devices(tmp_path: Path):
     assert isinstance(restored.step, np.ndarray)
 
 
-def test_saves_the_values_of_the_moment_of_the_call(tmp_path: Path):
+def test_saves_the_values_at_the_time_of_the_call(tmp_path: Path):
     """Donated buffers are reused by the next step while the checkpoint is written in the background."""
 
     def large(step: int) -> State:
@@ -99,7 +99,7 @@ def test_keeps_the_last_and_the_best(tmp_path: Path):
     with Checkpoints(tmp_path, 2, "print") as checkpoints:
         assert checkpoints.steps() == [2, 4, 5]
         assert checkpoints.latest() == 5
-        checkpoints.save(6, make_state(6), {"validation_loss": 1.5})  # the old best one may go, after a restart too
+        checkpoints.save(6, make_state(6), {"validation_loss": 1.5})  # deletes the old best one, even after a restart
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["5", "6"]
 
 
@@ -112,7 +112,7 @@ def test_without_validation_the_last_are_kept(tmp_path: Path):
     assert [record.step for record in records(tmp_path)] == [2, 3]
 
 
-def test_one_only_for_resuming_takes_no_place_and_goes_with_the_next(tmp_path: Path):
+def test_a_resume_only_checkpoint_is_not_counted_and_the_next_save_deletes_it(tmp_path: Path):
     with Checkpoints(tmp_path, 2, "print") as checkpoints:
         checkpoints.save(1, make_state(1), {"validation_loss": 1.0})
         checkpoints.save(2, make_state(2), {"validation_loss": 2.0})
@@ -121,7 +121,7 @@ def test_one_only_for_resuming_takes_no_place_and_goes_with_the_next(tmp_path: P
         checkpoints.save(5, make_state(5), {}, resume_only=True)
         assert (checkpoints.steps(), checkpoints.latest()) == ([1, 2, 3], 5)
     assert [record.step for record in records(tmp_path)] == [1, 2, 3, 5]
-    with Checkpoints(tmp_path, 2, "print") as checkpoints:  # a restart knows it, too
+    with Checkpoints(tmp_path, 2, "print") as checkpoints:  # a restart still knows it
         assert (checkpoints.steps(), checkpoints.latest()) == ([1, 2, 3], 5)
         assert_equal(checkpoints.restore(5, make_state(0)), make_state(5))
         checkpoints.save(6, make_state(6), {"validation_loss": 4.0})
@@ -129,7 +129,7 @@ def test_one_only_for_resuming_takes_no_place_and_goes_with_the_next(tmp_path: P
     assert [(record.step, record.resume_only) for record in records(tmp_path)] == [(1, False), (3, False), (6, False)]
 
 
-def test_keeps_what_the_training_loop_counts(tmp_path: Path):
+def test_keeps_the_counters_of_the_training_loop(tmp_path: Path):
     counters = Counters(loss_sum=0.1 + 0.2, target_tokens=3.0, best_loss=1 / 3, validations_since_best=2)
     with Checkpoints(tmp_path, 2, "print") as checkpoints:
         checkpoints.save(1, make_state(1), {})
@@ -143,16 +143,16 @@ def test_a_step_is_never_skipped_silently(tmp_path: Path):
     save(tmp_path, {5: 1.0})
     with Checkpoints(tmp_path, 3, "print") as checkpoints:
         for step in (4, 5):
-            with pytest.raises(RuntimeError, match=f"Step {step} cannot be saved: there is a checkpoint of step 5"):
+            with pytest.raises(RuntimeError, match=f"Cannot save step {step}: a checkpoint of step 5 exists"):
                 checkpoints.save(step, make_state(step), {})
 
 
-def test_clears_away_what_a_crash_left(tmp_path: Path):
+def test_deletes_what_a_crash_left(tmp_path: Path):
     save(tmp_path, {5: 1.0})
     unfinished = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp"
     unfinished.mkdir()
     assert_equal(load_params(tmp_path, [5]), make_state(5).params)
-    assert unfinished.exists()  # it may be a running job's: only the job itself clears away
+    assert unfinished.exists()  # it may belong to a running job, so only that job deletes it
     with Checkpoints(tmp_path, 3, "print") as checkpoints:
         assert checkpoints.steps() == [5]
         checkpoints.save(6, make_state(6), {})
@@ -165,9 +165,9 @@ def test_refuses_another_shape_or_type(tmp_path: Path):
     other = make_state(5)
     other = other._replace(params={**other.params, "batch_stats": {"mean": jnp.zeros(32, jnp.bfloat16)}})
     with Checkpoints(tmp_path, 3, "print") as checkpoints:
-        with pytest.raises(InputError, match=r"step'\] is int32\[\] there and int32\[2\] here"):
+        with pytest.raises(InputError, match=r"step'\] is int32\[\] in the checkpoint, but int32\[2\] was expected"):
             checkpoints.restore(5, wider)
-        with pytest.raises(InputError, match=r"mean'\] is float32\[32\] there and bfloat16\[32\] here"):
+        with pytest.raises(InputError, match=r"mean'\] is float32\[32\] in the checkpoint, but bfloat16\[32\] was"):
             checkpoints.restore(5, other)
 
 
@@ -193,26 +193,26 @@ def test_refuses_another_tokenizer(tmp_path: Path):
         checkpoints.restore(1, make_state(1))
 
 
-def test_a_checkpoint_without_room_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_checkpoint_is_not_started_without_enough_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     save(tmp_path, {1: 1.0})
     usage = type(shutil.disk_usage(tmp_path))(10**6, 10**6 - 9000, 9000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match=r"no room for the checkpoint of step 2: it has 0\.0 MB, and 0\.0 MB are free"):
+    with pytest.raises(InputError, match=r"Cannot save .* step 2: it needs 0\.0 MB, but only 0\.0 MB are free"):
         save(tmp_path, {2: 1.0})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
 def test_a_missing_or_damaged_checkpoint_is_an_error(tmp_path: Path):
     save(tmp_path, {1: 2.0, 2: 1.0})
-    with pytest.raises(InputError, match=r"There is no checkpoint of step 3 in .*checkpoints"):
+    with pytest.raises(InputError, match=r"Cannot find the checkpoint of step 3 in .*checkpoints"):
         load_params(tmp_path, [1, 3])
     shutil.rmtree(tmp_path / "checkpoints" / "2" / "params")
     with pytest.raises(InputError, match=r"step 2 in .* is damaged .* other steps: 1\."):
         load_params(tmp_path, [2])
 
 
-def test_a_chosen_checkpoint_that_is_deleted_meanwhile_is_chosen_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As by a process that trains and keeps only its last checkpoint."""
+def test_if_a_chosen_checkpoint_is_deleted_another_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As when the training process keeps only its last checkpoint."""
     run_dir = open_run(tmp_path / "run", Config(training=TrainingConfig(keep_last=1)))
     save(run_dir, {1: 1.0}, keep_last=1)
 
@@ -228,11 +228,11 @@ def test_a_chosen_checkpoint_that_is_deleted_meanwhile_is_chosen_anew(tmp_path: 
     assert saved_steps(run_dir) == [2]
 
 
-def test_a_checkpoint_for_resuming_is_replaced_by_a_regular_one(tmp_path: Path):
+def test_a_regular_checkpoint_replaces_a_resume_only_one_of_the_same_step(tmp_path: Path):
     with Checkpoints(tmp_path, 2, "print") as checkpoints:
         checkpoints.save(1, make_state(1), {}, resume_only=True)
         checkpoints.save(1, make_state(1), {"validation_loss": 1.0})
-        with pytest.raises(RuntimeError, match="Step 1 cannot be saved"):
+        with pytest.raises(RuntimeError, match="Cannot save step 1"):
             checkpoints.save(1, make_state(1), {})
     assert [(record.step, record.resume_only, record.validation_loss) for record in records(tmp_path)] == [
         (1, False, 1.0)

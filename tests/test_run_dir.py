@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 import os
 import subprocess
@@ -47,7 +48,7 @@ def small_config(**fields: Any) -> Config:
 
 
 def save(run_dir: Path, losses: dict[int, float | None], **arguments: Any) -> None:
-    """Checkpoints of these validation losses; None where a step was not validated."""
+    """Saves a checkpoint for each step with its validation loss; None if the step was not validated."""
     with Checkpoints(run_dir, 5, "print") as checkpoints:
         for step, loss in losses.items():
             metrics = {} if loss is None else {"validation_loss": loss}
@@ -64,17 +65,17 @@ def test_open_run_makes_the_directory_once(tmp_path: Path):
     assert read_config(run_dir) == config
 
 
-def test_where_the_data_come_from_may_change(tmp_path: Path):
-    """Their content is compared once they are read."""
+def test_the_location_of_the_data_may_change(tmp_path: Path):
+    """Only its content counts, which is compared once it is read."""
     before = small_config(data=DataConfig(train=("a.en", "a.de")), tokenizer=TokenizerConfig(file="t.json"))
     now = small_config(data=DataConfig(corpus="all.jsonl", split_key="part"))
     open_run(tmp_path, before)
     check_run(tmp_path, now)
-    with pytest.raises(InputError, match=r"data\.max_length is 256 there and 100 here"):
+    with pytest.raises(InputError, match=r"--data\.max-length was 256 and is now 100"):
         check_run(tmp_path, small_config(data=DataConfig(max_length=100)))
 
 
-def test_what_changes_no_step_may_change_and_is_recorded(run: Path):
+def test_fields_that_change_no_step_may_change_and_are_recorded(run: Path):
     before = read_config(run)
     save(run, {10: 3.0})
     now = dataclasses.replace(
@@ -112,7 +113,7 @@ def test_what_changes_no_step_may_change_and_is_recorded(run: Path):
 def test_a_checkpoint_beyond_the_last_step_is_refused(run: Path):
     before = read_config(run)
     save(run, {40: 3.0, 60: 3.0})
-    with pytest.raises(InputError, match=r"training\.steps is 100 there and 50 here, but 60 steps have already been"):
+    with pytest.raises(InputError, match=r"--training\.steps was 100 and is now 50, but 60 steps have"):
         check_run(run, dataclasses.replace(before, training=dataclasses.replace(before.training, steps=50)))
     save(run, {120: 3.0})
     with pytest.raises(InputError, match=r"a checkpoint of step 120, beyond the 100 steps of its config"):
@@ -121,9 +122,10 @@ def test_a_checkpoint_beyond_the_last_step_is_refused(run: Path):
         with pytest.raises(InputError, match=r"a checkpoint of step 120, beyond the 100 steps of its config"):
             checkpoint_steps(run, chosen)
     assert checkpoint_steps(run, 60) == [60]
+    assert is_finished(run)
 
 
-def test_a_checkpoint_that_has_lost_its_metadata_is_not_chosen(run: Path):
+def test_a_checkpoint_without_its_metadata_is_not_chosen(run: Path):
     save(run, {10: 3.0, 20: 2.0})
     (run / "checkpoints" / "20" / "_CHECKPOINT_METADATA").unlink()
     assert checkpoint_steps(run) == [10]
@@ -141,7 +143,7 @@ def test_a_run_is_held_by_one_process(tmp_path: Path):
             hold_run(tmp_path),
         ):
             pass
-        process.kill()  # nothing is left to be cleared away by hand
+        process.kill()  # leaves no lock that a user would have to delete
     with hold_run(tmp_path):
         pass
 
@@ -149,17 +151,17 @@ def test_a_run_is_held_by_one_process(tmp_path: Path):
 def test_open_run_refuses_another_config(tmp_path: Path):
     open_run(tmp_path, small_config())
     other = dataclasses.replace(small_config(), model=ModelConfig(d_model=128, num_heads=2))
-    with pytest.raises(InputError, match=r"of another config: model\.d_model is 64 there and 128 here"):
+    with pytest.raises(InputError, match=r"with another config: --model\.d-model was 64 and is now 128"):
         open_run(tmp_path, other)
-    with pytest.raises(InputError, match="seed is 0 there and 1 here"):
+    with pytest.raises(InputError, match="--seed was 0 and is now 1"):
         open_run(tmp_path, small_config(seed=1))
 
 
 def test_open_run_refuses_directories_that_are_not_its_own(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="neither empty nor that of a run"):
+    with pytest.raises(InputError, match="neither empty nor a run directory"):
         open_run(tmp_path, small_config())
-    with pytest.raises(InputError, match="cannot be made: Not a directory"):
+    with pytest.raises(InputError, match=r"Cannot create the run directory .*: Not a directory"):
         open_run(tmp_path / "notes.txt" / "run", small_config())
     with pytest.raises(InputError, match="is a file"):
         open_run(tmp_path / "notes.txt", small_config())
@@ -182,11 +184,11 @@ def test_read_config_takes_a_byte_order_mark(tmp_path: Path):
 
 
 def test_read_config_says_what_is_wrong(tmp_path: Path):
-    with pytest.raises(InputError, match=r"is not the directory of a run: it has no config\.json"):
+    with pytest.raises(InputError, match=r"is not a run directory: it has no config\.json"):
         read_config(tmp_path)
     for text, reason in [("{", "not valid JSON"), ('{"sed": 1}', "a field sed"), ('{"seed": -1}', "seed must not be")]:
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(InputError, match=rf"config\.json cannot be used\. .*{reason}"):
+        with pytest.raises(InputError, match=rf"Cannot read .*config\.json\. .*{reason}"):
             read_config(tmp_path)
 
 
@@ -214,35 +216,45 @@ def test_averages_the_configured_number_only_at_the_last_checkpoint(run: Path):
 
 def test_the_best_checkpoint_was_validated(run: Path):
     save(run, {1: None, 2: None})
-    assert checkpoint_steps(run, "best") == [2]  # nothing is known: the last
+    assert checkpoint_steps(run, "best") == [2]  # without any validation, the last one
     save(run, {3: 2.5, 4: 2.0, 5: None})
     assert checkpoint_steps(run, "best") == [4]
     save(run, {6: 2.0, 7: 2.1})
-    assert checkpoint_steps(run, "best") == [6]  # the last of equals
+    assert checkpoint_steps(run, "best") == [6]  # the later of two equal losses
 
 
-def test_names_the_checkpoints_that_are_there(run: Path):
-    with pytest.raises(InputError, match=r"There is no checkpoint in .*checkpoints"):
+def test_errors_name_the_existing_checkpoints(run: Path):
+    with pytest.raises(InputError, match=r"No checkpoint found in .*checkpoints"):
         checkpoint_steps(run)
     save(run, {10: 3.0, 20: 2.0})
-    with pytest.raises(InputError, match=r"no checkpoint of step 15: .* has those of the steps 10, 20\."):
+    with pytest.raises(InputError, match=r"Cannot find .* step 15: .* only has checkpoints of steps 10, 20\."):
         checkpoint_steps(run, 15)
-    with pytest.raises(InputError, match=r"Of step 20 and before, 3 .* cannot be averaged: .* steps 10, 20\."):
+    with pytest.raises(InputError, match=r"Cannot average 3 checkpoints up to step 20: .* of steps 10, 20\."):
         checkpoint_steps(run, "last", average=3)
-    with pytest.raises(InputError, match=r"Of step 10 and before, 2 .* cannot be averaged"):
+    with pytest.raises(InputError, match=r"Cannot average 2 checkpoints up to step 10"):
         checkpoint_steps(run, 10, average=2)
 
 
-def test_a_checkpoint_only_for_resuming_is_not_chosen(run: Path):
+@pytest.mark.parametrize("checkpoint", ["lst", "20", 1.5, None])
+def test_a_checkpoint_is_last_best_or_a_step(run: Path, checkpoint: Any):
+    save(run, {10: 3.0})
+    unchecked = inspect.unwrap(checkpoint_steps)  # as users call it, without the type checks of the tests
+    guess = r" Did you mean last\?" if checkpoint == "lst" else ""
+    with pytest.raises(InputError, match=rf"must be last, best or a step, but is {checkpoint!r}\.{guess}$"):
+        unchecked(run, checkpoint)
+    assert unchecked(run, np.int64(10)) == [10]
+
+
+def test_a_resume_only_checkpoint_is_not_chosen(run: Path):
     save(run, {5: None}, resume_only=True)
-    with pytest.raises(InputError, match=r"There is no checkpoint in .*checkpoints"):
+    with pytest.raises(InputError, match=r"No checkpoint found in .*checkpoints"):
         checkpoint_steps(run)
     save(run, {10: 3.0, 20: 2.0})
     save(run, {25: None}, resume_only=True)
     assert saved_steps(run) == [10, 20]
     assert checkpoint_steps(run, average=2) == [10, 20]
     assert checkpoint_steps(run, "best") == [20]
-    with pytest.raises(InputError, match=r"no checkpoint of step 25: .* has those of the steps 10, 20\."):
+    with pytest.raises(InputError, match=r"Cannot find .* step 25: .* only has checkpoints of steps 10, 20\."):
         checkpoint_steps(run, 25)
     assert [(record.step, record.resume_only) for record in records(run)] == [(10, False), (20, False), (25, True)]
 
@@ -257,7 +269,7 @@ def test_a_run_is_finished_at_its_last_step_or_when_its_patience_is_over(run: Pa
     assert is_finished(run)
     save(run, {30: 1.0}, counters=Counters(best_loss=1.0))
     assert not is_finished(run)
-    (run / DIVERGED).write_text("Training has diverged.")
+    (run / DIVERGED).write_text("Training diverged.")
     assert is_finished(run)
     (run / DIVERGED).unlink()
     save(run, {100: None}, resume_only=True)
@@ -266,8 +278,8 @@ def test_a_run_is_finished_at_its_last_step_or_when_its_patience_is_over(run: Pa
     assert is_finished(run)
 
 
-def test_a_run_of_an_earlier_version_is_finished_as_it_was(run: Path, monkeypatch: pytest.MonkeyPatch):
-    """It kept no counters, but a checkpoint of each validation."""
+def test_a_run_of_an_earlier_version_is_finished_by_its_patience(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """It has no counters, but a checkpoint for each validation."""
     monkeypatch.setattr(Counters, "_asdict", lambda _: None)
     save(run, {10: 3.0, 20: 2.0, 30: 2.5, 40: 2.4})
     assert not is_finished(run)
@@ -275,18 +287,7 @@ def test_a_run_of_an_earlier_version_is_finished_as_it_was(run: Path, monkeypatc
     assert is_finished(run)
 
 
-def test_counters_know_the_last_of_the_lowest_losses():
-    counters = Counters()
-    since_best = []
-    for loss in (3.0, 2.0, 2.5, 2.0, 2.1, 2.2):
-        counters = counters.after_validation(loss)
-        since_best.append(counters.validations_since_best)
-    assert since_best == [0, 0, 1, 0, 1, 2]
-    assert counters.best_loss == 2.0
-    assert [counters.out_of_patience(patience) for patience in (None, 1, 2, 3)] == [False, True, True, False]
-
-
-def test_a_run_says_which_data_it_was_trained_on(tmp_path: Path):
+def test_a_run_records_which_data_it_was_trained_on(tmp_path: Path):
     assert training_data(tmp_path) is None
     (tmp_path / "data.json").write_text(json.dumps({"train": {"sha256": "of ids, as earlier versions had it"}}))
     assert training_data(tmp_path) is None

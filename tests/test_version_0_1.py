@@ -49,7 +49,7 @@ def test_its_layers_are_stacked_in_their_order(run_dir):
 
 def test_it_is_not_resumed(run_dir, monkeypatch, capsys):
     config = read_config(run_dir)
-    with pytest.raises(InputError, match=r"version 0\.1, .*not resumed"):
+    with pytest.raises(InputError, match=r"Cannot resume .* version 0\.1"):
         check_run(run_dir, config)
     monkeypatch.chdir(run_dir.parent)
     for split in ("train", "validation", "test"):

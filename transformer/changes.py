@@ -73,7 +73,7 @@ def changes(before: Config, now: Config, step: int) -> dict[str, tuple[Any, Any]
     for name, (there, here) in found.items():
         reason = _obstacle(name, before, now, step)
         if reason is not None:
-            raise InputError(f"{name} is {there!r} there and {here!r} here{reason}")
+            raise InputError(f"--{name.replace('_', '-')} was {there!r} and is now {here!r}{reason}")
     return found
 
 

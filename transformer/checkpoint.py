@@ -1,10 +1,10 @@
-"""The arrays of checkpoints: to disk and back into any layout, and the mean of several.
+"""Saves, restores and averages the arrays of checkpoints.
 
     RUN/checkpoints/STEP/params   what evaluation needs
-    RUN/checkpoints/STEP/rest     what resuming needs besides
-    RUN/checkpoints/STEP/...      what a `Record` says, in orbax's files of metrics and metadata
+    RUN/checkpoints/STEP/rest     what resuming needs as well
+    RUN/checkpoints/STEP/...      the fields of a `Record`, in orbax's files for metrics and metadata
 
-No device or sharding is recorded: a checkpoint restores into the host's memory or into any sharding.
+A checkpoint records no device or sharding, so it can be restored into host memory or with any sharding.
 """
 
 import shutil
@@ -44,15 +44,18 @@ from transformer.shapes import Params
 
 
 class Checkpoints:
-    """The checkpoints of a run while it trains: saved in the background, the last ones and the best one kept."""
+    """The checkpoints of a run that is being trained.
+
+    They are written in the background. The last ones and the best one are kept.
+    """
 
     def __init__(self, run_dir: str | Path, keep_last: int, fingerprint: str) -> None:
-        """Opens them, and deletes what a crash left unfinished.
+        """Opens the checkpoints, and deletes any that a crash left incomplete.
 
         Args:
             run_dir: The run directory.
-            keep_last: Number of regular checkpoints to keep. The best one is kept besides.
-            fingerprint: The tokenizer's, kept with each checkpoint and checked when it is restored.
+            keep_last: Number of regular checkpoints to keep, in addition to the best one.
+            fingerprint: Fingerprint of the tokenizer. It is saved with each checkpoint and checked on restoring.
         """
         self._fingerprint = fingerprint
         self._records = {record.step: record for record in records(run_dir)}
@@ -69,34 +72,36 @@ class Checkpoints:
         *,
         resume_only: bool = False,
     ) -> None:
-        """Starts to save a checkpoint, once the one before is complete. The state may be donated afterwards.
+        """Starts saving a checkpoint, after waiting for the previous one to complete.
 
-        One copy of the state is in memory until it is written. On a CPU, where orbax refers to the buffers themselves,
-        the next step makes it: XLA copies a donated buffer that somebody else refers to, instead of overwriting it.
+        The caller may donate the state afterwards. One copy of it stays in memory until the checkpoint is written. On a
+        CPU, where orbax holds references to the buffers, the next step makes this copy: XLA copies a donated buffer
+        that is still referenced instead of overwriting it.
 
         Args:
-            step: Updates made.
-            state: A named tuple of pytrees of arrays. Its field `params` is what `Transformer.apply` takes first; only
-                resuming needs the others.
-            metrics: Kept with it. The checkpoint of the lowest `validation_loss` is the best.
-            counters: Kept with it, for resuming.
+            step: Number of updates made.
+            state: A named tuple of pytrees of arrays. Its field `params` is what `Transformer.apply` takes first; the
+                other fields are only needed to resume.
+            metrics: Saved with the checkpoint. The checkpoint with the lowest `validation_loss` is the best one.
+            counters: Saved with the checkpoint, to resume the training loop.
             resume_only: As in `Record`.
 
-        Raises: InputError if the disk lacks room for it, or the save before this one failed. RuntimeError if there is a
-            checkpoint of a later step, or a regular one of this step.
+        Raises:
+            InputError: The disk has too little space, or the previous save failed.
+            RuntimeError: A later checkpoint exists, or a regular one of this step.
         """
         latest = self.latest()
         replaces = latest == step and self._records[step].resume_only
         if latest is not None and latest >= step and not replaces:
-            raise RuntimeError(f"Step {step} cannot be saved: there is a checkpoint of step {latest}.")
+            raise RuntimeError(f"Cannot save step {step}: a checkpoint of step {latest} exists.")
         items = items_of(state)
         leaves = jax.tree.leaves(jax.eval_shape(lambda: items))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
         free = shutil.disk_usage(self._manager.directory).free
         if free < size:
             raise InputError(
-                f"There is no room for the checkpoint of step {step}: it has {size / 1e6:,.1f} MB, and "
-                f"{free / 1e6:,.1f} MB are free in {self._manager.directory}. Make room and run the same command "
+                f"Cannot save the checkpoint of step {step}: it needs {size / 1e6:,.1f} MB, but only "
+                f"{free / 1e6:,.1f} MB are free in {self._manager.directory}. Free some space and run the same command "
                 "again; it resumes from the last checkpoint."
             )
         counters = counters or Counters()
@@ -111,42 +116,45 @@ class Checkpoints:
             self._manager.save(step, args=arguments, metrics=dict(metrics), custom_metadata=about)
 
     def restore(self, step: int, state: Any) -> Any:
-        """The state that was saved at a step, in the host's memory or on devices.
+        """Restores the state that was saved at a step.
 
         Args:
-            step: The step of a checkpoint.
-            state: A state of the same structure, of which only shapes and types count. A leaf that is a
-                `jax.ShapeDtypeStruct` with a sharding is restored as a `jax.Array` with this sharding; any other leaf
+            step: Step of a checkpoint.
+            state: A state of the same structure; only the shapes and dtypes of its leaves are used. A leaf that is a
+                `jax.ShapeDtypeStruct` with a sharding is restored as a `jax.Array` with that sharding, any other leaf
                 as a NumPy array.
 
-        Returns: A state of the type of the argument.
+        Returns: A state of the same type as the argument.
 
-        Raises: InputError if it is damaged, if it was saved with another tokenizer, or if a shape or type differs from
-            what is expected.
+        Raises: InputError if the checkpoint is damaged or was saved with another tokenizer, or if the shape or dtype of
+            an array differs.
         """
         self.wait()
         check_fingerprint(self._manager, self._records[step], self._fingerprint)
         items = items_of(state)
         restored = read(self._manager, step, items)
-        for (path, here), there in zip(
+        for (path, expected), found in zip(
             jax.tree_util.tree_leaves_with_path(items), jax.tree.leaves(restored), strict=True
         ):
-            if (there.shape, there.dtype) != (here.shape, here.dtype):  # orbax would cast without a word
+            if (found.shape, found.dtype) != (expected.shape, expected.dtype):  # orbax would cast silently
                 raise InputError(
                     f"The checkpoint of step {step} does not fit this config: {jax.tree_util.keystr(path)} is "
-                    f"{there.dtype}{list(there.shape)} there and {here.dtype}{list(here.shape)} here."
+                    f"{found.dtype}{list(found.shape)} in the checkpoint, but {expected.dtype}{list(expected.shape)} "
+                    "was expected. Give another --run-dir."
                 )
         return state_of(restored, type(state))
 
     def restore_latest(self, state: Any, say: Callable[[str], None] = print) -> tuple[int, Any]:
-        """The last checkpoint that can be read, regular or not: its step, and what `restore` returns.
+        """Restores the last readable checkpoint, regular or not.
 
-        Later ones, which are damaged, are moved to `RUN/damaged`, so that their steps can be saved again. Only the
-        process that holds the run may call this.
+        Later checkpoints, which are damaged, are moved to `RUN/damaged`, so that their steps can be saved again. Only
+        the process that holds the run may call this method.
 
         Args:
             state: As in `restore`.
             say: Prints which checkpoints were moved, and where.
+
+        Returns: The step of the checkpoint, and its state as `restore` returns it.
 
         Raises: InputError if no checkpoint can be read, or as `restore` does.
         """
@@ -161,7 +169,7 @@ class Checkpoints:
                 say(f"The checkpoint of step {other:,} is damaged. It was moved to {self._set_aside(other)}.")
             return step, restored
         raise InputError(
-            f"No checkpoint in {self._manager.directory} can be read. Restore one from a copy, or give another "
+            f"No checkpoint in {self._manager.directory} can be read. Restore one from a backup, or give another "
             "--run-dir."
         )
 
@@ -175,24 +183,27 @@ class Checkpoints:
         return target
 
     def record(self, step: int) -> Record:
-        """What is known of the checkpoint of a step."""
+        """The metadata of a checkpoint."""
         return self._records[step]
 
     def steps(self) -> list[int]:
-        """The steps of the regular checkpoints, ascending, including the one that is being saved."""
+        """The steps of the regular checkpoints, ascending, including one being written."""
         return [step for step in self._manager.all_steps() if not self._records[step].resume_only]
 
     def latest(self) -> int | None:
-        """The step of the last checkpoint, regular or not, if there is one: a run resumes from it."""
+        """The step of the last checkpoint, regular or not; None without any."""
         return self._manager.latest_step()
 
     def wait(self) -> None:
-        """Waits until the last checkpoint is complete. Raises: InputError if it could not be written."""
+        """Waits until the last checkpoint is complete.
+
+        Raises: InputError if it could not be written.
+        """
         with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits as `wait` does, and ends the threads."""
+        """Waits as `wait` does, and stops the background threads."""
         with self._writing():
             self._manager.close()
 
@@ -203,10 +214,10 @@ class Checkpoints:
         except (ValueError, OSError) as error:  # tensorstore raises ValueError when the disk is full
             if isinstance(error, ValueError) and "Error writing" not in str(error):
                 raise
-            reason = str(error).splitlines()[0].rsplit('": ', 1)[-1]  # after the names of files within files
+            reason = str(error).splitlines()[0].rsplit('": ', 1)[-1]  # without the nested file names that precede it
             raise InputError(
-                f"A checkpoint could not be written to {self._manager.directory} ({reason}). Fix the cause and run the "
-                "same command again; it goes on from the last complete checkpoint."
+                f"Could not write a checkpoint to {self._manager.directory} ({reason}). Fix the cause and run the same "
+                "command again; it resumes from the last complete checkpoint."
             ) from error
 
     def __enter__(self) -> "Checkpoints":
@@ -223,17 +234,19 @@ def load_chosen(
     fingerprint: str,
     say: Callable[[str], None],
 ) -> tuple[list[int], Params]:
-    """The checkpoints that `run_dir.checkpoint_steps` chooses: their steps, and what `load_params` returns.
+    """Loads the mean of the checkpoints that `run_dir.checkpoint_steps` chooses.
 
-    A checkpoint that cannot be read is left out unless its step was asked for. While a run trains, the one that was
-    chosen may be deleted before it is read; then it is chosen anew.
+    A checkpoint that cannot be read is skipped, unless `checkpoint` is its step. If the training process deletes a
+    chosen checkpoint before it is read, the choice is repeated.
 
     Args:
         run_dir: The run directory.
         checkpoint: As in `checkpoint_steps`.
         average: As in `checkpoint_steps`.
-        fingerprint: The tokenizer's.
-        say: Prints which checkpoint was left out.
+        fingerprint: Fingerprint of the tokenizer.
+        say: Prints which checkpoints were skipped.
+
+    Returns: The steps of the checkpoints, and their mean as `load_params` returns it.
 
     Raises: InputError as `checkpoint_steps` and `load_params` do.
     """
@@ -243,33 +256,33 @@ def load_chosen(
         try:
             return steps, load_params(run_dir, steps, fingerprint)
         except UnreadableCheckpointError as error:
-            if isinstance(checkpoint, int):
+            if not isinstance(checkpoint, str):
                 raise
             unreadable.add(error.step)
             if (Path(run_dir) / CHECKPOINTS / str(error.step)).exists():
-                say(f"The checkpoint of step {error.step:,} cannot be read and is left out.")
+                say(f"The checkpoint of step {error.step:,} cannot be read and is skipped.")
 
 
 def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | None = None) -> Params:
-    """The parameters of a checkpoint, or the mean of several (section 6.1).
+    """Loads the parameters of a checkpoint, or the mean of several (section 6.1).
 
-    params = sum of the checkpoints' params / their number
+    params = sum of the checkpoints' params / number of checkpoints
 
     Args:
         run_dir: The run directory.
-        steps: The steps of the checkpoints, as `run_dir.checkpoint_steps` chooses them.
-        fingerprint: If given, the tokenizer's, which must be the one they were trained with.
+        steps: Steps of the checkpoints, as `run_dir.checkpoint_steps` returns them.
+        fingerprint: Fingerprint of the tokenizer that they must have been trained with; None skips this check.
 
-    Returns: The variables that `Transformer.apply` takes, `params` and the others, as NumPy arrays.
+    Returns: The variables that `Transformer.apply` takes first, as NumPy arrays in the dtype they were saved in.
 
-    Raises: InputError if there is no checkpoint of a step, or it is damaged or of another tokenizer.
+    Raises: InputError if a checkpoint is missing or damaged, or was trained with another tokenizer.
     """
     known = {record.step: record for record in records(run_dir)}
     with open_manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
 
         def params_of(step: int) -> dict[str, Params]:
             if step not in known:
-                message = f"There is no checkpoint of step {step} in {manager.directory}."
+                message = f"Cannot find the checkpoint of step {step} in {manager.directory}."
                 raise UnreadableCheckpointError(step, message)
             if fingerprint is not None:
                 check_fingerprint(manager, known[step], fingerprint)

@@ -1,6 +1,6 @@
-"""The files of checkpoints, which orbax reads and writes.
+"""Reads and writes the files of checkpoints with orbax.
 
-No device or sharding is recorded: a checkpoint restores into the host's memory or into any sharding.
+A checkpoint records no device or sharding, so it can be restored into host memory or with any sharding.
 """
 
 import sys
@@ -19,10 +19,10 @@ from transformer.run_dir import CHECKPOINTS, Record, best, records, validation_l
 
 
 class UnreadableCheckpointError(InputError):
-    """A checkpoint cannot be read: it is damaged, or was deleted by the process that trains.
+    """A checkpoint is damaged, or was deleted by the process that trains.
 
     Attributes:
-        step: Its step.
+        step: The step of the checkpoint.
     """
 
     def __init__(self, step: int, message: str) -> None:
@@ -31,7 +31,7 @@ class UnreadableCheckpointError(InputError):
 
 
 class Preservation:
-    """Keeps the last regular checkpoints, the best of them, and whichever checkpoint is the last of all."""
+    """Keeps the last regular checkpoints, the best one, and the last one of any kind."""
 
     def __init__(self, known: Mapping[int, Record], keep_last: int) -> None:
         self._known, self._keep_last = known, keep_last
@@ -44,7 +44,14 @@ class Preservation:
 
 
 def open_manager(run_dir: str | Path, **options: Any) -> ocp.CheckpointManager:
-    """Orbax's manager of the checkpoints of a run, with further options."""
+    """Opens orbax's checkpoint manager for a run.
+
+    Args:
+        run_dir: The run directory.
+        options: Fields of orbax's `CheckpointManagerOptions`.
+
+    Raises: InputError if the metrics of a checkpoint are damaged.
+    """
     directory = Path(run_dir).resolve() / CHECKPOINTS
     # Without best_fn, orbax does not write the metrics.
     try:
@@ -53,15 +60,16 @@ def open_manager(run_dir: str | Path, **options: Any) -> ocp.CheckpointManager:
             options=ocp.CheckpointManagerOptions(best_fn=validation_loss, best_mode="min", **options),
             item_handlers={"params": _handler(), "rest": _handler()},
         )
-    except ValueError as error:  # it reads the metrics of all checkpoints
+    except ValueError as error:  # orbax reads the metrics of all checkpoints
         damaged = ", ".join(str(record.step) for record in records(run_dir) if record.fingerprint is None)
         raise InputError(
-            f"In {directory} the metrics of a checkpoint are damaged (step {damaged}). Move it to another folder."
+            f"Cannot open {directory}: the metrics of the checkpoint of step {damaged} are damaged. Move that "
+            "checkpoint to another folder."
         ) from error
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:
-    # By default, orbax records shardings, and slices what is replicated by a program for each shape and device.
+    # By default, orbax records shardings, and compiles a program per shape and device to slice replicated arrays.
     arrays = type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
     registry = type_handlers.create_type_handler_registry(
         (int, type_handlers.ScalarHandler()), (np.ndarray, type_handlers.NumpyHandler()), (jax.Array, arrays)
@@ -70,9 +78,10 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 
 
 def items_of(state: Any) -> dict[str, dict[str, Any]]:
-    """What evaluation needs, and what resuming needs besides: apart, so that the one loads without the other.
+    """Splits a state into the two items of a checkpoint.
 
-    On disk, what a model keeps besides its parameters has the name that it had first.
+    `params` is what evaluation needs, and `rest` what resuming needs as well; each can be read without the other. On
+    disk, variables other than parameters are under `batch_stats`, as in every earlier version.
     """
     rest = state._asdict()
     others = dict(rest.pop("params"))
@@ -80,17 +89,26 @@ def items_of(state: Any) -> dict[str, dict[str, Any]]:
 
 
 def state_of(items: dict[str, Any], kind: Callable[..., Any]) -> Any:
-    """The state of a kind whose items these are."""
+    """Builds a state of type `kind` from the items of a checkpoint."""
     return kind(params=variables_of(items["params"]), **items["rest"])
 
 
 def variables_of(item: dict[str, Any]) -> dict[str, Any]:
-    """What `Transformer.apply` takes first, of a checkpoint's item `params`."""
+    """The variables that `Transformer.apply` takes first, from the item `params`."""
     return {"params": item["params"], **item["batch_stats"]}
 
 
 def read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The items of a checkpoint as `restore` describes; without any, `params` as NumPy arrays."""
+    """Reads the items of a checkpoint.
+
+    Args:
+        manager: As `open_manager` returns it.
+        step: Step of the checkpoint.
+        items: What to read, with leaves as `Checkpoints.restore` describes them. None reads the item `params` into
+            NumPy arrays.
+
+    Raises: UnreadableCheckpointError if the checkpoint is damaged or missing.
+    """
 
     def arguments(leaf: Any) -> ocp.RestoreArgs:
         sharding = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None
@@ -111,14 +129,18 @@ def read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None
     except UnreadableCheckpointError:
         raise
     except Exception as error:
-        if not isinstance(error, ValueError | KeyError | OSError) and type(error) is not Exception:  # orbax raises all
+        # Orbax raises any of these when a file is damaged.
+        if not isinstance(error, ValueError | KeyError | OSError) and type(error) is not Exception:
             raise
         raise _damaged(manager, step) from error
 
 
 @cache
 def _ignore_closed_loops() -> None:
-    """Orbax closes its event loop at the first array that fails; each later one would print a traceback."""
+    """Suppresses the tracebacks of orbax when it fails to read several arrays.
+
+    Orbax 0.12 closes its event loop at the first failure, and each further failure would print a traceback.
+    """
     before = sys.unraisablehook
 
     def unraisable(unraised: Any) -> None:
@@ -138,8 +160,8 @@ def _damaged(manager: ocp.CheckpointManager, step: int) -> UnreadableCheckpointE
 
 
 def check_fingerprint(manager: ocp.CheckpointManager, record: Record, fingerprint: str) -> None:
-    """Raises: InputError if a checkpoint is of another tokenizer, or has lost what it says of itself."""
-    if record.fingerprint is None:  # every version has written one
+    """Raises InputError if a checkpoint has another tokenizer or damaged metadata."""
+    if record.fingerprint is None:  # every version writes one
         raise _damaged(manager, record.step)
     if record.fingerprint != fingerprint:
         raise InputError(

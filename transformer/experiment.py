@@ -1,14 +1,15 @@
-"""One experiment from config to scores: the straight way through the house, and what `train.py` runs."""
+"""One experiment from config to scores, which is what `transformer train` runs."""
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
 
-from transformer.checkpoint import Checkpoints
+from transformer.checkpoint import Checkpoints, load_params
 from transformer.compilation import Compilations
 from transformer.config import Config, DataConfig
 from transformer.data.batches import Batches, tokenize
@@ -18,29 +19,55 @@ from transformer.errors import DivergenceError, InputError
 from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.metrics import metrics_of
+from transformer.inference.results import read_scores
 from transformer.inference.translation import translate
 from transformer.inference.translator import load
 from transformer.interruption import checked
 from transformer.model import Transformer
-from transformer.run_dir import DIVERGED, adopt, check_run, data_fingerprints, hold_run, is_finished, open_run
+from transformer.run_dir import (
+    DIVERGED,
+    adopt,
+    check_run,
+    data_fingerprints,
+    hold_run,
+    is_trained,
+    open_run,
+    read_config,
+    records,
+)
 from transformer.runtime import compute_before_returning, resolve_dtype, unused_accelerator, use_compilation_cache
 from transformer.shapes import Params
 from transformer.stages import stage
 from transformer.training import loop, parallel
 
-KEPT = {"validation": "validation.jsonl", "test": "test.jsonl"}  # in the run directory: `evaluate` needs nothing else
+KEPT = {"validation": "validation.jsonl", "test": "test.jsonl"}  # copied to the run directory, so that it can be moved
+SCORES, HYPOTHESES = "scores.json", "hypotheses.txt"
 
 
 def run(config: Config) -> None:
-    """Trains, or resumes, or does nothing more to a trained run; then translates and scores the test set."""
+    """Trains or resumes a run, then translates and scores the test set.
+
+    A run that is finished and scored under the same config is only reported, without reading any data.
+
+    Raises:
+        InputError: The config, the data or the run directory cannot be used.
+        DivergenceError: A loss or the gradient norm is not finite.
+        Interrupted: A deferred signal has arrived.
+    """
     if "train" not in splits(config.data):
         raise InputError("No training pairs are given: name them with --data.train (see --help).")
     check_run(config.run_dir, config)
-    if (Path(config.run_dir) / "config.json").exists() and is_finished(config.run_dir):
-        print(f"The run in {config.run_dir} is trained. Its test set is scored anew.", flush=True)
     if config.compilation_cache:
         use_compilation_cache()
     compute_before_returning()
+    if (Path(config.run_dir) / "config.json").exists() and is_trained(config.run_dir, config.training):
+        if (scores := finished_scores(config)) is not None:
+            with hold_run(Path(config.run_dir)):
+                print(f"The run in {config.run_dir} is already finished. Its scores:\n\n{scores}")
+                print(f"\nEverything is in {Path(config.run_dir).resolve()}.\n\n{next_commands(config)}")
+            return
+        again = " Scoring its test set again." if "test" in splits(config.data) else ""
+        print(f"The run in {config.run_dir} is already trained.{again}", flush=True)
     pairs, reports = {}, {}
     for split in checked(splits(config.data)):
         with stage(f"reading the {split} pairs"):
@@ -76,25 +103,25 @@ def run(config: Config) -> None:
             row_multiple=config.training.accumulation_steps * devices,
         )
     S, T, rows = train_batches.shape
-    print(
-        f"{train_batches.per_epoch:,} batches an epoch, each of {rows} rows of {S} source and {T} target tokens, "
-        f"{train_batches.padding:.1%} padding; {config.training.steps / train_batches.per_epoch:.1f} epochs"
-    )
+    print(f"batch: {rows:,} rows of {S} source and {T} target tokens, {train_batches.padding:.1%} padding")
+    steps, per_epoch = config.training.steps, train_batches.per_epoch
+    print(f"training: {steps:,} steps ({steps / per_epoch:.1f} epochs of {per_epoch:,} batches)")
     validation = evaluate = None
     if "validation" in tokens:
         validation = batches(tokens["validation"], row_multiple=devices, seed=None)
         if config.training.validation_bleu:
             evaluate = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])
 
-    # Only now, when nothing is left that could be wrong with the input, is anything written.
+    # Nothing is written before this point, where all input has been checked.
     run_dir = open_run(config.run_dir, config)
     with hold_run(run_dir), Compilations(partial(print, flush=True)) as compilations:
+        print(f"run directory: {run_dir} (Ctrl-C saves and stops; the same command resumes)", flush=True)
+        for name in (SCORES, HYPOTHESES):  # of an earlier checkpoint or config
+            (run_dir / name).unlink(missing_ok=True)
         adopt(run_dir, config)
         tokenizer.save(run_dir / "tokenizer.json")
-        keep_report(
-            run_dir,
-            {split: report.to_dict() | {"fingerprint": pairs[split].fingerprint} for split, report in reports.items()},
-        )
+        about = {split: own.to_dict() | {"fingerprint": pairs[split].fingerprint} for split, own in reports.items()}
+        write_whole(run_dir / "data.json", f"{json.dumps(about, indent=2, ensure_ascii=False)}\n".encode())
         for split in KEPT.keys() & pairs.keys():
             keep_pairs(run_dir / KEPT[split], pairs[split], config.data)
         with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:
@@ -107,14 +134,44 @@ def run(config: Config) -> None:
         if "test" in pairs:
             with stage("translating and scoring the test set"):
                 scores, hypotheses = load(run_dir).evaluate(pairs["test"])
-            write_whole(run_dir / "scores.json", scores.to_json().encode())
-            write_lines(run_dir / "hypotheses.txt", hypotheses)
-            print(f"\n{scores.to_text()}\n\n{examples(pairs['test'], hypotheses)}")
+            write_lines(run_dir / HYPOTHESES, hypotheses)
+            write_whole(run_dir / SCORES, scores.to_json().encode())
+            print(f"\nScores of the test set:\n\n{scores.to_text()}\n\n{examples(pairs['test'], hypotheses)}")
     print(f"\n{compilations}\nEverything is in {run_dir}.\n\n{next_commands(config)}")
 
 
+def finished_scores(config: Config) -> str | None:
+    """The final scores of a trained run that has nothing left to do, as a table.
+
+    Returns: The scores, or without a test set the last validation loss. None if the config or a data file has changed,
+        the last checkpoint cannot be read, or the test set has not been scored.
+    """
+    run_dir = Path(config.run_dir)
+    same = dataclasses.replace(read_config(run_dir), run_dir=config.run_dir) == config
+    if not same or (run_dir / DIVERGED).exists() or data_modified(config.data, run_dir / "data.json"):
+        return None
+    last = records(run_dir)[-1]
+    try:
+        size, normalization = config.model.vocabulary_size, config.data.normalization
+        tokenizer = Tokenizer.load(run_dir / "tokenizer.json", config.tokenizer, size, normalization)
+        with stage("checking the last checkpoint"):
+            load_params(run_dir, [last.step], tokenizer.fingerprint)
+        if "test" in splits(config.data):
+            return read_scores(run_dir / SCORES).to_text() if (run_dir / HYPOTHESES).exists() else None
+    except InputError:
+        return None
+    return "none" if math.isinf(last.validation_loss) else f"validation loss {last.validation_loss:.3f}"
+
+
+def data_modified(config: DataConfig, report: Path) -> bool:
+    """Whether a local data file was modified after its report, `data.json`, was written."""
+    names = chain([config.corpus], *(getattr(config, split) for split in splits(config)))
+    times = [Path(name).stat().st_mtime_ns for name in names if Path(name).is_file()]
+    return not report.exists() or max(times, default=0) > report.stat().st_mtime_ns
+
+
 def check_metrics(config: Config, pairs: Mapping[Split, Pairs]) -> None:
-    """Says what makes the scores of a run misleading, before it begins.
+    """Prints warnings about misleading scores before training begins.
 
     Raises: InputError if a metric lacks its tokenizer.
     """
@@ -130,59 +187,55 @@ def check_metrics(config: Config, pairs: Mapping[Split, Pairs]) -> None:
 
 
 def examples(pairs: Pairs, hypotheses: list[str], number: int = 5) -> str:
-    """Some of the test set's sentences, from its whole length, with their references and translations."""
+    """A few sentences of the test set with their references and translations."""
     number = min(number, len(hypotheses))
-    places = [len(hypotheses) * (2 * index + 1) // (2 * number) for index in range(number)]
+    indices = [len(hypotheses) * (2 * n + 1) // (2 * number) for n in range(number)]
     return "\n\n".join(
-        f"source       {pairs.sources[place]}\nreference    {pairs.targets[place]}\ntranslation  {hypotheses[place]}"
-        for place in places
+        f"source       {pairs.sources[index]}\nreference    {pairs.targets[index]}\ntranslation  {hypotheses[index]}"
+        for index in indices
     )
 
 
 def next_commands(config: Config) -> str:
-    """What to do with a run."""
-    own = "--data.corpus files --data.train SOURCE TARGET --data.test SOURCE TARGET --run-dir runs/mine"
-    return "\n".join(
-        [
-            "Translate a sentence of your own:",
-            f'    echo "The old dog sleeps." | transformer translate {config.run_dir}',
-            "See where it looks, piece by piece:",
-            f'    transformer attention {config.run_dir} --source "The old dog sleeps."',
-            "Train on your own files, one sentence a line:",
-            f"    transformer train {own}",
-        ]
+    """Commands to try after training."""
+    return (
+        "Translate a sentence of your own:\n"
+        f'    echo "The old dog sleeps." | transformer translate {config.run_dir}\n'
+        "Show which tokens each token attends to:\n"
+        f'    transformer attention {config.run_dir} --source "The old dog sleeps."\n'
+        "Train on your own text files, with one sentence per line:\n"
+        "    transformer train --data.corpus files --data.train SOURCE TARGET --data.test SOURCE TARGET "
+        "--run-dir runs/mine"
     )
 
 
 def check_data(run_dir: str | Path, pairs: Mapping[str, Pairs]) -> None:
-    """Compares the pairs with those that a run was begun with: their content, wherever they come from.
+    """Compares the content of sentence pairs with what a run was started with.
 
-    Raises: InputError if those of a split differ or are missing.
+    Raises: InputError if a split differs or is missing.
     """
     for split, fingerprint in data_fingerprints(run_dir).items():
         advice = "give another --run-dir."
         if split not in pairs:
-            raise InputError(f"The run in {run_dir} has {split} pairs: name them with --data.{split}, or {advice}")
+            raise InputError(
+                f"The run in {run_dir} was started with {split} pairs, but none are given. Name them with "
+                f"--data.{split}, or {advice}"
+            )
         if pairs[split].fingerprint != fingerprint:
             raise InputError(
-                f"The {split} pairs are not those that the run in {run_dir} was begun with. Restore the files, or "
-                f"{advice}"
+                f"The {split} pairs differ from those that the run in {run_dir} was started with. Restore the files, "
+                f"or {advice}"
             )
 
 
-def keep_report(run_dir: Path, report: dict[str, dict]) -> None:
-    """Writes `data.json`."""
-    write_whole(run_dir / "data.json", f"{json.dumps(report, indent=2, ensure_ascii=False)}\n".encode())
-
-
 def keep_pairs(file: Path, pairs: Pairs, config: DataConfig) -> None:
-    """Writes pairs into the run directory, for `read_test_set` and `read_validation_set`."""
+    """Copies sentence pairs to a file in the run directory, as JSONL."""
     rows = pairs.rows(config.source_language, config.target_language)
     write_lines(file, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
 def read_test_set(run_dir: str | Path, config: DataConfig) -> Pairs:
-    """The test set of a run, as the run keeps it.
+    """Reads the test set from the run directory.
 
     Raises: InputError if the run has none.
     """
@@ -190,17 +243,19 @@ def read_test_set(run_dir: str | Path, config: DataConfig) -> Pairs:
 
 
 def read_validation_set(run_dir: str | Path, config: DataConfig) -> Pairs:
-    """The validation set of a run, as the run keeps it; of runs that do not keep it, from where they had it.
+    """Reads the validation set from the run directory.
 
-    Raises: InputError if the run has none, or what is there now is another one.
+    Earlier versions kept no copy there; for their runs, it is read from the files that the config names.
+
+    Raises: InputError if the run has none, or if those files have changed since.
     """
     if (Path(run_dir) / KEPT["validation"]).exists() or "validation" not in splits(config):
         return _read_kept(run_dir, "validation", config)
     pairs, _ = read_pairs(config, "validation")
     if data_fingerprints(run_dir).get("validation") not in (None, pairs.fingerprint):
         raise InputError(
-            f"The validation pairs that the config of {run_dir} names are not those it was trained with. Give --source "
-            "and --reference."
+            f"The validation pairs that the config of {run_dir} names differ from those it was trained with. Give "
+            "--source and --reference."
         )
     return pairs
 
@@ -208,12 +263,12 @@ def read_validation_set(run_dir: str | Path, config: DataConfig) -> Pairs:
 def _read_kept(run_dir: str | Path, split: str, config: DataConfig) -> Pairs:
     file = Path(run_dir) / KEPT[split]
     if not file.exists():
-        raise InputError(f"The run in {run_dir} has no {split} set: give --source and --reference.")
-    return read_files((str(file),), dataclasses.replace(config, tags=None), empty="keep")[0]  # under their usual key
+        raise InputError(f"The run in {run_dir} has no {split} set. Give --source and --reference.")
+    return read_files((str(file),), dataclasses.replace(config, tags=None), empty="keep")[0]  # tags are under `tags`
 
 
 def validation_bleu(config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pairs, params: Params) -> dict[str, float]:
-    """BLEU of the validation set, translated greedily."""
+    """Translates the validation set greedily and computes its BLEU."""
     model = Transformer(config.model, dtype=jnp.dtype(dtype))
     greedy = dataclasses.replace(config.search, beam_size=1)
     hypotheses = translate(model, params, tokenizer, pairs.sources, greedy)
@@ -221,9 +276,9 @@ def validation_bleu(config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pai
 
 
 def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
-    """The run's tokenizer if it has one already, else the configured file, else a new one.
+    """Loads the tokenizer of the run or the configured file, or else trains one.
 
-    Raises: InputError if the run has another tokenizer than the configured file.
+    Raises: InputError if the configured file differs from the run's tokenizer.
     """
     size, normalization = config.model.vocabulary_size, config.data.normalization
     kept, given = Path(config.run_dir) / "tokenizer.json", config.tokenizer.file
@@ -234,11 +289,11 @@ def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
             other = Tokenizer.load(given, config.tokenizer, size, normalization)
         if other.fingerprint != tokenizer.fingerprint:
             raise InputError(
-                f"{given} is not the tokenizer that the run in {config.run_dir} was begun with. Leave out "
+                f"{given} is not the tokenizer that the run in {config.run_dir} was started with. Leave out "
                 "--tokenizer.file, or give another --run-dir."
             )
         return tokenizer
     if given is not None:
         return Tokenizer.load(given, config.tokenizer, size, normalization)
-    with stage("learning the vocabulary"):
+    with stage("training the tokenizer"):
         return Tokenizer.train([*pairs.sources, *pairs.targets], size, config.tokenizer, normalization)

@@ -1,9 +1,9 @@
-"""Signals that ask a process to end: noted when they come, obeyed where nothing is lost.
+"""Signals that ask the process to stop, deferred until stopping loses nothing.
 
-`transformer train` runs inside `deferred`. From then on SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGHUP do not end the
-process; the work itself ends at the next `check`, which is made before each training step, batch of a validation, batch
-of translations, and chunk of text to tokenize. What cannot be left in between is one compilation, so that is the bound.
-A second signal ends the process at once, even during a compilation. The exit status is 128 + the signal's number.
+`transformer train` runs inside `deferred`. There, SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGHUP do not end the process.
+Instead, the work stops at the next `check`: before each training step, batch of validation or translation, and chunk of
+text to tokenize. One compilation cannot be stopped, so the delay is bounded by a compilation. A second signal ends the
+process at once, even during a compilation. The exit status is 128 + the number of the signal.
 """
 
 import os
@@ -17,18 +17,23 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
-"""The signals that `deferred` defers; Windows has not all of them."""
+"""The signals that `deferred` defers, without those that Windows lacks."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to end.
+    """The process was asked to stop.
 
     Attributes:
-        signal: The first signal that came.
-        advice: How to go on, in a sentence, where that is known.
+        signal: The first signal that arrived.
     """
 
     def __init__(self, received: signal.Signals, advice: str = "") -> None:
+        """Sets the message.
+
+        Args:
+            received: The signal.
+            advice: A sentence that tells the user how to continue; empty if that is not known.
+        """
         super().__init__(f"Interrupted by {received.name}. {advice}".rstrip())
         self.signal = received
 
@@ -37,13 +42,13 @@ _received: signal.Signals | None = None
 
 
 def check() -> None:
-    """Raises: Interrupted if a deferred signal has come."""
+    """Raises Interrupted if a deferred signal has arrived."""
     if _received is not None:
         raise Interrupted(_received)
 
 
 def checked(items: Iterable[T]) -> Iterator[T]:
-    """The items, with a `check` before each of them."""
+    """Yields the items, with a `check` before each."""
     for item in items:
         check()
         yield item
@@ -51,11 +56,13 @@ def checked(items: Iterable[T]) -> Iterator[T]:
 
 @contextmanager
 def deferred(say: Callable[[str], None]) -> Iterator[None]:
-    """Defers the signals of this process while the context is open. One that is ignored, as under nohup, stays so.
+    """Defers the signals of this process while the context is open.
 
-    Python's own handlers wait until the main thread comes out of native code, such as XLA's compiler. So a thread reads
-    the signals from a socket that the interpreter writes to at once. Outside the main thread, which alone may set
-    handlers, the context changes nothing.
+    A signal that was ignored before, as SIGHUP under nohup, stays ignored.
+
+    Python runs its own handlers only after the main thread returns from native code, such as XLA's compiler. So a
+    thread reads the signals from a socket, to which the interpreter writes at once. Handlers can only be set in the
+    main thread; in any other thread this context does nothing.
 
     Args:
         say: Prints what will happen; called from another thread.
@@ -71,7 +78,7 @@ def deferred(say: Callable[[str], None]) -> Iterator[None]:
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)  # a handler at all is what makes the interpreter write
+            signal.signal(number, lambda *_: None)  # the interpreter only writes to the socket if there is a handler
     watcher = threading.Thread(target=_watch, args=(reader, say), name="signals", daemon=True)
     watcher.start()
     try:
@@ -80,7 +87,7 @@ def deferred(say: Callable[[str], None]) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         signal.set_wakeup_fd(descriptor)
-        writer.close()  # which ends the watcher
+        writer.close()  # ends the watcher
         watcher.join()
         reader.close()
         _received = None
@@ -95,6 +102,6 @@ def _watch(reader: socket.socket, say: Callable[[str], None]) -> None:
             os._exit(128 + numbers[0])
         _received = signal.Signals(numbers[0])
         say(
-            f"{_received.name}: stopping after the current step, or the compilation that is running. A second signal "
+            f"{_received.name}: stopping after the current step, or after the compilation in progress. A second signal "
             "stops at once."
         )

@@ -1,4 +1,4 @@
-"""A trained run as Python and notebooks have it: what translates and scores, and what shows where it looks."""
+"""A trained run as an object for Python and notebooks."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -20,58 +20,60 @@ from transformer.run_dir import DIVERGED, open_run
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import TrainState
 
-# What `save` writes itself, and what a run directory says of the parameters that it had before.
+# Files that `save` writes itself, and results of the parameters that the run had before.
 _NOT_COPIED = {"config.json", "tokenizer.json", "scores.json", "hypotheses.txt", DIVERGED}
 
 
 @dataclass(frozen=True)
 class Run(Translator):
-    """A trained model: text in, text out; the jitted `apply`; and where it looks.
+    """A trained model that translates, scores, and shows its attention.
 
-    Attributes, besides those of a `Translator`:
-        run_dir: the run directory that it was loaded from; None if it was made otherwise.
+    Attributes, in addition to those of a `Translator`:
+        run_dir: The run directory that it was loaded from; None if it was not loaded.
     """
 
     run_dir: Path | None = None
 
     def attention(self, source: str, target: str | None = None) -> View:
-        """Where the model looks in a pair of sentences, in every layer and head; a notebook shows it as a page.
+        """The attention weights of every layer and head for a sentence pair.
+
+        A notebook shows the result as an interactive page.
 
         Args:
-            source: the source sentence.
-            target: its translation; the run's own unless given.
+            source: The source sentence.
+            target: Its translation; None uses the translation by this run.
 
         Raises:
-            InputError: a sentence is empty, or has more tokens than the model has positions.
+            InputError: A sentence is empty, or has more tokens than the model has positions.
         """
         return view(self, source, target)
 
     def save(self, run_dir: str | Path) -> Path:
-        """Writes a run directory with these parameters, on which every command works.
+        """Writes a run directory with these parameters, which every command accepts.
 
             changed = dataclasses.replace(run, params=jax.tree.map(lambda leaf: 0.9 * leaf, run.params))
             changed.save("runs/changed")
 
-        It has one checkpoint, of the step that the run was loaded from, or of the last step. The log and the data sets
-        of the run are copied, its scores are not. Training goes on from it with these parameters and with Adam's
-        moments at zero.
+        It has one checkpoint, at the step that this run was loaded from, or at the last step. The log and the data sets
+        are copied from the run; its scores are not. Training can resume from the checkpoint, with Adam's moments at
+        zero.
 
         Args:
-            run_dir: the new directory.
+            run_dir: A new or empty directory.
 
         Returns:
             The directory, as an absolute path.
 
         Raises:
-            InputError: there is something in the directory, or it cannot be written; the parameters do not fit the
-                model; or there are several models.
+            InputError: The directory is not empty or cannot be written to; the parameters do not fit the model; or this
+                is an ensemble.
         """
         directory = Path(run_dir).expanduser().resolve()
         if self.others:
-            raise InputError("An ensemble is several runs and cannot be saved as one: save each of them.")
+            raise InputError("Cannot save an ensemble as one run. Save each of its runs.")
         parameters.require_fit(self.model, self.params)
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise InputError(f"{directory} is there already: give the name of a new directory.")
+            raise InputError(f"Cannot save a run to {directory}: it already exists. Give a new directory.")
         config = replace(self.config, run_dir=str(directory))
         open_run(directory, config)
         if self.run_dir is not None:
@@ -85,7 +87,10 @@ class Run(Translator):
         return directory
 
     def _state(self, step: int) -> TrainState:
-        """What training resumes from: these parameters in float32, and an optimizer that has only counted the steps."""
+        """The state that training resumes from.
+
+        It has these parameters in float32, and an optimizer state with zero moments that counts `step` updates.
+        """
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), self.params)
         config = self.config
         optimizer = make_optimizer(config.optimizer, config.model.d_model, config.training.steps)
@@ -102,12 +107,20 @@ def load(
     average: int | None = None,
     dtype: Literal["auto", "bfloat16", "float32"] | None = None,
 ) -> Run:
-    """A run, on whatever machine it was trained; the arguments are those of `inference.translator.load`.
+    """Loads a trained run, on any machine.
 
-    If the run used the compilation cache (`compilation_cache`), so does this process from here on.
+    If the run used the compilation cache (`compilation_cache`), this process uses it from now on. A checkpoint that
+    cannot be read is skipped with a note on standard error, unless `checkpoint` is its step.
+
+    Args:
+        run_dir: The run directory.
+        checkpoint: `last`, `best` (the one with the lowest validation loss), or a step.
+        average: Number of checkpoints to average, ending with this one (section 6.1). None uses the run's configured
+            number for `last` (fewer if fewer exist), and 1 for any other.
+        dtype: Compute dtype; None uses the run's.
 
     Raises:
-        InputError: the directory is not that of a run, or has not the checkpoints or the tokenizer asked for.
+        InputError: This is not a run directory, or it lacks the chosen checkpoints or its tokenizer.
     """
     directory = Path(run_dir).expanduser()
     return Run(**vars(translator.load(directory, checkpoint, average, dtype)), run_dir=directory.resolve())

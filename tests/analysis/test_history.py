@@ -61,5 +61,5 @@ def test_without_a_training_loss_there_is_nothing_to_draw(tmp_path, text):
         (run / "metrics.jsonl").write_text(text)
     with pytest.raises(InputError, match=r"The run in .* has not logged a training loss yet"):
         read_histories([run])
-    with pytest.raises(InputError, match="nowhere is not the directory of a run"):
+    with pytest.raises(InputError, match="nowhere is not a run directory"):
         read_histories([run / "nowhere"])

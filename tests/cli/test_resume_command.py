@@ -36,11 +36,11 @@ def test_more_steps_continue_a_finished_run(run, command):
     assert {"training.steps", "training.patience", "average"} <= set(line["changed"])
     assert (read_config(run).training.steps, read_config(run).average) == (25, 1)
     fewer = call(*command, "--run-dir", run, "--training.steps", "20")
-    assert_refused(fewer, r"training\.steps is 25 there and 20 here, but 25 steps have already been made")
+    assert_refused(fewer, r"--training\.steps was 25 and is now 20, but 25 steps have already been made")
 
 
 def test_a_run_moves_with_its_data(run, corpus, command, tmp_path, monkeypatch):
-    """Other paths, plain instead of compressed: the sentences are the same."""
+    """The paths differ, and the files are plain instead of compressed, but the sentences are the same."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     for file in corpus.glob("*.??"):
@@ -52,15 +52,15 @@ def test_a_run_moves_with_its_data(run, corpus, command, tmp_path, monkeypatch):
     result = call(*moved, *validation)
     assert (result.status, result.err) == (0, "")
     assert read_config(run).data.train == ("train.en", "train.de")
-    assert_refused(call(*moved), r"has validation pairs: name them with --data\.validation")
+    assert_refused(call(*moved), r"started with validation pairs, .* Name them with --data\.validation")
     Path("val.de").write_text(Path("val.de").read_text().replace("hund", "katze"))
     before = (Path(run) / "config.json").read_bytes()
-    assert_refused(call(*moved, *validation), r"The validation pairs are not those that the run in .* was begun with")
+    assert_refused(call(*moved, *validation), r"validation pairs differ from those that the run in .* was started with")
     assert (Path(run) / "config.json").read_bytes() == before
-    kept = read_validation_set(run, read_config(run).data)  # and not the file of today's working directory
+    kept = read_validation_set(run, read_config(run).data)  # not the file in the current directory
     assert kept.targets == (corpus / "val.de").read_text().splitlines()
-    (Path(run) / "validation.jsonl").unlink()  # as of a run that did not keep it
-    assert_refused(call("tune", run), r"The validation pairs .* are not those it was trained with")
+    (Path(run) / "validation.jsonl").unlink()  # like a run of an earlier version
+    assert_refused(call("tune", run), r"The validation pairs .* differ from those it was trained with")
 
 
 def test_resumes_from_the_last_checkpoint_that_can_be_read(run, command, capfd):
@@ -68,14 +68,14 @@ def test_resumes_from_the_last_checkpoint_that_can_be_read(run, command, capfd):
     damage(Path(run) / "checkpoints" / "20")
     found = call("translate", run, stdin="red house\n")
     assert found.status == 0
-    assert "The checkpoint of step 20 cannot be read and is left out." in found.err
+    assert "The checkpoint of step 20 cannot be read and is skipped." in found.err
     assert_refused(call("translate", run, "--checkpoint", "20", stdin="red house\n"), r"step 20 .* other steps: 10\.")
     result = call(*command, "--run-dir", run)
     assert (result.status, result.err) == (0, "")
     assert f"The checkpoint of step 20 is damaged. It was moved to {run}/damaged/20." in result.out
     assert "resuming from step 10\n" in result.out
     assert str(load_params(run, [20])) == str(expected)
-    assert capfd.readouterr().err == ""  # nothing of closed event loops
+    assert capfd.readouterr().err == ""  # no tracebacks of closed event loops
 
 
 def test_without_a_sound_checkpoint_nothing_is_moved(run, command):
@@ -83,4 +83,15 @@ def test_without_a_sound_checkpoint_nothing_is_moved(run, command):
         (Path(run) / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").unlink()
     assert_refused(call(*command, "--run-dir", run), r"No checkpoint in .* can be read\.")
     assert not (Path(run) / "damaged").exists()
-    assert_refused(call("translate", run, stdin="red\n"), r"There is no checkpoint in")
+    assert_refused(call("translate", run, stdin="red\n"), r"No checkpoint found in")
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused(run, command):
+    config = Path(run) / "config.json"
+    config.write_text(config.read_text().replace('"steps": 20', '"steps": 15'))
+    message = r"a checkpoint of step 20, beyond the 15 steps of its config\. "
+    train = call(*command, "--run-dir", run, "--training.steps", "15")
+    assert_refused(train, message + r"Raise --training\.steps")
+    for arguments in (["translate", run], ["evaluate", run], ["evaluate", run, "--checkpoint", "best"]):
+        assert_refused(call(*arguments, stdin="red\n"), message + "Choose a step with --checkpoint")
+    assert call("translate", run, "--checkpoint", "20", stdin="red\n").status == 0

@@ -63,8 +63,8 @@ def test_every_command_works_on_it(corpus, saved, arguments):
     assert found.status == 0, found.err
 
 
-def test_training_goes_on_from_it(corpus, command, changed, saved):
-    """It is at its last step, so that there is nothing left but to score it."""
+def test_training_resumes_from_it(corpus, command, changed, saved):
+    """It is at its last step, so only the scores are left to compute."""
     assert is_finished(saved)
     found = call(*command, "--run-dir", str(saved))
     assert (found.status, found.err) == (0, "")
@@ -79,9 +79,9 @@ def read(run_dir: Path) -> tuple[list[str], list[str]]:
 
 
 def test_what_cannot_be_saved(changed, saved, tmp_path):
-    with pytest.raises(InputError, match=r"changed is there already: give the name of a new directory\."):
+    with pytest.raises(InputError, match=r"changed: it already exists\. Give a new directory\."):
         changed.save(saved)
-    with pytest.raises(InputError, match="An ensemble is several runs"):
+    with pytest.raises(InputError, match="Cannot save an ensemble as one run"):
         dataclasses.replace(changed, others=changed.members).save(tmp_path / "both")
     params: Any = changed.params
     larger = {"params": {**params["params"], "embedding": np.zeros((301, 8), np.float32)}}

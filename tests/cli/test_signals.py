@@ -75,7 +75,7 @@ def test_a_signal_saves_and_the_same_command_resumes(command, uninterrupted, tmp
     assert saved[-1].resume_only
     first, second = error.splitlines()
     assert first == (
-        f"{name}: stopping after the current step, or the compilation that is running. A second signal stops at once."
+        f"{name}: stopping after the current step, or after the compilation in progress. A second signal stops at once."
     )
     assert second == f"Interrupted by {name}. The same command resumes from step {saved[-1].step}."
     if name != "SIGTERM":  # all are saved in the same way
@@ -99,7 +99,7 @@ def test_before_the_first_step_nothing_is_promised(command, tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.splitlines()[-1] == "Interrupted by SIGINT. No step was saved."
+    assert error.splitlines()[-1] == "Interrupted by SIGINT. No checkpoint was saved, so the same command starts over."
 
 
 def test_a_second_signal_stops_at_once():

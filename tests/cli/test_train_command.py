@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +9,17 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, Result, assert_refused, call, contents, write_corpus
 
+from transformer import experiment
 from transformer.config_files import from_json
-from transformer.run_dir import hold_run, is_finished
+from transformer.inference.results import read_scores
+from transformer.interruption import Interrupted
+from transformer.run_dir import hold_run, is_finished, read_config
 from transformer.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_train_leaves_a_whole_run_directory(corpus, trained):
+def test_train_leaves_a_complete_run_directory(corpus, trained):
     run = corpus / "run"
     assert (trained.status, trained.err) == (0, "")
     assert "step 20/20  loss" in trained.out
@@ -70,30 +74,64 @@ def test_rows_have_the_pack_length_and_longer_training_pairs_are_dropped(corpus,
     assert data["train"]["dropped"] == ({} if length == 32 else {"too long": 200 - data["train"]["kept"]})
     assert (data["train"]["kept"] == 200) == (length == 32)
     assert data["validation"]["kept"] == 12
-    assert max(validation_S, validation_T) == 5  # four words and the end, whatever the training rows are
+    assert max(validation_S, validation_T) == 5  # four words and the end token, whatever the width of the training rows
 
 
-def test_the_same_command_does_nothing_more(corpus, command, trained):
+def test_a_finished_run_says_so_without_reading_data(corpus, command, trained, monkeypatch):
     before = contents(corpus / "run")
+    monkeypatch.setattr(experiment, "read_pairs", pytest.fail)
+    monkeypatch.setattr(experiment, "tokenize", pytest.fail)
     again = call(*command, "--run-dir", f"{corpus}/run")
     assert (again.status, again.err) == (0, "")
-    assert "step" not in again.out.replace("steps", "")
+    assert again.out.startswith(f"The run in {corpus}/run is already finished. Its scores:\n")
+    scores = read_scores(corpus / "run" / "scores.json").to_text()
+    assert scores in again.out
+    assert scores in trained.out
+    assert f"Everything is in {corpus}/run." in again.out
     assert contents(corpus / "run") == before
 
 
-def test_an_unused_accelerator_is_named_once(corpus, command, trained):
+@pytest.mark.parametrize("change", ["another search", "no scores", "unreadable scores"])
+def test_a_trained_run_is_scored_again_if_its_scores_are_missing_or_of_another_config(run, command, change):
+    scores = Path(run) / "scores.json"
+    if change == "no scores":
+        scores.unlink()
+    elif change == "unreadable scores":
+        scores.write_text('{"bleu": {"score": 1.0}}')
+    option = ["--search.beam-size", "1"] if change == "another search" else []
+    again = call(*command, "--run-dir", run, *option)
+    assert (again.status, again.err) == (0, "")
+    assert again.out.startswith(f"The run in {run} is already trained. Scoring its test set again.\n")
+    assert "step " not in again.out
+    assert read_scores(scores).to_text() in again.out
+    assert "already finished" in call(*command, "--run-dir", run, *option).out
+
+
+def test_scores_of_an_earlier_config_do_not_survive_an_interruption(run, command, monkeypatch):
+    def interrupt(_: str) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "load", interrupt)
+        assert call(*command, "--run-dir", run, "--search.beam-size", "1").status == 128 + signal.SIGTERM
+    assert read_config(run).search.beam_size == 1
+    assert not (Path(run) / "scores.json").exists()
+
+
+def test_an_unused_accelerator_is_named_once(command, run):
     advice = "A TPU is present, but JAX only sees the CPU."
-    assert call(*command, "--run-dir", f"{corpus}/run", advice=advice).out.splitlines().count(advice) == 1
-    found = call("translate", f"{corpus}/run", stdin="red house\n", advice=advice)
+    changed = [*command, "--run-dir", run, "--search.beam-size", "1"]
+    assert call(*changed, advice=advice).out.splitlines().count(advice) == 1
+    found = call("translate", run, stdin="red house\n", advice=advice)
     assert (found.status, found.err.splitlines()[1:]) == (0, [advice])
 
 
-def test_a_run_that_diverges_says_so_and_is_at_its_end(tmp_path, command):
+def test_a_run_that_diverges_says_so_and_is_finished(tmp_path, command):
     run = f"{tmp_path}/diverged"
     rate = ("--optimizer.schedule", "inverse_sqrt", "--optimizer.peak", "1e38", "--optimizer.warmup-steps", "1")
     result = call(*command, *rate, "--run-dir", run, "--training.log-every", "1")
     assert result.status == 2
-    assert "Training has diverged" in result.err
+    assert "Training diverged at step" in result.err
     assert (Path(run) / "diverged.txt").read_text() == result.err.removeprefix("error: ")
     assert is_finished(run)
 
@@ -107,7 +145,7 @@ def test_a_run_that_diverges_says_so_and_is_at_its_end(tmp_path, command):
         ("--model.vocabulary-size", ["5000"], r"only \d+ BPE tokens, fewer than --model\.vocabulary-size 5000\."),
         ("--model.num-heads", ["3"], "d_model must be divisible by model.num_heads, but 8 is not"),
         ("--training.batch-tokens", ["2"], "A batch of 2 tokens is too small"),
-        ("--run-dir", ["{}"], "neither empty nor that of a run"),
+        ("--run-dir", ["{}"], "neither empty nor a run directory"),
     ],
 )
 def test_train_refuses_bad_input_and_leaves_no_trace(tmp_path, option, values, message):
@@ -144,18 +182,20 @@ def test_evaluation_sets_with_empty_lines_are_refused_or_counted(tmp_path):
 
 def test_a_run_directory_keeps_its_config_and_its_run(corpus, command, trained):
     before, again = contents(corpus), [*command, "--run-dir", f"{corpus}/run"]
-    assert_refused(call(*again, "--model.d-ff", "32"), r"of another config: model\.d_ff is 16 there and 32 here")
+    assert_refused(call(*again, "--model.d-ff", "32"), r"with another config: --model\.d-ff was 16 and is now 32")
     without_test = [*again[: again.index("--data.test")], "--run-dir", f"{corpus}/run"]
-    assert_refused(call(*without_test), r"The run in .* has test pairs: name them with --data\.test")
+    assert_refused(call(*without_test), r"The run in .* was started with test pairs, .* Name them with --data\.test")
     assert contents(corpus) == before
 
 
-def test_a_corpus_that_breaks_later_harms_no_run(corpus, command, trained):
+def test_a_corpus_that_breaks_later_does_not_damage_the_run(corpus, command, trained):
     file, before = corpus / "test.de", contents(corpus / "run")
-    text = file.read_bytes()
+    text, times = file.read_bytes(), file.stat()
     file.write_bytes(text + b"one more\n")
-    assert_refused(call(*command, "--run-dir", f"{corpus}/run"), r"test\.en has 10 lines, but .*test\.de has 11")
+    refused = call(*command, "--run-dir", f"{corpus}/run")
     file.write_bytes(text)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert_refused(refused, r"test\.en has 10 lines, but .*test\.de has 11")
     assert contents(corpus / "run") == before
 
 
@@ -168,7 +208,7 @@ def test_a_second_run_in_the_same_directory_is_refused(command, corpus, trained)
 
 
 def test_train_py_in_a_process_of_its_own(tmp_path):
-    """It starts from the quickstart, wherever it is called."""
+    """It trains the quickstart, whatever the working directory."""
     write_corpus(tmp_path)
     command = [sys.executable, str(ROOT / "train.py"), "--run-dir", str(tmp_path / "run")]
     files = ["--data.train", str(tmp_path / "train.en"), str(tmp_path / "missing.de")]
@@ -179,20 +219,20 @@ def test_train_py_in_a_process_of_its_own(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_loses_nothing_that_is_written(tmp_path):
+def test_a_full_disk_loses_nothing_written_before(tmp_path):
     write_corpus(tmp_path)
     command = ["train", "--config", f"{tmp_path}/tiny.py", "--run-dir", f"{tmp_path}/run", "--no-compilation-cache"]
     command += ["--data.train", f"{tmp_path}/train.en", f"{tmp_path}/train.de"]
-    # No file may be larger than this shell's limit, in KiB: the tokenizer has 6, a checkpoint's arrays more.
+    # The shell limits the size of a file to 8 KiB. The tokenizer has 6 KiB, the arrays of a checkpoint more.
     limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", sys.executable, str(ROOT / "train.py"), *command[1:]]
-    # Without the tests' compilation cache, in which the limit would leave cut programs.
+    # The compilation cache of the tests is not used, because the limit would truncate its files.
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     full = subprocess.run(limited, env=environment, capture_output=True, text=True, timeout=120)
     assert full.returncode == 2
-    # Threads of orbax may have a word of their own on stderr.
+    # Threads of orbax may print to stderr as well.
     (error,) = (line for line in full.stderr.splitlines() if line.startswith("error: "))
-    assert re.search(r"A checkpoint could not be written to .*/run/checkpoints \(.*\)\. .* goes on from", error)
+    assert re.search(r"Could not write a checkpoint to .*/run/checkpoints \(.*\)\. .* it resumes from", error)
     again = call(*command)
     assert (again.status, again.err) == (0, "")
     assert "step 20/20" in again.out

@@ -65,7 +65,7 @@ def test_translate_refuses_what_it_cannot_write(corpus, trained):
     assert_refused(prefixed, r"Line 2 has \d+ tokens, .* or leave out --prefix, which would begin each")
     for name, message in (
         ("run@first", "run@first names no checkpoint. Write RUN@STEP, RUN@best or RUN@last"),
-        ("run@15", "no checkpoint of step 15"),
+        ("run@15", "Cannot find the checkpoint of step 15"),
     ):
         assert_refused(call("translate", f"{corpus}/run", "--ensemble", f"{corpus}/{name}"), message)
 

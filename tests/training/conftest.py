@@ -1,4 +1,4 @@
-"""A model that compiles in a second, and batches as uneven as they come."""
+"""A model that compiles in a second, and batches of very uneven lengths."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def tiny_model() -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def make_batch() -> Callable[..., Batch]:
-    """A batch of random tokens: rows of very different length, the last ones of padding only."""
+    """Makes a batch of random tokens. Its rows have very different lengths; the last ones are empty."""
 
     def make(seed: int, rows: int, S: int, T: int, empty_rows: int) -> Batch:
         generator = np.random.default_rng(seed)
@@ -60,9 +60,9 @@ class InterruptedBatches(Batches):
 
 @pytest.fixture(scope="session")
 def tiny_batches() -> Callable[..., Batches]:
-    """Batches of random pairs, 4 an epoch; source and target have each one token, repeated.
+    """Makes batches of random pairs, 4 per epoch. Each sentence repeats one token.
 
-    With `interrupted_at`, the process that takes them ends before the step after this one.
+    Taking batch `interrupted_at` raises InterruptedError, as if the process had been killed after that many steps.
     """
 
     def make(

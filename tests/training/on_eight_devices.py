@@ -1,7 +1,8 @@
-"""Tests for a process with eight simulated CPU devices; `test_parallel.py` starts it.
+"""Tests on eight simulated CPU devices, in a process that `test_parallel.py` starts.
 
-One float32 step on eight devices differs from one on one device in the order of sums only. After twenty steps of Adam
-the parameters, of order one, were measured to differ by up to 1e-6, and Adam's means, relative to the largest, by 1e-5.
+A float32 step on eight devices differs from a step on one device only in the order of sums. After twenty Adam steps, a
+measurement found differences of up to 1e-6 in parameters of order one, and of 1e-5 in Adam's means relative to the
+largest.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ STEPS = 20
 
 @pytest.fixture(scope="module")
 def batches(make_batch: Callable[..., Batch]) -> list[Batch]:
-    """Of 16 rows, the last three empty: two of the eight devices have an empty row more than the others."""
+    """Batches of 16 rows. The last three are empty, so three of the eight devices have one empty row."""
     return [make_batch(n, rows=16, S=6, T=7, empty_rows=3) for n in range(STEPS)]
 
 
@@ -52,12 +53,12 @@ def on_eight_devices(config: ModelConfig, batches: list[Batch]) -> tuple:
 
 
 def on_one_device(config: ModelConfig, batches: list[Batch], accumulation_steps: int = 1) -> tuple:
-    pieces = jax.tree.map(lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), batches)
-    return run(jax.jit, config, pieces)
+    split = jax.tree.map(lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), batches)
+    return run(jax.jit, config, split)
 
 
 def assert_same_run(actual: tuple, expected: tuple) -> None:
-    """Equal states, in shape too (no axis of devices), and equal metrics of every step."""
+    """Requires equal states, including their shapes (no axis of devices), and equal metrics of every step."""
     (state, log), (expected_state, expected_log) = actual, expected
     for step, ours, theirs in zip(range(STEPS), log, expected_log, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5), step
@@ -89,7 +90,7 @@ def test_batch_norm_has_the_statistics_of_all_devices(tiny_model, batches):
         assert float(sums[name]) == pytest.approx(float(value), rel=1e-5), name
 
 
-def test_a_run_goes_on_with_another_number_of_devices(tiny_model, tiny_batches, tmp_path, monkeypatch):
+def test_a_run_resumes_with_another_number_of_devices(tiny_model, tiny_batches, tmp_path, monkeypatch):
     config = Config(
         data=DataConfig(max_length=32),
         model=tiny_model,
@@ -109,7 +110,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tiny_model, tiny_batches, 
         run_dir.mkdir(exist_ok=True)
         with Checkpoints(run_dir, 2, "print") as checkpoints:
             changed = dataclasses.replace(config, run_dir=str(run_dir), training=shorter)
-            # Of at most 7 filled rows: on eight devices, the last always has an empty row.
+            # At most 7 rows are filled, so on eight devices the last one always has an empty row.
             batches = tiny_batches(pairs=33, row_multiple=parallel.num_devices())
             assert batches.shape[2] == (7 if parallel.num_devices() == 1 else 8)
             loop.train(changed, batches, None, checkpoints, dtype="float32")
@@ -128,11 +129,11 @@ def test_a_run_goes_on_with_another_number_of_devices(tiny_model, tiny_batches, 
 
 @pytest.mark.parametrize("saved", ["one device", "replicated", "sharded"])
 def test_a_state_restores_into_any_layout(tiny_model, tmp_path, capfd, saved):
-    """Saved from one device, all devices or shards of them; restored to the host, replicated and in shards."""
+    """It is saved from one device, replicated or sharded, and restored to the host, replicated and sharded."""
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
     def sharded(leaf: Any) -> NamedSharding:
-        """The first axis that divides over four devices; the other two groups have copies."""
+        """Shards the first axis that four devices can share; both groups of four have a copy."""
         axis = next((axis for axis, size in enumerate(leaf.shape) if size % 4 == 0), None)
         return NamedSharding(mesh, PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "model"))
 

@@ -1,6 +1,7 @@
-"""When a run is logged, validated, saved and stopped, and that a resumed run does all of it as an uninterrupted one.
+"""The intervals of logging, validation and saving, patience, and resuming.
 
-The model is two numbers and a step an addition: how the loop keeps its books does not depend on them.
+A resumed run must log and save exactly what an uninterrupted one does. The model here is two numbers and a step is one
+line of arithmetic, because the loop does not depend on them.
 """
 
 import itertools
@@ -17,6 +18,7 @@ import pytest
 
 from transformer.checkpoint import Checkpoints, load_params
 from transformer.config import Config, DataConfig, ModelConfig, TrainingConfig
+from transformer.counters import Counters
 from transformer.interruption import Interrupted
 from transformer.run_dir import checkpoint_steps, is_finished, open_run, records, saved_steps
 from transformer.training import loop, metrics, parallel
@@ -44,7 +46,7 @@ def eval_step(params: Any, batch: Any, **_: Any) -> dict[str, jax.Array]:
 
 @pytest.fixture(autouse=True)
 def two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model, and a clock that each look at it moves by twenty seconds."""
+    """Patches in a model of two numbers, and a clock that advances by 20 seconds each time it is read."""
     clock = itertools.count(step=20)
     monkeypatch.setattr(loop, "create_state", create_state)
     monkeypatch.setattr(loop, "train_step", train_step)
@@ -74,7 +76,7 @@ def train(tiny_batches) -> Any:
 
 
 def lines(run_dir: Path, key: str = "step") -> list[dict[str, Any]]:
-    """The log's lines that have this key, without what depends on the time."""
+    """The lines of the log that have this key, without the speed, which varies."""
     every = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{name: line[name] for name in line if name != "tokens_per_second"} for line in every if key in line]
 
@@ -83,7 +85,7 @@ def steps_of(run_dir: Path, key: str) -> list[int]:
     return [line["step"] for line in lines(run_dir, key)]
 
 
-def test_logs_validates_and_saves_at_intervals_of_their_own(train, tmp_path):
+def test_logging_validation_and_saving_have_intervals_of_their_own(train, tmp_path):
     train(config_of(tmp_path, log_every=3, validate_every=4, save_every=5))
     assert steps_of(tmp_path, "loss") == [3, 4, 6, 8, 9, 12]
     assert steps_of(tmp_path, "validation_loss") == [4, 8, 12]
@@ -97,16 +99,16 @@ def test_the_last_step_is_logged_validated_and_saved(train, tmp_path):
     assert steps_of(tmp_path, "loss") == steps_of(tmp_path, "validation_loss") == saved_steps(tmp_path) == [7]
 
 
-def test_saves_at_each_validation_unless_told_otherwise(train, tmp_path):
+def test_saves_at_each_validation_by_default(train, tmp_path):
     train(config_of(tmp_path, validate_every=5))
     assert saved_steps(tmp_path) == steps_of(tmp_path, "validation_loss") == [5, 10, 12]
 
 
-def test_a_checkpoint_of_the_clock_lasts_until_the_next(train, tmp_path):
+def test_a_checkpoint_saved_by_time_lasts_until_the_next(train, tmp_path):
     clocked = config_of(tmp_path, validate_every=4, save_minutes=1.0, keep_last=2)
     with pytest.raises(InterruptedError):
         train(clocked, interrupted_at=11)
-    # One look at the clock a step, and one after each save: a minute has passed at the third step after a save.
+    # The clock is read once per step and once after each save, so a minute has passed at the third step after a save.
     assert [(record.step, record.resume_only) for record in records(tmp_path)] == [(4, False), (8, False), (11, True)]
     assert checkpoint_steps(tmp_path, average=2) == [4, 8]
     train(clocked)
@@ -124,8 +126,8 @@ CADENCES = [
 
 @pytest.mark.parametrize("cadences", CADENCES)
 def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(train, tmp_path, cadences):
-    whole = tmp_path / "whole"
-    train(config_of(whole, **cadences))
+    uninterrupted = tmp_path / "uninterrupted"
+    train(config_of(uninterrupted, **cadences))
     resumed_from = set()
     for step in (3, 5, 8, 11):
         run_dir = tmp_path / str(step)
@@ -135,9 +137,9 @@ def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(train, tm
         except InterruptedError:
             resumed_from |= {(record.step, record.resume_only) for record in records(run_dir)[-1:]}
         train(config)
-        assert lines(run_dir) == lines(whole)
-        assert saved_steps(run_dir) == saved_steps(whole)
-        assert last_params(run_dir).tobytes() == last_params(whole).tobytes()
+        assert lines(run_dir) == lines(uninterrupted)
+        assert saved_steps(run_dir) == saved_steps(uninterrupted)
+        assert last_params(run_dir).tobytes() == last_params(uninterrupted).tobytes()
     assert len(resumed_from) >= 2
     assert any(resume_only for _, resume_only in resumed_from) == ("save_minutes" in cadences)
 
@@ -148,10 +150,10 @@ def last_params(run_dir: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("cadences", CADENCES)
 def test_a_signal_during_a_validation_repeats_it(train, tmp_path, monkeypatch, cadences):
-    """Its checkpoint is that of the step before the validation, which the resumed run begins with."""
-    whole = tmp_path / "whole"
-    train(config_of(whole, **cadences))
-    for number in range(1, 1 + len(steps_of(whole, "validation_loss"))):
+    """The checkpoint is of the step before the validation, and the resumed run begins with that validation."""
+    uninterrupted = tmp_path / "uninterrupted"
+    train(config_of(uninterrupted, **cadences))
+    for number in range(1, 1 + len(steps_of(uninterrupted, "validation_loss"))):
         run_dir = tmp_path / str(number)
         config = config_of(run_dir, **cadences)
         left = iter(range(number - 1))
@@ -166,20 +168,20 @@ def test_a_signal_during_a_validation_repeats_it(train, tmp_path, monkeypatch, c
             with pytest.raises(Interrupted):
                 train(config)
         last = records(run_dir)[-1]
-        assert (last.step, last.resume_only) == (steps_of(whole, "validation_loss")[number - 1], True)
+        assert (last.step, last.resume_only) == (steps_of(uninterrupted, "validation_loss")[number - 1], True)
         assert not is_finished(run_dir)
         train(config)
-        assert lines(run_dir) == lines(whole)
-        assert saved_steps(run_dir) == saved_steps(whole)
-        assert last_params(run_dir).tobytes() == last_params(whole).tobytes()
+        assert lines(run_dir) == lines(uninterrupted)
+        assert saved_steps(run_dir) == saved_steps(uninterrupted)
+        assert last_params(run_dir).tobytes() == last_params(uninterrupted).tobytes()
 
 
 @pytest.mark.parametrize("cadences", CADENCES)
 def test_a_signal_between_any_two_steps_changes_nothing(train, tmp_path, monkeypatch, cadences):
-    whole, run_dir = tmp_path / "whole", tmp_path / "run"
-    train(config_of(whole, **cadences))
+    uninterrupted, run_dir = tmp_path / "uninterrupted", tmp_path / "run"
+    train(config_of(uninterrupted, **cadences))
     config = config_of(run_dir, **cadences)
-    for step in range(1, 1 + lines(whole)[-1]["step"]):
+    for step in range(1, 1 + lines(uninterrupted)[-1]["step"]):
         looks = itertools.count()
 
         def check(looks: Any = looks, first: bool = step == 1) -> None:
@@ -192,17 +194,17 @@ def test_a_signal_between_any_two_steps_changes_nothing(train, tmp_path, monkeyp
                 train(config)
         assert [record.step for record in records(run_dir)[-1:]] == ([step - 1] if step > 1 else [])
     train(config)
-    assert lines(run_dir) == lines(whole)
-    assert saved_steps(run_dir) == saved_steps(whole)
-    assert last_params(run_dir).tobytes() == last_params(whole).tobytes()
+    assert lines(run_dir) == lines(uninterrupted)
+    assert saved_steps(run_dir) == saved_steps(uninterrupted)
+    assert last_params(run_dir).tobytes() == last_params(uninterrupted).tobytes()
 
 
-def test_patience_counts_validations_and_stays_over(train, tmp_path, monkeypatch):
+def test_patience_counts_validations_and_stays_exhausted(train, tmp_path, monkeypatch):
     losses = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.4}
     monkeypatch.setattr(loop, "validate", lambda _, state, __: losses[int(state.step)])
     config = config_of(tmp_path, steps=40, validate_every=2, save_every=5, patience=2)
     with pytest.raises(InterruptedError):
-        train(config, interrupted_at=7)  # it resumes from step 5: no checkpoint is left of the best loss
+        train(config, interrupted_at=7)  # the run resumes from step 5, so the step of the best loss has no checkpoint
     for _ in range(2):
         train(config)
         assert steps_of(tmp_path, "validation_loss") == [2, 4, 6, 8]
@@ -211,11 +213,11 @@ def test_patience_counts_validations_and_stays_over(train, tmp_path, monkeypatch
         assert is_finished(tmp_path)
 
 
-def test_no_speed_has_the_time_of_validations_and_saves_in_it(train, tmp_path, monkeypatch):
+def test_the_speed_excludes_the_time_of_validations_and_saves(train, tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0)
 
     def split(*arguments: Any, split: Any = parallel.split) -> Any:
-        clock.now += 2.0  # a step
+        clock.now += 2.0  # seconds per step
         return split(*arguments)
 
     def validate(*_: Any) -> float:
@@ -241,3 +243,13 @@ def constant(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
     one = jnp.ones(())
     sums = {"loss_sum": one, "target_tokens": 6 * one, "source_tokens": 4 * one, "gradient_norm": one}
     return state._replace(step=state.step + 1), sums
+
+
+def test_counters_keep_the_latest_of_the_lowest_losses():
+    counters = Counters()
+    since_best = []
+    for loss in (3.0, 2.0, 2.5, 2.0, 2.1, 2.2):
+        counters = counters.after_validation(loss)
+        since_best.append(counters.validations_since_best)
+    assert since_best == [0, 0, 1, 0, 1, 2]
+    assert counters.best_loss == 2.0

@@ -63,7 +63,7 @@ def config(tiny_model, tmp_path_factory) -> Config:
 
 @pytest.fixture(scope="module")
 def finished(config, tiny_batches) -> dict[str, Any]:
-    """An uninterrupted run: the parameters that `evaluate` was given, and how often the steps were traced."""
+    """Trains an uninterrupted run; returns the variables given to `evaluate`, and how often the steps were traced."""
     seen: dict[str, Any] = {"variables": [], "train": 0, "eval": 0}
 
     def evaluate(variables: Any) -> dict[str, float]:
@@ -122,21 +122,21 @@ def test_a_finished_run_does_nothing(config, finished, tiny_batches):
     assert read_metrics(config) == lines
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(config, finished, tiny_batches, tmp_path, monkeypatch):
-    """From step 5, between two lines of the log, saved because a minute had passed: at each look a minute has."""
+def test_an_interrupted_run_resumes_bit_for_bit(config, finished, tiny_batches, tmp_path, monkeypatch):
+    """It resumes from step 5, between two lines of the log. Each reading of the clock finds a minute passed."""
     broken = in_run_dir(config, tmp_path, save_minutes=1.0)
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=itertools.count(step=60).__next__))
     bleu = itertools.count(1.0)
 
-    def go_on(**arguments: Any) -> None:
+    def train_once(**arguments: Any) -> None:
         validation = tiny_batches(pairs=9, shuffle=False)
         evaluate = lambda _: {"validation_bleu": next(bleu)}  # noqa: E731
         train(broken, tiny_batches(**arguments), validation_batches=validation, evaluate=evaluate)
 
     with pytest.raises(InterruptedError):
-        go_on(interrupted_at=5)
+        train_once(interrupted_at=5)
     assert [(record.step, record.resume_only) for record in records(tmp_path)] == [(4, False), (5, True)]
-    go_on()
+    train_once()
     assert checkpoint_steps(broken) == [4, 8, 12]
     assert without_speeds(broken) == without_speeds(config)
     jax.tree.map(
@@ -151,7 +151,7 @@ def without_speeds(config: Config) -> list[dict[str, Any]]:
 
 
 def test_accumulation_steps_change_nothing_but_rounding(config, tiny_batches, tmp_path):
-    """Dropout included: the batches have the same pairs in the same rows, and empty rows behind them."""
+    """Not even dropout changes: the pairs are in the same rows, followed by empty rows."""
     for steps, rows in ((1, 7), (4, 8)):
         batches = tiny_batches(pairs=33, row_multiple=steps)
         assert batches.shape[2] == rows
@@ -160,21 +160,21 @@ def test_accumulation_steps_change_nothing_but_rounding(config, tiny_batches, tm
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), four, one)
 
 
-def test_what_is_not_finite_ends_the_run_and_is_not_kept(config, finished, tiny_batches, tmp_path):
+def test_values_that_are_not_finite_stop_the_run_and_are_not_saved(config, finished, tiny_batches, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(config.run_dir, run_dir, ignore=shutil.ignore_patterns("12"))
     absurd = OptimizerConfig(schedule="inverse_sqrt", peak=1e38, warmup_steps=1)
     bad = dataclasses.replace(config, run_dir=str(run_dir), optimizer=absurd)
     validation = tiny_batches(pairs=9, shuffle=False)
     validating = in_run_dir(bad, run_dir, validate_every=1)
-    message = r"Training has diverged: {} at step {}\. The last good checkpoint is 8\."
+    message = r"Training diverged at step {} \({}\)\. The last good checkpoint is step 8\."
     for changed, batches, what, step in (
-        (bad, None, "loss nan and gradient norm nan", 10),  # step 9 was the first with this rate
+        (bad, None, "loss nan, gradient norm nan", 10),  # step 9 was the first with this rate
         (validating, validation, "validation loss nan", 9),
     ):
         with (
             Checkpoints(run_dir, 3, "print") as checkpoints,
-            pytest.raises(InputError, match=message.format(what, step)),
+            pytest.raises(InputError, match=message.format(step, what)),
         ):
             loop.train(changed, tiny_batches(), batches, checkpoints, dtype="float32")
         assert checkpoint_steps(bad) == [4, 8]
@@ -182,7 +182,7 @@ def test_what_is_not_finite_ends_the_run_and_is_not_kept(config, finished, tiny_
 
 @pytest.mark.slow
 def test_learns_to_reverse(tmp_path):
-    """From text to text: a small model learns to write a word backwards."""
+    """A small model learns to write words backwards, from text to text."""
     generator = random.Random(0)
     words = list({"".join(generator.choices("abcdefgh", k=generator.randint(2, 7))) for _ in range(5000)})
     words.sort()
@@ -191,7 +191,7 @@ def test_learns_to_reverse(tmp_path):
     config = Config(
         run_dir=str(tmp_path),
         model=ModelConfig(
-            vocabulary_size=259,  # the bytes and the special ids: no piece is longer than a letter
+            vocabulary_size=259,  # the bytes and the special ids, so that every token is one letter
             d_model=64,
             num_heads=4,
             d_ff=128,

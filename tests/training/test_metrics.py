@@ -19,7 +19,7 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line, parse_constant=refuse) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_log_writes_one_object_a_line_at_once(tmp_path: Path):
+def test_log_writes_and_flushes_one_object_per_line(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     with MetricsLog(path, 0) as log:
         log.write(100, loss=3.25, learning_rate=1.5e-3)
@@ -28,7 +28,7 @@ def test_log_writes_one_object_a_line_at_once(tmp_path: Path):
         assert read(path)[1] == {"step": 200, "loss": 3.0, "note": "größer"}
 
 
-def test_log_has_null_for_what_is_not_finite(tmp_path: Path):
+def test_log_has_null_for_values_that_are_not_finite(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     with MetricsLog(path, 0) as log:
         log.write(1, loss=math.nan, perplexity=math.inf, low=-math.inf, tokens=7)
@@ -38,7 +38,7 @@ def test_log_has_null_for_what_is_not_finite(tmp_path: Path):
 @pytest.mark.parametrize(
     "torn", ["", '{"step": 400, "lo', '{"step": 100}', "\0\0\0", "12\n", "[]\n", '{"loss": 1}\n', '{"step": "1"}\n']
 )
-def test_log_goes_on_from_the_step_that_is_resumed(tmp_path: Path, torn: str):
+def test_log_continues_from_the_resumed_step(tmp_path: Path, torn: str):
     path = tmp_path / "metrics.jsonl"
     with MetricsLog(path, 0) as log:
         for step in (100, 200, 200, 300):
@@ -52,7 +52,7 @@ def test_log_goes_on_from_the_step_that_is_resumed(tmp_path: Path, torn: str):
 
 
 class Clock:
-    """A clock that tests move by hand."""
+    """A clock that tests advance by hand."""
 
     def __init__(self) -> None:
         self.now = 50.0
@@ -84,7 +84,7 @@ def test_progress_prints_plain_lines(clock: Clock, capsys: pytest.CaptureFixture
     ]
 
 
-def test_speed_does_not_count_what_is_not_training(clock: Clock, capsys: pytest.CaptureFixture):
+def test_speed_excludes_pauses(clock: Clock, capsys: pytest.CaptureFixture):
     with Progress(8000, 0) as progress:
         clock.now += 10
         progress.count(500)
@@ -139,9 +139,9 @@ def test_progress_is_a_bar_on_a_terminal():
     os.close(theirs)
     shown = b""
     try:
-        while piece := os.read(ours, 4096):
-            shown += piece
-    except OSError:  # how Linux says that the other end is closed
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # on Linux, the other end is closed
         pass
     os.close(ours)
     assert process.wait(timeout=60) == 0

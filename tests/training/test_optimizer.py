@@ -19,7 +19,7 @@ from transformer.training.optimizer import rates as rates_of_updates
 
 
 def rates(schedule: optax.Schedule, steps: int) -> np.ndarray:
-    """The rates of the updates 1 to `steps`, as a jitted step sees them: `count` is an int32 array."""
+    """The rates of updates 1 to `steps`, computed as in a jitted step, where `count` is an int32 array."""
     counts = jnp.arange(steps, dtype=jnp.int32)
     return np.asarray(jax.jit(jax.vmap(schedule))(counts), np.float64)
 
@@ -42,10 +42,10 @@ def test_inverse_sqrt_schedule(final_fraction: float):
         expected[600:] = expected[600] * (1000 - np.arange(600, 1000)) / 400
     schedule = inverse_sqrt_schedule(1.5e-3, 100, 1000, final_fraction)
     np.testing.assert_allclose(rates(schedule, 1000), expected, rtol=1e-6)
-    assert (rates(schedule, 1001)[-1] == 0) == (final_fraction > 0)  # behind the last update, which is not made with 0
+    assert (rates(schedule, 1001)[-1] == 0) == (final_fraction > 0)  # only after the last update
 
 
-def test_inverse_sqrt_is_the_paper_s_by_its_peak():
+def test_inverse_sqrt_is_the_schedule_of_the_paper_given_its_peak():
     paper = paper_schedule(512, 4000)
     by_peak = inverse_sqrt_schedule((512 * 4000) ** -0.5, 4000, 20_000)
     np.testing.assert_allclose(rates(by_peak, 20_000), rates(paper, 20_000), rtol=1e-6)
@@ -90,7 +90,7 @@ def test_learning_rate_is_the_configured_schedule(config: OptimizerConfig, expec
 
 
 @pytest.mark.parametrize("final_fraction", [0.0, 0.4])
-def test_the_rates_to_look_at_are_those_of_the_updates(final_fraction: float):
+def test_rates_lists_the_rate_of_each_update(final_fraction: float):
     schedule = inverse_sqrt_schedule(1.5e-3, 100, 1000, final_fraction)
     np.testing.assert_allclose(rates_of_updates(schedule, 1000), rates(schedule, 1000), rtol=1e-6)
 

@@ -11,7 +11,7 @@ from transformer.training.parallel import num_devices, split
 
 
 def test_on_eight_devices():
-    """The tests of `on_eight_devices.py`, in a process of their own: how many devices there are is settled at start."""
+    """Runs `on_eight_devices.py` in a process of its own, because JAX fixes the number of devices when it starts."""
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
@@ -29,7 +29,7 @@ def test_on_eight_devices():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_rows_are_dealt_out_in_turn(make_batch, monkeypatch):
+def test_rows_are_split_in_turn(make_batch, monkeypatch):
     assert num_devices() == jax.local_device_count()
     monkeypatch.setattr(jax, "local_device_count", lambda: 2)
     batch = make_batch(0, rows=12, S=5, T=4, empty_rows=3)
@@ -37,7 +37,7 @@ def test_rows_are_dealt_out_in_turn(make_batch, monkeypatch):
     assert rows.tolist() == [[[0, 6], [1, 7], [2, 8]], [[3, 9], [4, 10], [5, 11]]]
     assert split(batch).row.tolist() == [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]
     for dealt in (split(batch, 3), split(batch)):
-        for whole, parts in zip(jax.tree.leaves(batch), jax.tree.leaves(dealt), strict=True):
-            assert parts.dtype == whole.dtype
-            np.testing.assert_array_equal(parts, whole[dealt.row])
+        for all_rows, parts in zip(jax.tree.leaves(batch), jax.tree.leaves(dealt), strict=True):
+            assert parts.dtype == all_rows.dtype
+            np.testing.assert_array_equal(parts, all_rows[dealt.row])
     assert isinstance(split(batch), Batch)

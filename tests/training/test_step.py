@@ -32,8 +32,8 @@ def jitted_step(config: ModelConfig) -> Any:
     return jax.jit(step)
 
 
-def pieces(batch: Batch, accumulation_steps: int) -> Batch:
-    """The batch with its rows dealt out to accumulation steps."""
+def micro_batches(batch: Batch, accumulation_steps: int) -> Batch:
+    """The batch with its rows split into micro-batches."""
     return jax.tree.map(lambda x: np.moveaxis(x.reshape(-1, accumulation_steps, *x.shape[1:]), 1, 0), batch)
 
 
@@ -74,7 +74,7 @@ def test_update_is_the_gradient_of_the_mean_loss_per_token(tiny_model, make_batc
     state = create_state(Transformer(config), OPTIMIZER, SEED)._replace(step=jnp.int32(3))
     key = dropout_key(SEED, 3, jnp.asarray(batch.row)) if dropout else None
     loss, gradient = plain_update(config)(state.params, batch, key)
-    new_state, metrics = jitted_step(config)(state, pieces(batch, accumulation_steps))
+    new_state, metrics = jitted_step(config)(state, micro_batches(batch, accumulation_steps))
 
     expected = jax.tree.map(lambda leaf, slope: leaf - slope, state.params, gradient)
     assert_close(new_state.params, expected)
@@ -89,19 +89,19 @@ def test_update_is_the_gradient_of_the_mean_loss_per_token(tiny_model, make_batc
     }
 
 
-def test_a_batch_without_the_axis_of_accumulation_is_one_step(tiny_model, make_batch):
+def test_a_batch_without_an_accumulation_axis_is_one_micro_batch(tiny_model, make_batch):
     state = create_state(Transformer(tiny_model), OPTIMIZER, SEED)
     batch = make_batch(0, rows=8, S=6, T=7, empty_rows=2)
-    plain, accumulated = (jitted_step(tiny_model)(state, given) for given in (batch, pieces(batch, 1)))
+    plain, accumulated = (jitted_step(tiny_model)(state, given) for given in (batch, micro_batches(batch, 1)))
     jax.tree.map(np.testing.assert_array_equal, plain, accumulated)
     with pytest.raises(
-        InputError, match=r"\[accumulation, B, \.\.\.\], but .* of shape \[1, 2, 4\]\. The axis of devices"
+        InputError, match=r"\[accumulation, B, \.\.\.\], but .* has the shape \[1, 2, 4\]\. To use an axis of devices"
     ):
-        jitted_step(tiny_model)(state, jax.tree.map(lambda x: x[None], pieces(batch, 2)._replace()))
+        jitted_step(tiny_model)(state, jax.tree.map(lambda x: x[None], micro_batches(batch, 2)._replace()))
 
 
 def test_a_state_has_what_the_model_applies(tiny_model, make_batch):
-    """`state.params` is what `Transformer.apply` takes first, of batch norm too; a key begins it as a seed does."""
+    """`Transformer.apply` takes `state.params` first, with batch norm too. A seed and its key give the same state."""
     model = Transformer(dataclasses.replace(tiny_model, norm="batch"))
     state = create_state(model, OPTIMIZER, jax.random.key(SEED))
     jax.tree.map(np.testing.assert_array_equal, state, create_state(model, OPTIMIZER, SEED))
@@ -115,7 +115,7 @@ def test_a_state_has_what_the_model_applies(tiny_model, make_batch):
 def test_dropout_differs_between_steps_and_rows(tiny_model, make_batch):
     step = jitted_step(tiny_model)
     state = create_state(Transformer(tiny_model), OPTIMIZER, SEED)
-    batch = pieces(make_batch(0, rows=8, S=6, T=7, empty_rows=2), 1)
+    batch = micro_batches(make_batch(0, rows=8, S=6, T=7, empty_rows=2), 1)
     losses = [
         float(step(state._replace(step=jnp.int32(number)), batch._replace(row=batch.row + shift))[1]["loss_sum"])
         for number, shift in ((0, 0), (1, 0), (0, 8), (0, 0))
@@ -126,7 +126,7 @@ def test_dropout_differs_between_steps_and_rows(tiny_model, make_batch):
 
 def test_a_batch_of_padding_changes_nothing(tiny_model, make_batch):
     state = create_state(Transformer(tiny_model), OPTIMIZER, SEED)
-    new_state, metrics = jitted_step(tiny_model)(state, pieces(make_batch(0, rows=8, S=6, T=7, empty_rows=8), 1))
+    new_state, metrics = jitted_step(tiny_model)(state, micro_batches(make_batch(0, rows=8, S=6, T=7, empty_rows=8), 1))
     jax.tree.map(np.testing.assert_array_equal, new_state.params, state.params)
     assert {name: float(value) for name, value in metrics.items()} == dict.fromkeys(metrics, 0.0)
 
@@ -153,8 +153,8 @@ def test_state_before_the_first_step(tiny_model):
     jax.tree.map(np.testing.assert_array_equal, state, create_state(model, optimizer, 1))
 
 
-def test_a_state_on_disk_has_the_names_that_it_began_with(tiny_model, tmp_path):
-    """So that earlier runs can be resumed."""
+def test_the_names_of_a_state_on_disk_never_change(tiny_model, tmp_path):
+    """Runs of earlier versions depend on these names."""
     state = create_state(Transformer(dataclasses.replace(tiny_model, norm="batch")), OPTIMIZER, 1)
     with Checkpoints(tmp_path, 1, "print") as checkpoints:
         checkpoints.save(7, state, {})

@@ -48,7 +48,9 @@ def main(arguments: list[str]) -> None:
             run(config)
     except Interrupted as error:
         saved = records(config.run_dir) if (Path(config.run_dir) / "config.json").exists() else []
-        advice = f"The same command resumes from step {saved[-1].step:,}." if saved else "No step was saved."
+        advice = "No checkpoint was saved, so the same command starts over."
+        if saved:
+            advice = f"The same command resumes from step {saved[-1].step:,}."
         raise Interrupted(error.signal, advice) from None
 
 

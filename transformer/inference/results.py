@@ -19,7 +19,7 @@ from transformer.config_files import from_json, to_json
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
 from transformer.files import PART, write_lines, write_whole
-from transformer.inference.evaluate import Scores
+from transformer.inference.evaluate import BleuScore, ExactMatch, LengthBucket, Score, Scores
 from transformer.inference.metrics import Metrics, metrics_of
 from transformer.inference.translator import Translator
 from transformer.run_dir import training_data
@@ -162,3 +162,27 @@ def read_result(folder: str | Path) -> Result:
     targets, *further = map(list, zip(*references, strict=True))
     pairs = Pairs([row["source"] for row in rows], targets, further_references=tuple(further))
     return Result(str(folder), pairs, lines, **about)
+
+
+def read_scores(file: Path) -> Scores:
+    """Reads the scores in a `scores.json`.
+
+    Raises: InputError if the file is missing, or was written by an earlier version.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        by_metric: dict[str, Score] = {}
+        for name, kind in (("bleu", BleuScore), ("chrf", Score), ("ter", Score)):
+            if name in values:
+                parts: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values[name].items()}
+                by_metric[name] = kind(**parts)
+        return Scores(
+            by_metric=by_metric,
+            bleu_by_length={length: LengthBucket(**own) for length, own in values["bleu_by_length"].items()},
+            exact_match=ExactMatch(**values["exact_match"]),
+            exact_match_by_tag={tag: ExactMatch(**own) for tag, own in values["exact_match_by_tag"].items()},
+            loss=values["loss"],
+            warnings=tuple(values["warnings"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"Cannot read the scores in {file} ({error!r}). Evaluate again.") from error

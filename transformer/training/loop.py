@@ -1,4 +1,4 @@
-"""The whole training run."""
+"""The training loop, with logging, validation, checkpoints and resuming."""
 
 import math
 import time
@@ -35,23 +35,24 @@ def train(
     dtype: str,
     evaluate: Callable[[Params], dict[str, float]] | None = None,
 ) -> None:
-    """Trains to `config.training.steps`, from the last checkpoint if there is one.
+    """Trains up to step `config.training.steps`, resuming from the last checkpoint.
 
-    Steps are logged, validated and saved at intervals of their own; the last step is all three. A deferred signal (see
-    `interruption`) ends training after the current step, or within the validation after it, with a `resume_only`
-    checkpoint. If the validation was not complete, the resumed run begins with it.
+    Logging, validation and saving each have their own interval; the last step does all three. A deferred signal (see
+    `interruption`) ends training after the current step, or during the validation that follows it, and leaves a
+    `resume_only` checkpoint. If the signal came during a validation, the resumed run repeats that validation first.
 
     Args:
-        config: the experiment.
-        train_batches: the training pairs; the batch of step n is `train_batches[n]`.
-        validation_batches: the validation pairs, one epoch; None for no validation.
-        checkpoints: where the state is kept.
-        dtype: the compute type, resolved.
-        evaluate: further scores of the validation set (BLEU), by name, from what `Transformer.apply` takes first.
+        config: The experiment.
+        train_batches: The training pairs; step n + 1 uses `train_batches[n]`.
+        validation_batches: One epoch of the validation pairs; None skips validation.
+        checkpoints: Where the state is saved to and restored from.
+        dtype: The compute dtype, `bfloat16` or `float32`.
+        evaluate: Computes further validation scores (BLEU), by name. Called at each validation with the variables that
+            `Transformer.apply` takes first.
 
     Raises:
-        DivergenceError: a loss or the gradient is not finite; the last good checkpoint is named.
-        Interrupted: a deferred signal has come; the last step that was made is saved.
+        DivergenceError: A loss or the gradient norm is not finite. The message names the last good checkpoint.
+        Interrupted: A deferred signal has arrived. The last completed step is saved.
     """
     training = config.training
     model = Transformer(config.model, dtype=jnp.dtype(dtype))
@@ -73,13 +74,13 @@ def train(
         return step % every == 0 or step == training.steps
 
     validate_every, save_every = training.validate_every, training.save_every or training.validate_every
-    with stage("drawing the parameters"):
+    with stage("initializing the parameters"):
         state, counters = parallel.replicate(create_state(model, optimizer, config.seed)), Counters()
-    print(f"{parameters.count(state.params):,} parameters")
+    print(f"model: {parameters.count(state.params):,} parameters")
     first, unfinished = 0, False
     if checkpoints.latest() is not None:
         layout = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        with stage("reading the last checkpoint"):
+        with stage("restoring the last checkpoint"):
             first, state = checkpoints.restore_latest(layout)
         record = checkpoints.record(first)
         counters = record.counters
@@ -92,8 +93,11 @@ def train(
         Progress(training.steps, first) as progress,
     ):
 
-        def account(counters: Counters, step: int, metrics: dict) -> Counters:
-            """Fetches one step's metrics, stops if they are not finite, and logs the mean loss where that is due."""
+        def record_step(counters: Counters, step: int, metrics: dict) -> Counters:
+            """Fetches and checks the metrics of a step, and logs the mean loss if due.
+
+            Returns: The counters including this step.
+            """
             values = {name: float(value) for name, value in metrics.items()}
             loss_sum, target_tokens, norm = (values[name] for name in ("loss_sum", "target_tokens", "gradient_norm"))
             require_finite(checkpoints, step, loss=loss_sum / max(target_tokens, 1.0), gradient_norm=norm)
@@ -106,10 +110,13 @@ def train(
             log.write(step, loss=loss, learning_rate=now, gradient_norm=norm, tokens_per_second=speed)
             return counters._replace(loss_sum=0.0, target_tokens=0.0)
 
-        def close(
+        def validate_and_save(
             state: TrainState, step: int, counters: Counters, *, overdue: bool = False
         ) -> tuple[Counters, dict[str, float]]:
-            """Validates and saves what a step leaves, where that is due; the counters then, and the scores."""
+            """Validates and saves the state after a step, each if it is due.
+
+            Returns: The counters including the validation, and the validation scores by name.
+            """
             scores: dict[str, float] = {}
             with progress.pause():
                 if due(step, validate_every) and validation_batches is not None:
@@ -122,7 +129,7 @@ def train(
                             scores |= evaluate(state.params)
                     log.write(step, **scores)
                     shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
-                    progress.print(f"step {step:,}: {shown}")
+                    progress.print(f"step {step:,}: {shown.replace('bleu', 'BLEU')}")
                 regular = due(step, save_every) or counters.out_of_patience(training.patience)
                 if regular or overdue:
                     checkpoints.save(step, state, scores, counters, resume_only=not regular)
@@ -133,7 +140,7 @@ def train(
             if 0 < first < training.steps:
                 progress.print(f"resuming from step {first:,}")
             if unfinished:
-                counters, scores = close(state, first, counters, overdue=True)
+                counters, scores = validate_and_save(state, first, counters, overdue=True)
             saved = time.monotonic()
             last = first if counters.out_of_patience(training.patience) else training.steps
             for step, batch in enumerate(iterate(train_batches, first, last), start=first + 1):
@@ -141,21 +148,24 @@ def train(
                 state, metrics = step_fn(state, parallel.split(batch, training.accumulation_steps))
                 made, scores = step, {}
                 if pending is not None:
-                    counters = account(counters, *pending)  # one step late: the device never waits for the host
+                    counters = record_step(counters, *pending)  # one step late: the device never waits for the host
                 pending = step, metrics
                 overdue = training.save_minutes is not None and time.monotonic() - saved >= 60 * training.save_minutes
                 if not (overdue or due(step, validate_every) or due(step, save_every)):
                     continue
-                counters, pending = account(counters, *pending), None
-                counters, scores = close(state, step, counters, overdue=overdue)
+                counters, pending = record_step(counters, *pending), None
+                counters, scores = validate_and_save(state, step, counters, overdue=overdue)
                 if checkpoints.latest() == step:
                     saved = time.monotonic()
                 if counters.out_of_patience(training.patience):
-                    progress.print(f"Stopped: the last {training.patience} validations found no lower loss.")
+                    progress.print(
+                        f"Stopping early: the last {training.patience} validations did not lower the validation loss "
+                        "(--training.patience)."
+                    )
                     break
         except Interrupted:
             if pending is not None:
-                counters = account(counters, *pending)
+                counters = record_step(counters, *pending)
             if made and checkpoints.latest() != made:
                 checkpoints.save(made, state, scores, counters, resume_only=True)
             raise
@@ -163,19 +173,32 @@ def train(
 
 
 def require_finite(checkpoints: Checkpoints, step: int, **values: float) -> None:
-    """Raises: DivergenceError if a value is not finite, once the last checkpoint is complete."""
+    """Raises DivergenceError if a value is not finite.
+
+    Before that, it waits until the checkpoint being written is complete.
+
+    Args:
+        checkpoints: The run's checkpoints; the message names the last one.
+        step: The step at which the values were computed.
+        values: The values to check, by name.
+    """
     if not all(map(math.isfinite, values.values())):
         checkpoints.wait()
-        shown = " and ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+        shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+        steps = checkpoints.steps()
+        kept = f"The last good checkpoint is step {max(steps)}" if steps else "There is no earlier checkpoint"
         raise DivergenceError(
-            f"Training has diverged: {shown} at step {step}. The last good checkpoint is "
-            f"{max(checkpoints.steps(), default='none')}. Lower the learning rate, raise optimizer.warmup_steps or set "
-            "optimizer.clip_norm, in a new run directory."
+            f"Training diverged at step {step} ({shown}). {kept}. Lower the learning rate, raise "
+            "--optimizer.warmup-steps or set --optimizer.clip-norm, and train with a new --run-dir."
         )
 
 
 def validate(eval_fn: Callable, state: TrainState, batches: Batches) -> float:
-    """The mean loss over one epoch in nats per target token, unsmoothed."""
+    """The mean unsmoothed loss over one epoch, in nats per target token.
+
+    Raises:
+        Interrupted: A deferred signal has arrived.
+    """
     numbers = checked(range(batches.per_epoch))
     sums = [eval_fn(state.params, parallel.split(batches[n])) for n in numbers]
     total = jax.tree.map(lambda *values: float(np.sum([float(v) for v in checked(values)])), *sums)

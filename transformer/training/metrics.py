@@ -1,4 +1,4 @@
-"""What a person sees of a training run while it runs, and what stays of it in `metrics.jsonl`."""
+"""The progress display of a training run and its log, `metrics.jsonl`."""
 
 import collections
 import json
@@ -15,30 +15,33 @@ from transformer.files import write_whole
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line, with its `step` first; appended to when a run is resumed.
+    """The log `metrics.jsonl` of a run, with one JSON object per line.
 
-    Lines of steps after `resumed_step`, and lines that a crash has damaged, are cut when the file is opened, so that
-    nothing is told twice. A step may still have two lines, one of training and one of validation.
+    `step` is the first key of every line. A resumed run appends to the file. Opening the file removes lines damaged by
+    a crash, and lines of steps after `resumed_step`, which will be logged again. A step may have two lines, one for
+    training and one for validation.
     """
 
     def __init__(self, path: Path, resumed_step: int, *, validated: bool = True) -> None:
         """Opens the file.
 
         Args:
-            path: The file; created if it is not there.
-            resumed_step: Updates made before this start: 0, or the step of the checkpoint that the run goes on from.
-            validated: Whether the validation at that step is part of the checkpoint. If not, it will be made again.
+            path: The file; created if missing.
+            resumed_step: Step of the checkpoint that the run resumes from; 0 for a new run.
+            validated: Whether the checkpoint includes the validation at that step. If not, its line is removed, because
+                the validation will be repeated.
         """
         if path.exists():
-            _cut(path, resumed_step, validated)
+            _truncate(path, resumed_step, validated)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, **values: float | int | str | None) -> None:
         """Appends one line and flushes it.
 
         Args:
-            step: The optimizer update that the values belong to.
-            values: What was measured; a value that is not finite becomes `null`, as JSON has no word for it.
+            step: The step that the values belong to.
+            values: The measured values, by name. A value that is not finite becomes `null`, because JSON has neither
+                NaN nor infinity.
         """
         line = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -54,14 +57,14 @@ class MetricsLog:
         self._file.close()
 
 
-def _cut(path: Path, last_step: int, validated: bool) -> None:
+def _truncate(path: Path, last_step: int, validated: bool) -> None:
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             values = json.loads(line)
             keep = values["step"] <= last_step and line.endswith(b"\n")
             keep &= validated or values["step"] < last_step or "validation_loss" not in values
-        except (ValueError, TypeError, KeyError):  # torn by a crash, which may leave valid JSON such as a number
+        except (ValueError, TypeError, KeyError):  # truncated by a crash, perhaps to valid JSON such as a number
             continue
         if keep:
             kept.append(line)
@@ -69,19 +72,19 @@ def _cut(path: Path, last_step: int, validated: bool) -> None:
 
 
 class Progress:
-    """The progress of a run: a bar where stdout is a terminal, otherwise one plain line at each update."""
+    """A progress bar on a terminal, otherwise one plain line per update."""
 
     def __init__(self, steps: int, resumed_step: int) -> None:
-        """Starts the clocks.
+        """Starts measuring time.
 
         Args:
-            steps: Updates in all.
-            resumed_step: Updates made before this start.
+            steps: Total number of steps.
+            resumed_step: Step of the checkpoint that the run resumes from; 0 for a new run.
         """
         self._steps = steps
         self._window_start, self._tokens = time.perf_counter(), 0
-        # (step, seconds) of the latest updates: the time left follows from the speed between the first and the last,
-        # validation and all.
+        # (step, seconds) of the latest updates. The time left follows from the speed between the first and the last of
+        # them, including the time spent on validation.
         self._recent = collections.deque([(resumed_step, self._window_start)], maxlen=10)
         console = Console()
         self._bar = None
@@ -95,19 +98,19 @@ class Progress:
             self._task = self._bar.add_task("starting", total=steps, completed=resumed_step)
 
     def count(self, tokens: int) -> None:
-        """Counts the tokens of a step, source and target, without padding."""
+        """Adds the number of source and target tokens of a step, without padding."""
         self._tokens += tokens
 
     def update(self, step: int, *, loss: float, learning_rate: float) -> float:
-        """Shows how far the run is.
+        """Shows the step, loss, learning rate, speed and remaining time.
 
         Args:
-            step: Updates made so far.
-            loss: Training loss since the last call, in nats per target token.
-            learning_rate: The rate of this update.
+            step: Steps made so far.
+            loss: Mean training loss since the last call, in nats per target token.
+            learning_rate: Learning rate of this step.
 
-        Returns: Tokens per second since the last call, without pauses (at the first call: since the start, compilation
-            included).
+        Returns: Tokens per second since the last call, excluding pauses. The first call measures from the start, which
+            includes compilation.
         """
         now = time.perf_counter()
         tokens_per_second = self._tokens / (now - self._window_start)
@@ -127,7 +130,7 @@ class Progress:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leaves the time spent in this context, on something other than training, out of the speed."""
+        """Excludes the time spent in this context from the measured speed."""
         start = time.perf_counter()
         yield
         self._window_start += time.perf_counter() - start

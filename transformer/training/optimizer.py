@@ -1,9 +1,9 @@
-"""The learning rate and Adam (section 5.3).
+"""Learning-rate schedules and Adam (section 5.3).
 
-Every schedule here is an optax schedule: a function of `count`, the number of updates made so far, which is 0 for the
-first update. The paper counts from 1. So `count` is the paper's step minus one, and step `warmup_steps`, where the rate
-is highest, is `count = warmup_steps - 1`. The first update is made with 1 / warmup_steps of the peak, not with 0; a
-schedule that ends does so at `count = steps`, which is behind the last update, so that no update is made with 0 either.
+Every schedule is an optax schedule: a function of `count`, the number of updates made so far, which is 0 at the first
+update. The paper counts steps from 1, so its step is `count + 1`, and the highest rate, at step `warmup_steps`, belongs
+to `count = warmup_steps - 1`. The first update uses 1 / warmup_steps of the peak, not 0. A decaying schedule would
+reach 0 at `count = steps`, one update after the last, so no update uses a rate of 0.
 """
 
 import jax.numpy as jnp
@@ -16,16 +16,16 @@ from transformer.parameters import are_matrices
 
 
 def paper_schedule(d_model: int, warmup_steps: int, scale: float = 1.0) -> optax.Schedule:
-    """The paper's learning rate (section 5.3, Eq. 3).
+    """The learning-rate schedule of the paper (section 5.3, Eq. 3).
 
     lrate = scale * d_model ** -0.5 * min(step ** -0.5, step * warmup_steps ** -1.5), with step = count + 1
 
     Args:
         d_model: Width of the model.
-        warmup_steps: Updates of linear increase, to the highest rate, scale / sqrt(d_model * warmup_steps).
-        scale: Factor on the whole; 1 is the paper's.
+        warmup_steps: Number of warm-up updates, which rise linearly to the peak, scale / sqrt(d_model * warmup_steps).
+        scale: Factor on the rate; the paper uses 1.
 
-    Returns: The rate as a function of `count`, the number of updates made so far.
+    Returns: The learning rate as a function of `count`, the number of updates made so far.
     """
 
     def schedule(count):
@@ -36,17 +36,17 @@ def paper_schedule(d_model: int, warmup_steps: int, scale: float = 1.0) -> optax
 
 
 def inverse_sqrt_schedule(peak: float, warmup_steps: int, steps: int, final_fraction: float = 0.0) -> optax.Schedule:
-    """Equation 3 by its peak, with an optional linear end.
+    """Equation 3 given by its peak rate, with an optional linear decay at the end.
 
     lrate = peak * min(step / warmup_steps, sqrt(warmup_steps / step)), with step = count + 1
 
     Args:
-        peak: Highest rate, reached at step `warmup_steps`.
-        warmup_steps: Updates of linear increase.
-        steps: Updates in all.
-        final_fraction: Share of the steps, at the end, that go linearly to 0 from the rate where they begin.
+        peak: Highest learning rate, reached at step `warmup_steps`.
+        warmup_steps: Number of warm-up updates, over which the rate rises linearly.
+        steps: Total number of updates.
+        final_fraction: Fraction of the steps, at the end, over which the rate decays linearly to 0.
 
-    Returns: The rate as a function of `count`, the number of updates made so far.
+    Returns: The learning rate as a function of `count`, the number of updates made so far.
     """
 
     def schedule(count):
@@ -57,17 +57,19 @@ def inverse_sqrt_schedule(peak: float, warmup_steps: int, steps: int, final_frac
 
 
 def cosine_schedule(peak: float, warmup_steps: int, steps: int) -> optax.Schedule:
-    """Linear warm-up, then half a cosine to 0 (Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts).
+    """Linear warm-up, then cosine decay to 0.
+
+    The decay is half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983), without restarts.
 
     lrate = peak * (1 + cos(pi * (step - warmup_steps) / (steps + 1 - warmup_steps))) / 2, with step = count + 1, once
     step >= warmup_steps
 
     Args:
-        peak: Highest rate, reached at step `warmup_steps`.
-        warmup_steps: Updates of linear increase.
-        steps: Updates in all, more than `warmup_steps`.
+        peak: Highest learning rate, reached at step `warmup_steps`.
+        warmup_steps: Number of warm-up updates, over which the rate rises linearly.
+        steps: Total number of updates, more than `warmup_steps`.
 
-    Returns: The rate as a function of `count`, the number of updates made so far.
+    Returns: The learning rate as a function of `count`, the number of updates made so far.
     """
 
     def schedule(count):
@@ -79,17 +81,19 @@ def cosine_schedule(peak: float, warmup_steps: int, steps: int) -> optax.Schedul
 
 
 def warmup_stable_decay_schedule(peak: float, warmup_steps: int, steps: int, final_fraction: float) -> optax.Schedule:
-    """Linear warm-up, constant, linear to 0 (Hu et al. 2024, arXiv 2404.06395, section 4).
+    """Linear warm-up, a constant rate, then linear decay to 0.
+
+    The schedule of Hu et al. 2024 (arXiv 2404.06395, section 4).
 
     lrate = peak * min(step / warmup_steps, 1), with step = count + 1, until the last `final_fraction` of the steps
 
     Args:
-        peak: Highest rate, reached at step `warmup_steps`.
-        warmup_steps: Updates of linear increase.
-        steps: Updates in all.
-        final_fraction: Share of the steps, at the end, that go linearly to 0.
+        peak: Highest learning rate, reached at step `warmup_steps`.
+        warmup_steps: Number of warm-up updates, over which the rate rises linearly.
+        steps: Total number of updates.
+        final_fraction: Fraction of the steps, at the end, over which the rate decays linearly to 0.
 
-    Returns: The rate as a function of `count`, the number of updates made so far.
+    Returns: The learning rate as a function of `count`, the number of updates made so far.
     """
 
     def schedule(count):
@@ -112,14 +116,14 @@ def _end_linearly(schedule: optax.Schedule, steps: int, final_fraction: float) -
 
 
 def learning_rate(config: OptimizerConfig, d_model: int, steps: int) -> optax.Schedule:
-    """The schedule that the config names.
+    """The learning-rate schedule selected by `config.schedule`.
 
     Args:
-        config: The optimizer's config.
-        d_model: Width of the model (the `paper` schedule depends on it).
-        steps: Updates in all.
+        config: The optimizer config.
+        d_model: Width of the model; only the `paper` schedule depends on it.
+        steps: Total number of updates.
 
-    Returns: The rate as a function of `count`, the number of updates made so far.
+    Returns: The learning rate as a function of `count`, the number of updates made so far.
     """
     if config.schedule == "paper":
         return paper_schedule(d_model, config.warmup_steps, config.scale)
@@ -132,27 +136,28 @@ def learning_rate(config: OptimizerConfig, d_model: int, steps: int) -> optax.Sc
 
 
 def rates(schedule: optax.Schedule, steps: int) -> Float[np.ndarray, "steps"]:
-    """The rates of the updates 1 to `steps`, for looking at.
+    """The learning rates of updates 1 to `steps`, for plots and tables.
 
     Args:
-        schedule: The rate as a function of the number of updates made so far.
-        steps: How many.
+        schedule: The learning rate as a function of the number of updates made so far.
+        steps: Number of updates.
     """
     return np.asarray(schedule(np.arange(steps)))
 
 
 def make_optimizer(config: OptimizerConfig, d_model: int, steps: int) -> optax.GradientTransformation:
-    """Adam with the configured schedule (section 5.3; Kingma and Ba 2015, arXiv 1412.6980).
+    """Adam with the configured schedule and gradient clipping (section 5.3).
 
-    `adamw` decays matrices only (Loshchilov and Hutter 2019, arXiv 1711.05101); biases and norms are left alone.
+    `adam` is by Kingma and Ba 2015 (arXiv 1412.6980). `adamw` (Loshchilov and Hutter 2019, arXiv 1711.05101) applies
+    weight decay to matrices only, not to biases or norms.
 
     Args:
-        config: The optimizer's config.
-        d_model: Width of the model (the `paper` schedule depends on it).
-        steps: Updates in all.
+        config: The optimizer config.
+        d_model: Width of the model; only the `paper` schedule depends on it.
+        steps: Total number of updates.
 
-    Returns: The transformation of the gradient that was summed over devices and divided by the tokens; clipping, where
-        configured, is of its global norm and comes first.
+    Returns: An optax transformation. Its input is the gradient of the mean loss per target token, over all devices. If
+        configured, the global norm of the gradient is clipped first.
     """
     rate = learning_rate(config, d_model, steps)
     if config.name == "adam":

@@ -1,8 +1,8 @@
-"""Data parallelism over the local devices: the only file that knows how many there are.
+"""Data parallelism over the local devices.
 
-A step is a pure function of one device's share of the batch; `jax.pmap` maps it. The state is replicated, which pmap
-expresses by mapping it over no axis: it goes in and comes out as plain arrays, without a leading device axis, so that a
-checkpoint does not know how many devices wrote it.
+No other file knows how many devices there are. A step is a pure function of one device's share of the batch, and
+`jax.pmap` maps it over the devices. The state is replicated: pmap maps it over no axis, so it enters and leaves as
+plain arrays without a leading device axis. A checkpoint therefore does not depend on how many devices wrote it.
 """
 
 from collections.abc import Callable
@@ -17,40 +17,51 @@ from transformer.shapes import DEVICES, Batch
 
 
 def num_devices() -> int:
-    """How many local devices share a batch."""
+    """The number of local devices that share a batch."""
     return jax.local_device_count()
 
 
 def replicate(state: Any) -> Any:
-    """The state on all local devices, laid out as `map_train_step` returns it.
+    """Copies the state to all local devices, as `map_train_step` returns it.
 
-    Without this the step would be compiled twice for the shape of the first batch.
+    Without this, the step would be compiled twice, once for the initial sharding and once for its own.
     """
     return jax.device_put(state, NamedSharding(Mesh(jax.local_devices(), (DEVICES,)), PartitionSpec()))
 
 
 def total(tree: Any) -> Any:
-    """The sum over all devices, within a mapped step."""
+    """Sums a tree of arrays over all devices, inside a mapped step."""
     return lax.psum(tree, DEVICES)
 
 
 def map_train_step(step: Callable[[Any, Batch], tuple[Any, Any]]) -> Callable[[Any, Batch], tuple[Any, Any]]:
-    """`step(state, batch) -> (state, metrics)` over all local devices; the old state's memory is reused.
+    """Maps `step(state, batch) -> (state, metrics)` over all local devices.
 
-    The step must sum whatever it returns, by `total`; its batch leads with the axis that `split` makes.
+    The memory of the old state is donated.
+
+    Args:
+        step: The function of one device. It must sum everything it returns over the devices with `total`.
+
+    Returns: A function of the replicated state and of a batch [devices, ...], as `split` makes it.
     """
     return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
 
 def map_eval_step(step: Callable[[Any, Batch], Any]) -> Callable[[Any, Batch], Any]:
-    """`step(params, batch) -> sums` over all local devices."""
+    """Maps `step(params, batch) -> sums` over all local devices."""
     return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None)
 
 
 def split(batch: Batch, accumulation_steps: int | None = None) -> Batch:
-    """A batch with its rows dealt out: [devices, accumulation_steps, B, ...], or [devices, B, ...] for None.
+    """Splits the rows of a batch over devices and micro-batches.
 
-    Neighbouring rows go to different pieces, so that the empty rows at the end of an incomplete batch are shared.
+    Neighbouring rows go to different shards, so the empty rows at the end of an incomplete batch are spread evenly.
+
+    Args:
+        batch: Arrays [rows, ...]. The number of rows must be a multiple of devices x accumulation steps.
+        accumulation_steps: Number of micro-batches per device; None adds no axis for them.
+
+    Returns: A batch [devices, accumulation_steps, B, ...], or [devices, B, ...] if `accumulation_steps` is None.
     """
     devices = num_devices()
     leading = (devices,) if accumulation_steps is None else (devices, accumulation_steps)

@@ -1,6 +1,7 @@
-"""One step of training and one of evaluation: pure functions of arrays.
+"""One training step and one evaluation step, as pure functions of arrays.
 
-They see one device's share of the batch. `total` sums a tree of arrays over the devices; the default is for one device.
+Each function works on one device's share of the batch. The argument `total` sums a tree of arrays over the devices; its
+default is for a single device.
 """
 
 from collections.abc import Callable
@@ -22,11 +23,14 @@ Metrics = dict[str, Array]  # float32 sums over the batch, never means
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes. Arrays only: model and optimizer are closed over.
+    """Everything that a training step changes.
 
-    step: updates made.
-    params: what `Transformer.apply` takes first: the parameters under `params`, and further variables, if any.
-    optimizer_state: of the parameters alone.
+    It holds arrays only; the step closes over the model and the optimizer.
+
+    step: Number of updates made, an int32 scalar.
+    params: The variables that `Transformer.apply` takes first: the parameters under `params`, and running statistics if
+        the model has any. All are float32.
+    optimizer_state: Optax state for the parameters only.
     """
 
     step: Array
@@ -37,7 +41,13 @@ class TrainState(NamedTuple):
 def create_state(
     model: Transformer, optimizer: optax.GradientTransformation, seed: int | np.integer | Array
 ) -> TrainState:
-    """The state before the first step: parameters drawn from a seed or PRNG key by `parameters.draw`, zero moments."""
+    """Initializes the state before the first step.
+
+    Args:
+        model: The architecture.
+        optimizer: The optimizer; its moments start at zero.
+        seed: A non-negative integer or a PRNG key, from which `parameters.draw` draws the parameters.
+    """
     params = parameters.draw(model, seed)
     return TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params["params"]))
 
@@ -50,8 +60,18 @@ def batch_loss(
     label_smoothing: float = 0.0,
     dropout: DropoutKey | None = None,
 ) -> tuple[Array, tuple[Array, Params]]:
-    """The summed loss of a batch in nats; and beside it the number of target tokens, and the new variables: what
-    `params` has besides the parameters."""
+    """The loss of a batch, summed over its target tokens.
+
+    Args:
+        model: The architecture.
+        params: The variables that `Transformer.apply` takes first.
+        batch: A batch [B, ...].
+        label_smoothing: Share of the target distribution spread over the vocabulary (section 5.4).
+        dropout: Key of the dropout masks; None applies no dropout.
+
+    Returns: The summed loss in nats. With it, as auxiliary output, the number of target tokens and the updated running
+        statistics (the variables in `params` that are not parameters).
+    """
     (loss, count), updated = model.apply(
         params,
         batch,
@@ -73,19 +93,31 @@ def train_step(
     seed: int,
     total: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[TrainState, Metrics]:
-    """One optimizer update from a batch [B, ...], or from one whose arrays lead with the axis of accumulation steps,
-    [accumulation, B, ...].
+    """Makes one optimizer update.
 
-    Loss and gradient are summed over the target tokens of every accumulation step and device, and divided once, by
-    their number: the update does not depend on how the batch is split. (Running statistics may: see `batch_norm.py`.)
+    Loss and gradient are summed over the target tokens of all accumulation steps and devices, and divided once by their
+    number. The update therefore does not depend on how the batch is split. (Running statistics may: see
+    `batch_norm.py`.)
+
+    Args:
+        state: The state before the update.
+        batch: A batch [B, ...], or micro-batches [accumulation, B, ...].
+        model: The architecture.
+        optimizer: The optimizer.
+        label_smoothing: Share of the target distribution spread over the vocabulary (section 5.4).
+        seed: Seed of the dropout masks.
+        total: Sums a tree of arrays over the devices.
+
+    Returns: The new state, and the metrics: sums of the loss in nats, target tokens and source tokens, and the norm of
+        the gradient.
 
     Raises:
-        InputError: the batch has further axes.
+        InputError: The batch has more leading axes.
     """
     require(
         batch.row.ndim in (1, 2),
-        "train_step takes a batch [B, ...] or [accumulation, B, ...], but its rows are numbered by an array of shape "
-        f"{[*batch.row.shape]}. The axis of devices is for `parallel.map_train_step`.",
+        "train_step takes a batch [B, ...] or [accumulation, B, ...], but `batch.row` has the shape "
+        f"{[*batch.row.shape]}. To use an axis of devices, map the step with `parallel.map_train_step`.",
     )
     if batch.row.ndim == 1:
         batch = jax.tree.map(lambda x: x[None], batch)
@@ -132,6 +164,9 @@ def eval_step(
     model: Transformer,
     total: Callable[[Any], Any] = lambda tree: tree,
 ) -> Metrics:
-    """Sums of the unsmoothed loss in nats and of the target tokens, without dropout."""
+    """The unsmoothed loss of a batch [B, ...] without dropout.
+
+    Returns: Sums over the batch and the devices: the loss in nats, and the number of target tokens.
+    """
     loss, (count, _) = batch_loss(model, params, batch)
     return total({"loss_sum": loss, "target_tokens": count})

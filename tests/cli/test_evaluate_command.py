@@ -184,7 +184,9 @@ def test_compare_says_which_scores_can_be_compared(corpus, trained, tmp_path):
 
 def test_compare_takes_checkpoints(run, monkeypatch):
     assert_refused(call("compare", run, f"{run}@30"), "Cannot find the checkpoint of step 30")
-    assert_refused(call("compare", run, f"{run}@first"), "run@first names no checkpoint. Write RUN@STEP, RUN@best or RUN@last")
+    assert_refused(
+        call("compare", run, f"{run}@first"), "run@first names no checkpoint. Write RUN@STEP, RUN@best or RUN@last"
+    )
     found = call("compare", f"{run}@10", f"{run}@last", "--metrics", "chrf", "--json")
     assert found.status == 0
     assert f"Translating the test set with {run}@10." in found.err

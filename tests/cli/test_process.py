@@ -110,9 +110,12 @@ def test_the_home_directory_in_an_option(monkeypatch, tmp_path: Path):
     [
         (
             "train",
-            r"Lower training\.batch_tokens, or raise training\.accumulation_steps, .* other processes on the card",
+            r"Lower --training\.batch-tokens, or raise --training\.accumulation-steps, .* or stop other processes",
         ),
-        ("evaluate", r"Lower search\.batch_tokens \(--batch-tokens\); other processes on the card"),
+        ("evaluate", r"Lower --batch-tokens \(65,536 .*\) or --beam-size, or stop other processes on the device"),
+        ("tune", r"Lower --batch-tokens \(65,536 .*\) or --beams, or stop other processes on the device"),
+        ("score", r"Lower --batch-tokens \(65,536 .*\), or stop other processes on the device"),
+        ("heads", r"Stop other processes on the device \(see nvidia-smi\)"),
     ],
 )
 def test_a_device_without_memory_left(monkeypatch, command, advice):
@@ -120,7 +123,7 @@ def test_a_device_without_memory_left(monkeypatch, command, advice):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.\nmore")
 
     monkeypatch.setattr(f"transformer.cli.{command}.main", fail)
-    said = r"^error: The device has run out of memory \(Out of memory while trying to allocate 8 bytes\)\. "
+    said = r"^error: The device is out of memory \(Out of memory while trying to allocate 8 bytes\)\. "
     found = call(command)
     assert_refused(found, said + advice)
     assert found.err.count("\n") == 1

@@ -55,13 +55,20 @@ def expand_home(argument: str) -> str:
 
 
 def out_of_memory(command: str, error: RuntimeError) -> str:
-    """What to do when a device has no memory left."""
-    if command == "train":
-        advice = "Lower training.batch_tokens, or raise training.accumulation_steps, which leaves the update as it is"
-    else:
-        advice = "Lower search.batch_tokens (--batch-tokens)"
+    """The message for a device that has run out of memory.
+
+    Args:
+        command: The command that was running. It decides which options the message recommends.
+        error: The exception of JAX.
+    """
+    tokens = "--batch-tokens (65,536 by default on an accelerator)"
+    advice = {
+        "train": "Lower --training.batch-tokens, or raise --training.accumulation-steps, which does not change updates",
+        "evaluate": f"Lower {tokens} or --beam-size",
+        "translate": f"Lower {tokens} or --beam-size",
+        "tune": f"Lower {tokens} or --beams",
+        "score": f"Lower {tokens}",
+    }.get(command)
+    lower = f"{advice}, or stop" if advice else "Stop"
     said = str(error).splitlines()[0].rpartition("RESOURCE_EXHAUSTED: ")[2].rstrip(".")[:200]
-    return (
-        f"The device has run out of memory ({said}). {advice}; other processes on the card (nvidia-smi) may have taken "
-        "memory, too."
-    )
+    return f"The device is out of memory ({said}). {lower} other processes on the device (see nvidia-smi)."

@@ -175,7 +175,9 @@ def test_compare_says_what_two_evaluations_may_be_compared_in(corpus, trained, t
         assert said in found.out
     assert re.findall(r"^(BLEU|chrF2|TER) .* p = [01]\.\d{3} ", found.out, re.MULTILINE) == ["BLEU", "chrF2", "TER"]
     (tmp_path / "greedy" / "hypotheses.txt").unlink()
-    assert_refused(call("compare", f"{corpus}/run", greedy), r"hypotheses\.txt is missing: evaluate again")
+    assert_refused(
+        call("compare", f"{corpus}/run", greedy), r"hypotheses\.txt is missing\. Remove the folder and evaluate"
+    )
 
 
 def test_compare_takes_checkpoints(run, monkeypatch):
@@ -192,7 +194,7 @@ def test_compare_takes_checkpoints(run, monkeypatch):
     assert same["different_translations"] == 0
     assert same["metrics"]["BLEU"]["difference"] == 0
     assert call("evaluate", run, "--watch", "--interval", "0.1").status == 0
-    monkeypatch.setattr("transformer.cli.compare.load_translator", None)  # nothing is translated again
+    monkeypatch.setattr("transformer.cli.compare.load_members", None)  # nothing is translated again
     kept = call("compare", f"{run}@10", f"{run}@20", "--json")
     assert (kept.status, kept.err) == (0, "")
 
@@ -204,6 +206,7 @@ def test_evaluate_watches_a_run_to_its_end(run, monkeypatch):
     again = call("evaluate", run, "--watch")
     assert (again.status, again.out) == (0, "")
     for arguments, message in (
+        (["--average", "2"], "Step 10 in .*evaluation was scored with --average 1. Give another folder with --output"),
         (["--checkpoint", "10"], "--checkpoint is for one evaluation"),
         (["--json"], "--json is for one evaluation"),
         (["--interval", "0"], "--interval must be positive, in seconds, but is 0"),
@@ -215,7 +218,7 @@ def test_evaluate_watches_a_run_to_its_end(run, monkeypatch):
 
     monkeypatch.setattr("transformer.inference.watch.time.sleep", interrupt)
     monkeypatch.setattr("transformer.inference.watch.is_finished", lambda _: False)
-    waits = "waiting for a checkpoint after step 20; looking every 30 s\n"
+    waits = "waiting for a checkpoint after step 20 (checking every 30 s)\n"
     assert call("evaluate", run, "--watch")[::2] == (130, f"{again.err}{waits}Interrupted.\n")
 
 

@@ -1,4 +1,4 @@
-"""Untrained models, made once for all files, whose translations are of many lengths and none like another."""
+"""Untrained models, shared by all test files, whose translations differ and have many lengths."""
 
 import random
 from collections.abc import Callable
@@ -65,13 +65,13 @@ def random_translator() -> Translator:
 
 @pytest.fixture(scope="session")
 def draw_variables() -> Callable[..., Any]:
-    """The variables of a model like that of `translator`."""
+    """Draws variables for a model with a config like the one of `translator`."""
     return lambda config, seed=0: draw(config, seed, 2)
 
 
 @pytest.fixture(scope="session")
 def random_sentences() -> Callable[[int, int, int], list[str]]:
-    """So many sentences of words that the tokenizer of `translator` knows, each of at most `longest` words."""
+    """Makes `number` sentences of at most `longest` words, which the tokenizer of `translator` knows."""
 
     def make(seed: int, number: int, longest: int) -> list[str]:
         generator = random.Random(seed)

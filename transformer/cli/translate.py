@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
 
     count = 0
     for window in translator.windows(_counted(stream_lines(_standard_input(), "standard input")), options.search):
-        _note_segments(window, count)
+        _note_chunks(window, count)
         count += len(window.sentences)
         if options.jsonl:
             written = (json.dumps(record, ensure_ascii=False) for record in _records(translator, window, options))
@@ -69,11 +69,11 @@ def _standard_input() -> Iterable[bytes]:
     return sys.stdin.detach()
 
 
-def _note_segments(window: "Window", before: int) -> None:
-    for number, segments in enumerate(window.segments, start=before + 1):
-        if segments > 1:
+def _note_chunks(window: "Window", before: int) -> None:
+    for number, chunks in enumerate(window.chunks, start=before + 1):
+        if chunks > 1:
             print(
-                f"Line {number} is longer than the model's positions: it is translated in {segments} segments.",
+                f"Line {number} has more tokens than the model has positions, so it is translated in {chunks} chunks.",
                 file=sys.stderr,
             )
 

@@ -198,7 +198,7 @@ def test_training_checks_its_metrics_before_it_begins(monkeypatch, capsys):
 @pytest.mark.parametrize("seed", ["abc", "-1", ""])
 def test_an_unusable_seed_is_refused(monkeypatch, seed):
     monkeypatch.setenv("SACREBLEU_SEED", seed)
-    with pytest.raises(InputError, match="SACREBLEU_SEED must be a whole number or none"):
+    with pytest.raises(InputError, match="SACREBLEU_SEED must be a non-negative integer or none"):
         score_translations(["a"], ["a"])
 
 

@@ -19,8 +19,8 @@ def mean_step(members: Sequence[Member]) -> Member:
 
     p(y_t | ...) = 1/M sum_m p_m(y_t | ...)
 
-    This is the arithmetic mean, as in Sutskever et al. 2014 (arXiv 1409.3215, section 3.6). No single model can veto a
-    token with it, as it could with a geometric mean.
+    This is the arithmetic mean, as in Sutskever et al. 2014 (arXiv 1409.3215, section 3.6) and Sennrich et al. 2016
+    (arXiv 1606.02891). No single model can veto a token with it, as it could with a geometric mean.
 
     Args:
         members: The `step` of each model, and the cache that it starts with.

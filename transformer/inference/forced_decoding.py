@@ -30,7 +30,7 @@ def _tokenize(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[st
     return pairs
 
 
-def whole(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], positions: int) -> Batch:
+def one_batch(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], positions: int) -> Batch:
     """Makes one batch of all pairs, with one pair per row, in the same order.
 
     Args:

@@ -49,7 +49,7 @@ class Ended(NamedTuple):
 class Beams(NamedTuple):
     """The state of a search for each sentence, with K slots for live hypotheses."""
 
-    tokens: Array  # [B, K, 1 + L], the token generated in each slot at each position; like cache entries, they stay
+    tokens: Array  # [B, K, 1 + L], the token generated in each slot at each position; they never move
     origins: Array  # [B, K, 1 + L], for each live hypothesis, the slot that holds its token at each position
     log_probs: Array  # [B, K], log-probabilities of live hypotheses; -inf in the other slots
     ended: Ended

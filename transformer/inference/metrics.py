@@ -109,7 +109,7 @@ class Metrics:
         seed = os.environ.get("SACREBLEU_SEED", "none")
         if seed.lower() != "none" and not seed.isdecimal():
             raise InputError(
-                f"SACREBLEU_SEED must be a whole number or none, but is {seed!r}. Correct or unset this variable."
+                f"SACREBLEU_SEED must be a non-negative integer or none, but is {seed!r}. Correct or unset it."
             )
         makers = {"bleu": self.bleu, "chrf": self.chrf, "ter": self.ter}
         return {name: make() for name, make in makers.items() if name in self.config.metrics}

@@ -150,7 +150,7 @@ def write_result(folder: Path, result: Result, scores: Scores) -> None:
     Raises:
         OSError: The folder exists already, or cannot be written.
     """
-    whole, folder = folder, folder.with_name(f"{folder.name}{PART}")
+    final, folder = folder, folder.with_name(f"{folder.name}{PART}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     pairs = zip(result.pairs.sources, result.pairs.targets, *result.pairs.further_references, strict=True)
@@ -160,7 +160,7 @@ def write_result(folder: Path, result: Result, scores: Scores) -> None:
     write_whole(folder / "scores.json", scores.to_json().encode())
     about = {name: getattr(result, name) for name in ("config", "tokenizer", "training_data", "signatures", "average")}
     write_whole(folder / EVALUATION, f"{json.dumps({'run': result.name} | about, indent=2)}\n".encode())
-    folder.rename(whole)
+    folder.rename(final)
 
 
 def read_result(folder: str | Path) -> Result:

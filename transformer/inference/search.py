@@ -62,10 +62,10 @@ def beam_search(
     Log-probabilities only fall and the penalty only grows, so log P / penalty(maximum length) bounds the score that a
     live hypothesis can reach. The loop ends when the search of every sentence has stopped.
 
-    The pad and start ids are never generated. Probabilities are not renormalized after that or after `constrain`, so
-    scores are those of the model.
+    The pad and start ids are never generated. Nothing is renormalized after these or other tokens are ruled out, so
+    scores are based on the probabilities of the model.
 
-    With a beam of 1 there is nothing to rank by length, so alpha is taken as 0. This makes it greedy search.
+    With a beam of 1 there is nothing to rank by length. Alpha is then taken as 0, which makes it greedy search.
 
     Args:
         step: (cache, token [B, K], position [], origins [B, K, P]) -> (next-token logits [B, K, V], cache).
@@ -98,10 +98,10 @@ def beam_search(
 
     def choose(beams: Beams, own: Array, allowed: Array, length: Array) -> Choice:
         batch, size = own.shape[0], own.shape[-1]
-        words = jnp.where(jnp.arange(size) == end_id, -jnp.inf, allowed)
-        words, word_ids = top_k(words, min(beam_size, size))
-        words = beams.log_probs[..., None] + words
-        log_probs, chosen = lax.top_k(words.reshape(batch, -1), beam_size)
+        continuations = jnp.where(jnp.arange(size) == end_id, -jnp.inf, allowed)
+        continuations, token_ids = top_k(continuations, min(beam_size, size))
+        continuations = beams.log_probs[..., None] + continuations
+        log_probs, chosen = lax.top_k(continuations.reshape(batch, -1), beam_size)
 
         last = length >= beams.max_lengths
         endings = beams.log_probs + jnp.where(last, own[..., end_id], allowed[..., end_id])
@@ -113,8 +113,8 @@ def beam_search(
 
         attainable = score(log_probs[:, :1], beams.max_lengths)
         stops = last | (attainable <= ended.scores[:, -1:])
-        tokens = take_slots(word_ids.reshape(batch, -1), chosen)
-        return Choice(chosen // words.shape[-1], tokens, jnp.where(stops, -jnp.inf, log_probs), ended)
+        tokens = take_slots(token_ids.reshape(batch, -1), chosen)
+        return Choice(chosen // continuations.shape[-1], tokens, jnp.where(stops, -jnp.inf, log_probs), ended)
 
     return generate(
         step,

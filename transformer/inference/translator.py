@@ -217,7 +217,7 @@ class Translator:
             InputError: There are no pairs, or a side has more tokens than the model has positions.
         """
         require(len(sources) > 0, NO_PAIRS)
-        return forced_decoding.whole(self.tokenizer, sources, targets, self.model.config.max_positions)
+        return forced_decoding.one_batch(self.tokenizer, sources, targets, self.model.config.max_positions)
 
     def apply(
         self,

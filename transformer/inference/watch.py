@@ -97,7 +97,7 @@ def watch(
         _check_same(folder, step, settings)
     known, failed, waiting = set[int](), set[int](), False
     while True:
-        finished = is_finished(run_dir)  # asked first, because a finished run gets no checkpoint after the list is read
+        finished = is_finished(run_dir)  # before the list is read, so that the list of a finished run is complete
         steps = saved_steps(run_dir)
         known |= {*steps}
         for step in sorted(known - done - {*steps}):
@@ -118,8 +118,8 @@ def watch(
         try:
             translator = load(run_dir, step, min(average, steps.index(step) + 1), dtype)
         except (InputError, OSError):
-            # The training process may be deleting this checkpoint, or one that is averaged with it. The next look at
-            # the directory shows whether it is.
+            # The training process may be deleting this checkpoint, or one that is averaged with it. In that case it
+            # is no longer listed after the interval.
             if step in failed:
                 raise
             failed.add(step)

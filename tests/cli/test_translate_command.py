@@ -39,7 +39,7 @@ def test_translate_counts_lines_by_their_ends_alone(corpus, trained):
     result = call("translate", f"{corpus}/run", "--beam-size", "1", stdin="\n".join(lines))
     assert result.status == 0
     assert re.search(
-        r"^Line 9 is longer than the model's positions: it is translated in \d+ segments\.$", result.err, re.M
+        r"^Line 9 has more tokens than the model has positions, so it is translated in \d+ chunks\.$", result.err, re.M
     )
     assert result.err.count("Line ") == 1
     assert result.out.count("\n") == len(lines)

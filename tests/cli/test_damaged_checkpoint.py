@@ -62,7 +62,7 @@ def test_compare_uses_an_earlier_checkpoint(damaged, options):
     assert result.status == 0
     assert sentence(damaged, BEST if options == "best" else ()) in result.err.splitlines()
     caveats = json.loads(result.out)["caveats"]
-    assert ("checkpoints is [10] against [5, 10]." in caveats) == (options == "last")
+    assert any(caveat.startswith("checkpoints is [10]") for caveat in caveats) == (options == "last")
     assert contents(Path(damaged)) == before
     assert_refused(call("compare", damaged, f"{damaged}@20"), "The checkpoint of step 20 .* is damaged")
 

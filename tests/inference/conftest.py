@@ -1,4 +1,4 @@
-"""Untrained models, shared by all test files, whose translations differ and have many lengths."""
+"""Untrained models, whose translations differ and have many lengths."""
 
 import random
 from collections.abc import Callable
@@ -47,7 +47,7 @@ WORDS += ("under", "over")
 
 
 def draw(config: ModelConfig, seed: int, factor: float) -> Any:
-    """Random parameters, larger than initialized, so that translations are neither all alike nor all of full length."""
+    """Draws parameters larger than initial ones, so that translations differ."""
     variables = parameters.draw(Transformer(config), seed)
     larger = jax.tree.map(
         lambda leaf, is_matrix: leaf * factor if is_matrix else leaf,
@@ -71,7 +71,7 @@ def draw_variables() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def random_sentences() -> Callable[[int, int, int], list[str]]:
-    """Makes `number` sentences of at most `longest` words, which the tokenizer of `translator` knows."""
+    """Makes sentences of at most `longest` words that `tokenizer` was trained on."""
 
     def make(seed: int, number: int, longest: int) -> list[str]:
         generator = random.Random(seed)

@@ -1,4 +1,4 @@
-"""The settings of a backend affect how translations are computed, but not the translations."""
+"""The settings of a backend do not change translations."""
 
 import dataclasses
 import random

@@ -36,7 +36,7 @@ def artefact(random_translator, search) -> Artefact:
 
 
 def rows(tokenizer, sentences: list[str], width: int) -> np.ndarray:
-    """The sentences in the form that the artefact takes. An empty one is a row of padding."""
+    """The input of the artefact, with a row of padding for an empty sentence."""
     ids = [[*own, tokenizer.end_id] if own else [] for own in tokenizer.encode_batch(sentences)]
     return np.array([[*own, *[tokenizer.pad_id] * (width - len(own))] for own in ids], np.int32)
 
@@ -79,7 +79,7 @@ def test_the_artefact_is_for_all_platforms_and_no_longer_sentence(artefact):
 
 
 def test_constraints_and_ensembles_are_exported_with_the_search(random_translator):
-    """The two models have different positions. With rotary positions, the cache holds rotated keys."""
+    """With rotary positions in one model, its cache holds rotated keys."""
     rotary = dataclasses.replace(
         random_translator,
         model=Transformer(dataclasses.replace(random_translator.model.config, positions="rotary")),

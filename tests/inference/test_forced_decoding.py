@@ -30,7 +30,7 @@ def test_loss_is_that_of_the_logits(translator, tokenizer):
 def test_loss_of_a_corpus_is_the_mean_over_the_tokens_of_its_pairs(
     translator, norm, draw_variables, random_sentences, monkeypatch
 ):
-    """Compares batches of several shapes, and logits of a few rows at a time, with each pair alone."""
+    """Compares batches of several shapes with one pair at a time."""
     config = dataclasses.replace(translator.config.model, norm=norm)
     params = draw_variables(config)
     if norm == "batch":  # other running statistics than 0 and 1

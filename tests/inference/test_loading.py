@@ -1,4 +1,4 @@
-"""Which checkpoints are loaded from a run that has damaged ones, or that is being trained."""
+"""Loading from a run that is in training or has damaged checkpoints."""
 
 import random
 import shutil
@@ -64,7 +64,7 @@ DAMAGES = [overwrite_arrays, remove_parameters, remove_metadata, truncate_metric
 
 
 def load(run: Path, chosen: Any, average: int | None = None) -> tuple[list[int], list[str]]:
-    """The steps in use, after checking that the parameters are their mean, and what was said."""
+    """Loads and checks the mean of some checkpoints; their steps, and what was said."""
     said: list[str] = []
     before = sorted(run.rglob("*"))
     steps, variables = load_chosen(run, chosen, average, "print", said.append)
@@ -122,7 +122,7 @@ def test_without_a_readable_checkpoint_the_error_names_all(run: Path, damage: Ca
 def test_a_chosen_checkpoint_that_is_deleted_meanwhile_is_chosen_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
 ):
-    """The training process saves a checkpoint and deletes the chosen one, before it is read."""
+    """The training process replaces the chosen checkpoint before it is read."""
     run = open_run(tmp_path / "run", Config(training=TrainingConfig(keep_last=1)))
     save(run, {1: 1.0}, keep_last=1)
 

@@ -1,4 +1,4 @@
-"""Translations of a trained model, compared with a decoder in plain NumPy without cache, batches or jit."""
+"""Translations compared with a NumPy decoder without cache, batches or jit."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ WORDS = ["ba", "do", "gi", "ku", "me", "no", "ri", "so", "ta"]
 
 @pytest.fixture(scope="module")
 def translator():
-    """A model trained briefly to reverse the words, so that it is sure of some translations and unsure of many."""
+    """A model trained briefly to reverse words, and so unsure of many translations."""
     generator = random.Random(0)
     sources = [" ".join(generator.choices(WORDS, k=generator.randint(1, 7))) for _ in range(512)]
     targets = [" ".join(reversed(source.split())) for source in sources]
@@ -63,7 +63,7 @@ def translator():
 
 
 def next_log_probs(p, source, target):
-    """Computes Figure 1 in float64 for one sentence, up to the log-probabilities of the token after `target`."""
+    """Computes next-token log-probabilities by Figure 1, in float64 for one sentence."""
 
     def norm(name, x):
         centred = x - x.mean(-1, keepdims=True)
@@ -102,7 +102,7 @@ def next_log_probs(p, source, target):
 
 
 def decode(scorer, longest, beam_size, alpha, special_ids):
-    """Runs the beam search of section 6.1 over lists, and returns [(score, tokens)], best first."""
+    """Runs the beam search of section 6.1 on lists of (score, tokens), best first."""
     _, start_id, end_id = special_ids
 
     def score(log_prob, length):

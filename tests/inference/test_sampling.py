@@ -71,7 +71,7 @@ def test_a_sample_depends_on_seed_sentence_and_number_alone():
 
 @pytest.mark.parametrize("normalize", [logits.temperature, None])
 def test_a_sample_ends_where_no_token_is_allowed(normalize):
-    """Also if the remaining probabilities are normalized, as in `inference/decoding.py`, which gives NaN here."""
+    """Also if they are normalized as in `inference/decoding.py`, which gives NaN."""
 
     def constrain(log_probs, *_):
         nothing = jnp.full_like(log_probs, -jnp.inf)

@@ -97,7 +97,7 @@ def test_score_is_the_log_probability_of_the_tokens_over_the_penalty():
 
 @pytest.mark.parametrize(("longest", "schedule"), [(10, plain), (130, Shrinking((32, 100), 0))])
 def test_hypotheses_keep_their_own_past(longest, schedule):
-    """The scorer allows each token once, so it depends on all earlier tokens. It reads them from a growing cache."""
+    """The scorer allows each token once, and reads earlier ones from a growing cache."""
     preferences = jnp.array([-9, -9, -9, *np.random.default_rng(0).permutation(longest + 1) / 10])
 
     def step(cache, token, position, origins):

@@ -108,7 +108,7 @@ def test_each_checkpoint_is_scored_once_as_it_appears(trained, run, random_trans
 
 
 def test_checkpoints_may_be_deleted_meanwhile(trained, run, random_translator, monkeypatch):
-    """Step 10 is deleted before it is scored, and step 20 before it is averaged with step 30."""
+    """Step 10 is deleted before scoring, and step 20 before averaging with step 30."""
     lines, deleted = [], {10: 10, 30: 20}
     publish(trained, run, 10, 20, 30)
 
@@ -126,7 +126,7 @@ def test_checkpoints_may_be_deleted_meanwhile(trained, run, random_translator, m
 
 
 def test_evaluations_with_another_average_are_not_mixed(trained, run, random_translator):
-    """Not even if the average of the first checkpoints is the same, because there were fewer than asked for."""
+    """Not even if fewer checkpoints than requested existed, and averages are equal."""
     search, lines = random_translator.config.search, []
     publish(trained, run, 10, 20)
     with pytest.raises(RuntimeError, match="interrupted"):  # once both are scored, and before step 30 is saved

@@ -1,4 +1,4 @@
-"""Windows of a stream hold what has arrived, need bounded memory, and pass on exceptions."""
+"""Windows hold what has arrived, need bounded memory, and pass on exceptions."""
 
 import itertools
 import threading

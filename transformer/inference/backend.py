@@ -1,4 +1,4 @@
-"""What a search needs to know about a backend, and `ACCELERATOR`, the settings for GPUs and TPUs."""
+"""Settings for decoding that depend on the backend, and those for GPUs and TPUs."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Backend(NamedTuple):
 
 
 def two_widths(longest: int) -> Sequence[int]:
-    """The padded widths for an accelerator: one for nearly all sentences, and one for the longest."""
+    """The two padded widths of an accelerator, for most sentences and for the longest."""
     return sorted({min(NARROW, longest), longest})
 
 

@@ -1,4 +1,4 @@
-"""The decoder's cache during a search. Only this file knows the meaning of its axes."""
+"""The cache of the decoder during a search. Only this file knows its axes."""
 
 from typing import Any, NamedTuple
 

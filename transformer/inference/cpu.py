@@ -52,7 +52,7 @@ class Shrinking(NamedTuple):
 
 
 def schedule(width: int, rows: int, max_length: int) -> Shrinking:
-    """The schedule for a batch, given its padded source length, its rows and the longest translation.
+    """Makes the schedule for a batch of `rows` sources padded to `width` tokens.
 
     Few translations are longer than the padded source, so the first loops have a cache of that size or less.
     """
@@ -64,7 +64,7 @@ def schedule(width: int, rows: int, max_length: int) -> Shrinking:
 
 
 def widths(longest: int) -> list[int]:
-    """The padded widths for sources of at most `longest` tokens, each twice the previous one."""
+    """The padded widths up to `longest` tokens, each twice the previous one."""
     found = [NARROWEST]
     while found[-1] < longest:
         found.append(2 * found[-1])

@@ -1,6 +1,7 @@
-"""Translation of token ids, in batches of few shapes with one compiled program for each shape.
+"""Translation of token ids in batches.
 
-`translation.py` adds the text, and `search.py` has the search itself, which is independent of the model.
+Batches have few shapes, with one compiled program for each. `translation.py` adds the text, and `search.py` has the
+search itself, which is independent of the model.
 """
 
 import dataclasses
@@ -128,7 +129,7 @@ def search_program(
 
 
 def longest_source(members: Members) -> int:
-    """Maximum source length in tokens, including the end token, for the model with the fewest positions."""
+    """Maximum source length in tokens, including the end token, for all models."""
     return min(model.config.max_positions for model, _ in members)
 
 
@@ -200,7 +201,7 @@ def _decoder(model: Transformer, params: Params, source: Array, source_mask: Arr
 
 
 def _constraints(search: SearchConfig, ids: SearchIds) -> Constrain | None:
-    """Composes the constraints of a search config into one function, or None if there are no constraints."""
+    """Composes the constraints of a search config. None if there are none."""
     parts: list[Constrain] = []
     if ids.forbidden:
         parts.append(lambda log_probs, *_: logits.forbid(log_probs, ids.forbidden))

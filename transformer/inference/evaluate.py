@@ -122,7 +122,7 @@ class Scores:
 
     @property
     def ter(self) -> Score:
-        """The translation edit rate, including shifts, in percent of the reference words. Lower is better."""
+        """The translation edit rate in percent of the reference words; lower is better."""
         return self._of("ter")
 
     def _of(self, metric: str) -> Score:
@@ -135,9 +135,9 @@ class Scores:
 
     @property
     def length_ratio(self) -> float | None:
-        """The number of tokens of the translations divided by that number for the references.
+        """The length of the translations divided by the length of the references.
 
-        Tokens are counted with BLEU's tokenizer. None if BLEU was not computed.
+        Lengths are in tokens of BLEU's tokenizer. None if BLEU was not computed.
         """
         if "bleu" not in self.by_metric:
             return None
@@ -200,9 +200,9 @@ def score_translations(
     The metrics are BLEU (Papineni et al. 2002), chrF (Popović 2015) and TER (Snover et al. 2006). They are computed on
     detokenized text, with case unless the config says otherwise.
 
-    The confidence interval is the one of sacreBLEU's `--confidence`: the mean score of resampled corpora, plus and
-    minus half the width of their middle 95 %. The seed is 12345, or SACREBLEU_SEED from the environment, and is part of
-    the signature.
+    The confidence interval is the one of sacreBLEU's `--confidence`. It is the mean score of resampled corpora, plus
+    and minus half the width of their middle 95 %. The seed is 12345, or SACREBLEU_SEED from the environment, and is
+    part of the signature.
 
     Args:
         hypotheses: One translation per reference.
@@ -289,6 +289,6 @@ def bleu(
     further_references: Sequence[Sequence[str]] = (),
     metrics: Metrics | None = None,
 ) -> float:
-    """Computes the BLEU score of `score_translations` alone, without a confidence interval."""
+    """Computes the BLEU score of `score_translations`, without an interval."""
     metrics = Metrics() if metrics is None else metrics
     return float(metrics.bleu().corpus_score(hypotheses, [references, *further_references]).score)

@@ -30,9 +30,9 @@ class Artefact(NamedTuple):
 
     Attributes:
         program: Bytes for `jax.export.deserialize`, which needs the package flatbuffers.
-        about: What a caller needs to know, as values for JSON: `pad_id`, `end_id`, `max_length` (of a source, in tokens
-            including the end token), and `normalization` (how to normalize text before tokenizing it, as in
-            `data.normalization`). `search` records the settings of the search.
+        about: What a caller needs to know, as values for JSON. `max_length` is the longest source in tokens, including
+            the end token. `normalization` says how to normalize text before tokenizing it, as in `data.normalization`.
+            `pad_id` and `end_id` are special ids, and `search` has the settings of the search.
     """
 
     program: bytes
@@ -58,7 +58,7 @@ def _growing(width: Any, rows: Any, max_length: int) -> Shrinking:
 
 
 def export_search(translator: Translator, search: SearchConfig, longest: int | None = None) -> Artefact:
-    """Exports encoder, decoder and beam search (section 6.1) as one program for CPU, CUDA and TPU.
+    """Exports a model and its beam search (section 6.1) for CPU, CUDA and TPU.
 
     source [B, S] -> (tokens [B, N, L], scores [B, N], lengths [B, N])
 

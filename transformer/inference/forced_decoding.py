@@ -1,4 +1,4 @@
-"""Forced decoding, which runs a model on given translations instead of generating them."""
+"""Forced decoding, which runs a model on given translations."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -50,7 +50,7 @@ def one_batch(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[st
 def batches(
     tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], positions: int, batch_tokens: int | None
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Groups pairs of similar length into batches of few shapes, with one pair per row.
+    """Groups pairs of similar length into batches of few shapes, one pair per row.
 
     Args:
         tokenizer: The tokenizer of the model.
@@ -74,7 +74,7 @@ def batches(
 
 
 def _pad(pairs: TokenPairs, chosen: np.ndarray, rows: int, S: int, T: int, tokenizer: Tokenizer) -> Batch:
-    """Makes a batch of shapes [rows, S] and [rows, T] with the chosen pairs in its first rows."""
+    """Makes a batch [rows, S] and [rows, T] with the chosen pairs in its first rows."""
     start, end, pad_id = tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id
     sources, targets = (
         [ids[offsets[pair] : offsets[pair + 1]].tolist() for pair in chosen] for ids, offsets in (pairs[:2], pairs[2:])
@@ -107,7 +107,7 @@ def log_probabilities(
 def token_log_probabilities(
     models: tuple[Transformer, ...], params: tuple[Params, ...], batch: Batch
 ) -> Float[jax.Array, "B T"]:
-    """Computes the log-probability of each target token, given the source and the tokens before it.
+    """Computes the log-probability of each target token.
 
     log p(y_t | y_1 .. y_{t-1}, x), where p is the mean probability if there are several models
 
@@ -138,9 +138,9 @@ def token_log_probabilities(
 
 @partial(jax.jit, static_argnums=0)
 def strongest_sources(model: Transformer, params: Params, batch: Batch) -> Int[jax.Array, "B T"]:
-    """Finds the source position with the highest cross-attention weight for each target position.
+    """Finds the source position that each target position attends to most.
 
-    Weights (section 3.2.3) are averaged over all layers and heads.
+    Cross-attention weights (section 3.2.3) are averaged over all layers and heads.
 
     Args:
         model: The architecture.

@@ -1,4 +1,6 @@
-"""The loop that generates translations token by token, for beam search and for sampling (`inference/search.py`).
+"""The loop that generates translations token by token.
+
+Beam search and sampling (`inference/search.py`) both use it.
 
 At each step, the model computes next-token logits for every hypothesis. The function `choose` then decides which tokens
 continue the hypotheses and which hypotheses have ended. A `Schedule` runs the steps: `plain` in this file, or one that
@@ -83,7 +85,7 @@ def plain(advance: Advance, state: State) -> Beams:
 
 
 def run_to(advance: Advance, state: State, positions: int, fewest: int = 0) -> State:
-    """Advances to at most `positions` steps while more than `fewest` sentences are live.
+    """Advances while more than `fewest` sentences are live and the cache has room.
 
     Args:
         advance: Makes one step.

@@ -1,4 +1,4 @@
-"""Loading of parameters from a run that may still be in training, or have damaged checkpoints."""
+"""Loading of parameters from a run, even if it is in training or damaged."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -65,7 +65,7 @@ def _missing(
     steps: Sequence[int],
     unreadable: Collection[int],
 ) -> list[int]:
-    """Steps of the damaged checkpoints on disk without which the choice would not be `steps`, in ascending order."""
+    """The steps of damaged checkpoints that should have been among `steps`."""
     known = {record.step: record for record in records(run_dir)}
     last = known.get(steps[-1], Record(steps[-1], math.inf))
     wanted = read_config(run_dir).average if average is None else average

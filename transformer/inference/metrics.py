@@ -88,7 +88,7 @@ class Metrics:
             ) from error
 
     def chrf(self) -> CHRF:
-        """Makes the chrF metric (Popović 2015), or chrF++ if it counts word n-grams (Popović 2017)."""
+        """Makes the chrF metric (Popović 2015) or, with word n-grams, chrF++ (2017)."""
         return _FloatCHRF(word_order=self.config.chrf_word_order, lowercase=self.config.lowercase)
 
     def ter(self) -> TER:
@@ -115,7 +115,7 @@ class Metrics:
         return {name: make() for name, make in makers.items() if name in self.config.metrics}
 
     def warnings(self, references: Sequence[str]) -> tuple[str, ...]:
-        """Explains what makes scores against these references misleading, one sentence per problem.
+        """Explains what makes scores misleading, one sentence per problem.
 
         At present the only problem is text without spaces between words, for a tokenizer that relies on them.
         """

@@ -1,4 +1,4 @@
-"""Evaluations on disk, with everything that determines the translations and scores.
+"""Evaluations on disk, with everything that determines their scores.
 
 FOLDER/scores.json      the scores
 FOLDER/hypotheses.txt   the translations, one per line
@@ -54,7 +54,7 @@ class Result:
 
     @property
     def run_config(self) -> Config:
-        """The config of the run, with the search, metrics and compute dtype of this evaluation.
+        """The config of the run, with the settings of this evaluation.
 
         Raises:
             InputError: The config was written by an incompatible version of this library.
@@ -108,7 +108,7 @@ def evaluate(
 
 
 def describe(result: Result) -> dict[str, Any]:
-    """Describes an evaluation for `evaluate --json`, with checkpoints, search, compute dtype and test set."""
+    """Describes checkpoints, search and test set, for `evaluate --json`."""
     config, pairs = result.config, result.pairs
     return {
         "run": result.name,
@@ -129,7 +129,7 @@ def describe(result: Result) -> dict[str, Any]:
 def settings(
     config: Config, steps: Sequence[int], ensemble: Sequence[tuple[str, Sequence[int]]] = ()
 ) -> dict[str, Any]:
-    """Collects the settings that determine the translations of a run, as values for JSON.
+    """Collects the settings that determine translations, as values for JSON.
 
     Args:
         config: The config of the run, with the search, metrics and compute dtype in use.
@@ -145,7 +145,7 @@ def settings(
 
 
 def write_result(folder: Path, result: Result, scores: Scores) -> None:
-    """Writes an evaluation to a new folder, which appears under its name only when it is complete.
+    """Writes an evaluation to a new folder, which appears when it is complete.
 
     Raises:
         OSError: The folder exists already, or cannot be written.

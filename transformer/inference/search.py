@@ -1,4 +1,4 @@
-"""Beam search (section 6.1) and ancestral sampling, as pure functions of a `step` callable.
+"""Beam search (section 6.1) and ancestral sampling, as pure functions.
 
 Both run the loop in `inference/generation.py` and differ only in the function `choose`, which picks the next tokens.
 A beam of 1 is greedy search.
@@ -209,7 +209,7 @@ def sample(
 
 
 def _best(ended: Ended, newly: Ended) -> Ended:
-    """The N best hypotheses of both, preferring those of `ended` when scores are equal."""
+    """The N best hypotheses of both. Of equal scores, those in `ended` come first."""
     origins, scores, lengths = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), ended, newly)
     scores, kept = lax.top_k(scores, ended.scores.shape[1])
     return Ended(take_slots(origins, kept), scores, take_slots(lengths, kept))

@@ -54,7 +54,7 @@ class Window(NamedTuple):
 def translate(
     model: Transformer, params: Params, tokenizer: Tokenizer, sentences: Sequence[str], search: SearchConfig
 ) -> list[str]:
-    """Returns the best translation of each sentence by one model, as in `translations`."""
+    """Translates each sentence to its best translation, as `translations` does."""
     return [found[0].text for found in translations(((model, params),), tokenizer, sentences, search)]
 
 
@@ -114,7 +114,7 @@ def translated_windows(
 
 
 def distinct(found: Sequence[Translation]) -> list[Translation]:
-    """Merges translations with the same text, which a search can find in several tokenizations.
+    """Merges translations with the same text but different tokens.
 
     Args:
         found: The translations of one sentence, best first.
@@ -129,7 +129,7 @@ def distinct(found: Sequence[Translation]) -> list[Translation]:
 
 
 def search_ids(tokenizer: Tokenizer, search: SearchConfig) -> SearchIds:
-    """Looks up the token ids that a search needs: special ids, and the ids of `forbidden` and `prefix`.
+    """Looks up special ids, and the token ids of `forbidden` and `prefix`.
 
     Raises:
         InputError: A forbidden word is not a single token.
@@ -151,7 +151,7 @@ def search_ids(tokenizer: Tokenizer, search: SearchConfig) -> SearchIds:
 def _sources(
     sentences: Sequence[str], tokenizer: Tokenizer, longest: int, first: int, search: SearchConfig
 ) -> tuple[list[int], list[list[int]]]:
-    """Tokenizes sentences, and splits those that are too long for the model into chunks.
+    """Tokenizes sentences, and splits those that are too long into chunks.
 
     Returns:
         For each chunk, the index of its sentence, and its token ids. An empty sentence has no chunk.
@@ -194,7 +194,7 @@ def _one_line(text: str) -> str:
 
 
 def _join(chunks: list[list[Translation]], num_best: int) -> list[Translation]:
-    """The translations of a line, of which the n-th is made of the n-th translations of all its chunks."""
+    """Joins the n-th translations of all chunks to the n-th translation of a line."""
     if not chunks:
         return [Translation("", 0.0, 0)] * num_best
     joined = [

@@ -1,4 +1,4 @@
-"""A trained model with its tokenizer, which translates and scores text and shows what the model computes."""
+"""A trained model with its tokenizer, as a translator."""
 
 import dataclasses
 import sys
@@ -76,7 +76,7 @@ class Translator:
     def translate(
         self, sentences: Iterable[str], search: SearchConfig | None = None
     ) -> str | list[str] | Iterator[str]:
-        """Translates each sentence to its best translation, or to its first sample (see `translations`).
+        """Translates each sentence to its best translation, or to its first sample.
 
         Args:
             sentences: One sentence, a collection of sentences (a list, a tuple, an array), or a stream of any length,
@@ -97,7 +97,7 @@ class Translator:
         return list(best) if isinstance(sentences, Collection) else best
 
     def n_best(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[list[Translation]]:
-        """Returns the `search.num_best` best translations of each sentence, best first (see `translations`).
+        """Finds the `search.num_best` best translations of each sentence, best first.
 
         A text that the search finds in several tokenizations is returned once, with its best score. There may therefore
         be fewer translations. Samples are independent draws, so equal samples are kept.
@@ -107,13 +107,13 @@ class Translator:
         return found if search.sample else map(distinct, found)
 
     def windows(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[Window]:
-        """Translates like `n_best`, but returns all sentences that were translated together in one `Window`."""
+        """Translates like `n_best`, but returns one `Window` of sentences at a time."""
         search = self.config.search if search is None else search
         found = translated_windows(self.members, self.tokenizer, sentences, search)
         return found if search.sample else (w._replace(translations=[*map(distinct, w.translations)]) for w in found)
 
     def score(self, pairs: Sequence[tuple[str, str]], search: SearchConfig | None = None) -> Scores:
-        """Translates the source of each pair, and scores the translations against the references as `evaluate` does."""
+        """Translates and scores pairs of a source and its reference (see `evaluate`)."""
         return self.evaluate(Pairs([source for source, _ in pairs], [target for _, target in pairs]), search)[0]
 
     def evaluate(
@@ -121,8 +121,8 @@ class Translator:
     ) -> tuple[Scores, list[str]]:
         """Translates a test set and scores the translations.
 
-        With `search.long_input=split`, there is no loss if a side of a pair has more tokens than the model has
-        positions, because the model assigns no probability to a text in several chunks.
+        There is no loss if `search.long_input` is `split` and a pair has more tokens than the model has positions. The
+        model assigns no probability to a text in several chunks.
 
         Args:
             pairs: The test set, perhaps with several references and with tags.
@@ -133,8 +133,8 @@ class Translator:
             The scores, and the translations.
 
         Raises:
-            InputError: There are no pairs, a metric lacks its tokenizer, or a side has more tokens than the model has
-                positions and `search.long_input` is `refuse`.
+            InputError: There are no pairs, or a metric lacks its tokenizer. With `search.long_input` set to `refuse`,
+                also if a side has more tokens than the model has positions.
         """
         search = self.config.search if search is None else search
         split = search.long_input == "split" and not all(self.fit(pairs.sources, pairs.targets))
@@ -151,7 +151,7 @@ class Translator:
         return scores, hypotheses
 
     def fit(self, sources: Sequence[str], targets: Sequence[str]) -> list[bool]:
-        """Whether the model has enough positions for both sides of each pair, including the end tokens."""
+        """Whether the model has enough positions for both sides of each pair."""
         longest = longest_source(self.members)
         sides = self.tokenizer.encode_batch(sources), self.tokenizer.encode_batch(targets)
         return [max(map(len, pair)) < longest for pair in zip(*sides, strict=True)]
@@ -172,9 +172,9 @@ class Translator:
         return found
 
     def loss(self, sources: Sequence[str], targets: Sequence[str]) -> float:
-        """Computes the mean negative log-likelihood of given translations, in nats per target token.
+        """Computes the negative log-likelihood of translations, in nats per token.
 
-        -1/N sum_n log p(y_n | y_1 .. y_{n-1}, x), over the N tokens of all targets, including end tokens
+        -1/N sum_n log p(y_n | y_1 .. y_{n-1}, x),  over the N tokens of all targets, including end tokens
 
         Raises:
             InputError: There are no pairs, or a side has more tokens than the model has positions.
@@ -187,9 +187,9 @@ class Translator:
         return -total / count
 
     def alignments(self, sources: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
-        """Finds the source token with the highest cross-attention weight for each target token (section 3.2.3).
+        """Finds the source token that each target token attends to most.
 
-        Weights are averaged over all layers and heads, of the first model in an ensemble.
+        Cross-attention weights (section 3.2.3) are averaged over all layers and heads of the (first) model.
 
         Returns:
             For each pair and each target token, including the end token, the index of a source token.
@@ -209,7 +209,7 @@ class Translator:
         return forced_decoding.batches(self.tokenizer, sources, targets, longest, self.config.search.batch_tokens)
 
     def batch(self, sources: Sequence[str], targets: Sequence[str]) -> Batch:
-        """Makes one padded batch of sentence pairs, with one pair per row, in the same order.
+        """Makes one padded batch of sentence pairs, one per row, in the same order.
 
         Its fields `source` and `target_input` are arguments of `apply`.
 

@@ -40,7 +40,7 @@ def trials(
     penalties: Sequence[float],
     metrics: Metrics | None = None,
 ) -> Iterator[Trial]:
-    """Computes the BLEU score of each beam size with each length penalty, in both forms.
+    """Computes the BLEU score of each beam size with each length penalty.
 
     A length penalty does not affect which hypotheses a beam keeps. It only ranks those that have ended, and decides
     when to stop. One search without a penalty is therefore enough for each beam size, and its translations are

@@ -1,4 +1,4 @@
-"""Scoring of each checkpoint of a run as it appears, during the training and perhaps on another machine."""
+"""Scoring of each checkpoint of a run as soon as it appears."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def watch(
     report: Callable[[str], None] = print,
     note: Callable[[str], None] = print,
 ) -> None:
-    """Scores the checkpoints of a run, the earliest first, until the run has ended and all of them are scored.
+    """Scores the checkpoints of a run, the earliest first, until it has ended.
 
     Each evaluation is kept in the folder under its step (see `inference/results.py`). Checkpoints already scored with
     the same settings are skipped. Only the run directory has to be shared with the training machine; checkpoints appear
@@ -132,7 +132,7 @@ def watch(
 
 
 def _identity(config: Mapping[str, Any], training_data: str | None) -> tuple[Any, ...]:
-    """The settings that distinguish two runs, without those that may change when a run is resumed."""
+    """The settings of a run, without those that may change when it is resumed."""
     rounding = ("dtype", "implementation", "scan_unroll")
     model = {name: value for name, value in config["model"].items() if name not in rounding}
     return training_data, config["seed"], model, config["optimizer"]

@@ -1,4 +1,4 @@
-"""Windows of a stream, so that items that have arrived are processed without waiting for more."""
+"""Windows of a stream, so that what has arrived need not wait for more."""
 
 from collections.abc import Collection, Generator, Iterable
 from contextlib import suppress
@@ -71,7 +71,7 @@ def _read(items: Iterable[Any], arrived: Queue[Any], stopped: Event) -> None:
 
 
 def _next_window(arrived: Queue[Any], size: int) -> tuple[list[Any], _End | None]:
-    """Waits for the first item and takes those that follow, up to `size`; also the end, if it has arrived."""
+    """Waits for an item and takes what follows, up to `size`, with the end if reached."""
     window, item, deadline = [], arrived.get(), monotonic() + PAUSE
     while not isinstance(item, _End):
         window.append(item)

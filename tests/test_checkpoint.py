@@ -8,11 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from transformer import checkpoint
 from transformer.checkpoint import Checkpoints, load_params
-from transformer.config import Config, TrainingConfig
 from transformer.errors import InputError
-from transformer.run_dir import Counters, open_run, records, saved_steps
+from transformer.run_dir import Counters, records
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda count: 0.1))
 
@@ -209,23 +207,6 @@ def test_a_missing_or_damaged_checkpoint_is_an_error(tmp_path: Path):
     shutil.rmtree(tmp_path / "checkpoints" / "2" / "params")
     with pytest.raises(InputError, match=r"step 2 in .* is damaged .* other steps: 1\."):
         load_params(tmp_path, [2])
-
-
-def test_if_a_chosen_checkpoint_is_deleted_another_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As when the training process keeps only its last checkpoint."""
-    run_dir = open_run(tmp_path / "run", Config(training=TrainingConfig(keep_last=1)))
-    save(run_dir, {1: 1.0}, keep_last=1)
-
-    def read(manager: Any, step: int, read: Any = checkpoint.read) -> Any:
-        if step == 1:
-            save(run_dir, {2: 0.5}, keep_last=1)
-        return read(manager, step)
-
-    monkeypatch.setattr(checkpoint, "read", read)
-    for chosen in ("last", "best"):
-        params = checkpoint.load_chosen(run_dir, chosen, None, "print", pytest.fail)[1]
-        assert_equal(params, make_state(2).params)
-    assert saved_steps(run_dir) == [2]
 
 
 def test_a_regular_checkpoint_replaces_a_resume_only_one_of_the_same_step(tmp_path: Path):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,12 +31,10 @@ from transformer.checkpoint_files import (
 from transformer.errors import InputError
 from transformer.parameters import from_version_0_1
 from transformer.run_dir import (
-    CHECKPOINTS,
     DAMAGED,
     LAYOUT,
     Counters,
     Record,
-    checkpoint_steps,
     records,
     validation_loss,
 )
@@ -227,42 +225,6 @@ class Checkpoints:
         self.close()
 
 
-def load_chosen(
-    run_dir: str | Path,
-    checkpoint: Literal["best", "last"] | int,
-    average: int | None,
-    fingerprint: str,
-    say: Callable[[str], None],
-) -> tuple[list[int], Params]:
-    """Loads the mean of the checkpoints that `run_dir.checkpoint_steps` chooses.
-
-    A checkpoint that cannot be read is skipped, unless `checkpoint` is its step. If the training process deletes a
-    chosen checkpoint before it is read, the choice is repeated.
-
-    Args:
-        run_dir: The run directory.
-        checkpoint: As in `checkpoint_steps`.
-        average: As in `checkpoint_steps`.
-        fingerprint: Fingerprint of the tokenizer.
-        say: Prints which checkpoints were skipped.
-
-    Returns: The steps of the checkpoints, and their mean as `load_params` returns it.
-
-    Raises: InputError as `checkpoint_steps` and `load_params` do.
-    """
-    unreadable = set[int]()
-    while True:
-        steps = checkpoint_steps(run_dir, checkpoint, average, unreadable)
-        try:
-            return steps, load_params(run_dir, steps, fingerprint)
-        except UnreadableCheckpointError as error:
-            if not isinstance(checkpoint, str):
-                raise
-            unreadable.add(error.step)
-            if (Path(run_dir) / CHECKPOINTS / str(error.step)).exists():
-                say(f"The checkpoint of step {error.step:,} cannot be read and is skipped.")
-
-
 def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | None = None) -> Params:
     """Loads the parameters of a checkpoint, or the mean of several (section 6.1).
 
@@ -278,7 +240,9 @@ def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | No
     Raises: InputError if a checkpoint is missing or damaged, or was trained with another tokenizer.
     """
     known = {record.step: record for record in records(run_dir)}
-    with open_manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
+    # With lightweight_initialize, orbax reads no metrics, so damaged metrics of other checkpoints do no harm.
+    options = {"read_only": True, "create": False, "save_interval_steps": 0, "lightweight_initialize": True}
+    with open_manager(run_dir, **options) as manager:
 
         def params_of(step: int) -> dict[str, Params]:
             if step not in known:

@@ -89,5 +89,14 @@ def write_corpus(folder: Path) -> None:
     (folder / "tiny.py").write_text(TINY)
 
 
+def damage(checkpoint: Path) -> None:
+    """Overwrites the middle of every array."""
+    for file in checkpoint.rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            data = bytearray(file.read_bytes())
+            data[50 : len(data) - 50] = random.Random(0).randbytes(max(0, len(data) - 100))
+            file.write_bytes(data)
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

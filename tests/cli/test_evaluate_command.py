@@ -179,7 +179,9 @@ def test_compare_says_which_scores_can_be_compared(corpus, trained, tmp_path):
         "TER",
     ]
     (tmp_path / "greedy" / "hypotheses.txt").unlink()
-    assert_refused(call("compare", f"{corpus}/run", greedy), r"hypotheses\.txt is missing: evaluate again")
+    assert_refused(
+        call("compare", f"{corpus}/run", greedy), r"hypotheses\.txt is missing\. Remove the folder and evaluate"
+    )
 
 
 def test_compare_takes_checkpoints(run, monkeypatch):
@@ -198,7 +200,7 @@ def test_compare_takes_checkpoints(run, monkeypatch):
     assert same["different_translations"] == 0
     assert same["metrics"]["BLEU"]["difference"] == 0
     assert call("evaluate", run, "--watch", "--interval", "0.1").status == 0
-    monkeypatch.setattr("transformer.cli.compare.load_translator", None)  # nothing is translated again
+    monkeypatch.setattr("transformer.cli.compare.load_members", None)  # nothing is translated again
     kept = call("compare", f"{run}@10", f"{run}@20", "--json")
     assert (kept.status, kept.err) == (0, "")
 
@@ -210,6 +212,7 @@ def test_evaluate_watches_a_run_to_its_end(run, monkeypatch):
     again = call("evaluate", run, "--watch")
     assert (again.status, again.out) == (0, "")
     for arguments, message in (
+        (["--average", "2"], "Step 10 in .*evaluation was scored with --average 1. Give another folder with --output"),
         (["--checkpoint", "10"], "--checkpoint cannot be combined with --watch"),
         (["--json"], "--json cannot be combined with --watch"),
         (["--interval", "0"], r"--interval must be positive \(seconds\), but is 0"),
@@ -221,7 +224,7 @@ def test_evaluate_watches_a_run_to_its_end(run, monkeypatch):
 
     monkeypatch.setattr("transformer.inference.watch.time.sleep", interrupt)
     monkeypatch.setattr("transformer.inference.watch.is_finished", lambda _: False)
-    waits = "waiting for a checkpoint after step 20; looking every 30 s\n"
+    waits = "waiting for a checkpoint after step 20 (checking every 30 s)\n"
     assert call("evaluate", run, "--watch")[::2] == (130, f"{again.err}{waits}Interrupted.\n")
 
 

@@ -8,6 +8,7 @@ import sys
 import termios
 import time
 
+import jax
 import pytest
 from command_line import assert_refused, call
 
@@ -62,7 +63,7 @@ def test_translate_refuses_what_it_cannot_write(corpus, trained):
     assert_refused(call("translate", f"{corpus}/run", "--num-best", "2"), "--num-best 2 needs --jsonl")
     assert_refused(call("translate", f"{corpus}/run", "--alignments"), "--alignments needs --jsonl")
     prefixed = call("translate", f"{corpus}/run", "--prefix", "der", stdin="dog\n" + "dog " * 500)
-    assert_refused(prefixed, r"Line 2 has \d+ tokens, .* or leave out --prefix, which would begin each")
+    assert_refused(prefixed, r"Line 2 has \d+ tokens, .* or leave out --prefix, which would begin the tr")
     for name, message in (
         ("run@first", "run@first names no checkpoint. Write RUN@STEP, RUN@best or RUN@last"),
         ("run@15", "Cannot find the checkpoint of step 15"),
@@ -96,9 +97,9 @@ def start(run, *options):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("end", ["close", "interrupt"])
-def test_a_program_that_asks_line_by_line_is_answered(corpus, trained, end):
-    with start(f"{corpus}/run", "--jsonl", "--alignments") as program:
+@pytest.mark.parametrize(("end", "options"), [("close", ()), ("interrupt", ("--jsonl", "--alignments"))])
+def test_a_program_that_asks_line_by_line_is_answered(corpus, trained, end, options):
+    with start(f"{corpus}/run", *options) as program:
         assert program.stdin is not None
         assert program.stdout is not None
         assert program.stderr is not None
@@ -107,7 +108,9 @@ def test_a_program_that_asks_line_by_line_is_answered(corpus, trained, end):
             program.stdin.flush()
             ready, _, _ = select.select([program.stdout], [], [], 60)
             assert ready
-            assert json.loads(program.stdout.readline())["source"] == line
+            answer = program.stdout.readline()
+            assert answer.endswith(b"\n")
+            assert not options or json.loads(answer)["source"] == line
         if end == "close":
             program.stdin.close()
         else:  # while a thread waits for more input
@@ -151,6 +154,23 @@ def test_ctrl_c_leaves_whole_lines(corpus, trained):
     assert set(sources) == {" " * 20_000}
 
 
+@pytest.mark.parametrize("function", ["decoding._search", "forced_decoding.token_log_probabilities"])
+def test_a_device_without_memory_for_a_batch(corpus, trained, monkeypatch, function):
+    """One sentence on standard error, after the one about the compute dtype, whichever thread the exception is from."""
+
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nbuffer assignment: ..."
+        )
+
+    monkeypatch.setattr(f"transformer.inference.{function}", fail)
+    for command in ("translate", "evaluate") if function == "decoding._search" else ("evaluate",):
+        found = call(command, f"{corpus}/run", stdin="red house\n")
+        advice = "Lower --batch-tokens .* or --beam-size, or stop other processes on the device"
+        assert_refused(found, rf"error: The device is out of memory \(Out of memory allocating 8 bytes\)\. {advice}")
+        assert (found.out, found.err.count("\n")) == ("", 2)
+
+
 def test_score_gives_each_pair_its_probability(corpus, trained):
     files = ("--source", f"{corpus}/test.en", "--target", f"{corpus}/test.de")
     totals = [float(line) for line in call("score", f"{corpus}/run", *files).out.splitlines()]
@@ -175,6 +195,6 @@ def test_export_writes_the_search_and_what_a_caller_must_know(corpus, trained, t
     assert (tmp_path / "search.tokenizer.json").read_bytes() == (corpus / "run" / "tokenizer.json").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["search", "search.json", "search.tokenizer.json"]
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert_refused(call("export", run, str(file), "--sample"), r"search\.sample draws translations at random")
+    assert_refused(call("export", run, str(file), "--sample"), r"Sampling cannot be exported, only a beam search")
     assert_refused(call("export", run, str(tmp_path / "nowhere" / "search")), "a directory that there is")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -1,4 +1,4 @@
-"""Untrained models, made once for all files, whose translations are of many lengths and none like another."""
+"""Untrained models, whose translations differ and have many lengths."""
 
 import random
 from collections.abc import Callable
@@ -47,7 +47,7 @@ WORDS += ("under", "over")
 
 
 def draw(config: ModelConfig, seed: int, factor: float) -> Any:
-    """Random parameters, larger than initialized, so that translations are neither all alike nor all of full length."""
+    """Draws parameters larger than initial ones, so that translations differ."""
     variables = parameters.draw(Transformer(config), seed)
     larger = jax.tree.map(
         lambda leaf, is_matrix: leaf * factor if is_matrix else leaf,
@@ -65,13 +65,13 @@ def random_translator() -> Translator:
 
 @pytest.fixture(scope="session")
 def draw_variables() -> Callable[..., Any]:
-    """The variables of a model like that of `translator`."""
+    """Draws variables for a model with a config like the one of `translator`."""
     return lambda config, seed=0: draw(config, seed, 2)
 
 
 @pytest.fixture(scope="session")
 def random_sentences() -> Callable[[int, int, int], list[str]]:
-    """So many sentences of words that the tokenizer of `translator` knows, each of at most `longest` words."""
+    """Makes sentences of at most `longest` words that `tokenizer` was trained on."""
 
     def make(seed: int, number: int, longest: int) -> list[str]:
         generator = random.Random(seed)

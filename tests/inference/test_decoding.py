@@ -1,4 +1,4 @@
-"""Settings of a backend decide how translations are computed, and never what they are."""
+"""The settings of a backend do not change translations."""
 
 import dataclasses
 import random
@@ -24,7 +24,7 @@ def sources(seed: int, number: int, longest: int = 36) -> list[list[int]]:
 
 
 def found(translator, sentences, search, backend) -> list[tuple]:
-    """Tokens, scores and lengths of each sentence."""
+    """Translates sentences, and returns the tokens, scores and lengths of each."""
     ids = search_ids(translator.tokenizer, search)
     results: list[Any] = [None] * len(sentences)
     numbers = np.arange(len(sentences), dtype=np.int32)

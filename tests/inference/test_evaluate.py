@@ -70,7 +70,10 @@ def test_empty_translations_score_zero():
 
 @pytest.mark.parametrize(
     ("hypotheses", "references", "message"),
-    [([], [], "nothing to score"), (["a", "b"], ["a"], "2 translations and 1 references")],
+    [
+        ([], [], "Cannot score an empty test set"),
+        (["a", "b"], ["a"], "Cannot score 2 translations against 1 references"),
+    ],
 )
 def test_unusable_input(hypotheses, references, message):
     with pytest.raises(InputError, match=message):

@@ -16,7 +16,7 @@ from transformer.model import Transformer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported.py"
 SENTENCES = ["seven", "the men see", "", "then see seas", "men", "the sea"]
-# Run with these, a script has nothing but jax: whatever it imports of the others raises ImportError.
+# Runs a script with JAX alone: importing any of these packages raises ImportError.
 ALONE = """
 import runpy, sys
 sys.modules |= dict.fromkeys(("transformer", "flax", "optax", "orbax", "tokenizers", "datasets", "jaxtyping"))
@@ -36,13 +36,13 @@ def artefact(random_translator, search) -> Artefact:
 
 
 def rows(tokenizer, sentences: list[str], width: int) -> np.ndarray:
-    """The sentences as the artefact takes them; an empty one is a row of padding."""
+    """The input of the artefact, with a row of padding for an empty sentence."""
     ids = [[*own, tokenizer.end_id] if own else [] for own in tokenizer.encode_batch(sentences)]
     return np.array([[*own, *[tokenizer.pad_id] * (width - len(own))] for own in ids], np.int32)
 
 
 def texts(tokenizer, ids) -> list[str]:
-    """The translations of token ids, each in one line as a translator gives it."""
+    """Decodes translations, each to one line, as a translator does."""
     return [text.replace("\r", " ").replace("\n", " ") for text in tokenizer.decode_batch(ids)]
 
 
@@ -79,7 +79,7 @@ def test_the_artefact_is_for_all_platforms_and_no_longer_sentence(artefact):
 
 
 def test_constraints_and_ensembles_are_exported_with_the_search(random_translator):
-    """Of two models with different positions: rotary ones need the cache to hold rotated keys."""
+    """With rotary positions in one model, its cache holds rotated keys."""
     rotary = dataclasses.replace(
         random_translator,
         model=Transformer(dataclasses.replace(random_translator.model.config, positions="rotary")),
@@ -114,14 +114,14 @@ def test_a_script_runs_it_with_jax_alone(random_translator, search, artefact, tm
 
 def test_what_cannot_be_exported(random_translator, search):
     for changed, max_length, message in (
-        (dataclasses.replace(search, sample=True), None, "search.sample draws translations at random"),
+        (dataclasses.replace(search, sample=True), None, "Sampling cannot be exported, only a beam search"),
         (
             search,
             41,
             r"The longest source \(--longest\) has 41 tokens, but the model has positions for 40\. Give at most 40",
         ),
         (search, 0, "--longest must be at least 1, but is 0"),
-        (dataclasses.replace(search, forbidden=("no such piece",)), None, "'no such piece' is"),
+        (dataclasses.replace(search, forbidden=("no such token",)), None, "Cannot forbid 'no such token', because it"),
     ):
         with pytest.raises(InputError, match=message):
             export_search(random_translator, changed, max_length)

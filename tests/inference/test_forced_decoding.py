@@ -1,4 +1,4 @@
-"""What a model makes of given translations: their probabilities, the loss, attention."""
+"""Probabilities, losses and attention of given translations."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def test_loss_is_that_of_the_logits(translator, tokenizer):
 def test_loss_of_a_corpus_is_the_mean_over_the_tokens_of_its_pairs(
     translator, norm, draw_variables, random_sentences, monkeypatch
 ):
-    """In batches of several shapes, whose logits are computed a few rows at a time, against each pair by itself."""
+    """Compares batches of several shapes with one pair at a time."""
     config = dataclasses.replace(translator.config.model, norm=norm)
     params = draw_variables(config)
     if norm == "batch":  # other running statistics than 0 and 1
@@ -50,7 +50,7 @@ def test_loss_of_a_corpus_is_the_mean_over_the_tokens_of_its_pairs(
         shapes.append(batch.target_output.shape)
         return original(models, params, batch)
 
-    monkeypatch.setattr(forced_decoding, "CHUNK", 60)
+    monkeypatch.setattr(forced_decoding, "LOGITS", 60)
     monkeypatch.setattr(forced_decoding, "token_log_probabilities", noticed)
     assert translator.loss(sources, targets) == pytest.approx(loss / whole.target_mask.sum(), rel=1e-5)
     assert len(shapes) > len({*shapes}) > 1
@@ -68,10 +68,10 @@ def test_log_probabilities_are_those_of_the_loss(translator):
 def test_alignments_are_the_strongest_attention(translator):
     sources, targets = ["two dogs under the tree", "a man"], ["a small tree runs", "the bird"]
     found = translator.alignments(sources, targets)
-    for source, target, places in zip(sources, targets, found, strict=True):
+    for source, target, indices in zip(sources, targets, found, strict=True):
         batch = translator.batch([source], [target])
         _, weights = translator.apply(translator.params, batch.source, batch.target_input, return_weights=True)
-        assert places == weights["cross"][0, 0].mean(0).argmax(-1).tolist()
+        assert indices == weights["cross"][0, 0].mean(0).argmax(-1).tolist()
 
 
 def test_a_batch_has_a_pair_in_each_row_in_order(translator, tokenizer, random_sentences):

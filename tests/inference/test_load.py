@@ -1,4 +1,4 @@
-"""The compilation cache of a run that is loaded again."""
+"""The compilation cache when a run is loaded."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""The whole way from text to text against a decoder in plain NumPy, without cache, batch or jit, on a trained model."""
+"""Translations compared with a NumPy decoder without cache, batches or jit."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ WORDS = ["ba", "do", "gi", "ku", "me", "no", "ri", "so", "ta"]
 
 @pytest.fixture(scope="module")
 def translator():
-    """Trained for a moment to say the words backwards: sure of some, in doubt about many."""
+    """A model trained briefly to reverse words, and so unsure of many translations."""
     generator = random.Random(0)
     sources = [" ".join(generator.choices(WORDS, k=generator.randint(1, 7))) for _ in range(512)]
     targets = [" ".join(reversed(source.split())) for source in sources]
@@ -63,7 +63,7 @@ def translator():
 
 
 def next_log_probs(p, source, target):
-    """Figure 1 in float64 for one sentence: log-probabilities of the token after `target`."""
+    """Computes next-token log-probabilities by Figure 1, in float64 for one sentence."""
 
     def norm(name, x):
         centred = x - x.mean(-1, keepdims=True)
@@ -102,7 +102,7 @@ def next_log_probs(p, source, target):
 
 
 def decode(scorer, longest, beam_size, alpha, special_ids):
-    """The beam search of section 6.1 over lists: [(score, tokens)], the best first."""
+    """Runs the beam search of section 6.1 on lists of (score, tokens), best first."""
     _, start_id, end_id = special_ids
 
     def score(log_prob, length):
@@ -137,7 +137,7 @@ def test_translations_are_those_of_numpy(translator, beam_size):
     search = SearchConfig(beam_size=beam_size, extra_length=6, length_penalty=0.6)
     tokenizer = translator.tokenizer
     arrays = {
-        "/".join(path): np.asarray(leaf, np.float64)[0 if "layers" in path else ...]  # a layer each side
+        "/".join(path): np.asarray(leaf, np.float64)[0 if "layers" in path else ...]  # one layer per side
         for path, leaf in flatten_dict(jax.device_get(translator.params)["params"]).items()
     }
     found = list(translator.n_best(sentences, search))
@@ -168,5 +168,5 @@ def test_neighbours_order_and_batch_size_change_nothing(translator):
     for shuffle, batch_tokens in itertools.product(range(2), (64, 1024, 8192)):
         order = random.Random(shuffle).sample(range(30), 30)
         of_size = dataclasses.replace(search, batch_tokens=batch_tokens)
-        together = translator.translate([sentences[place] for place in order], of_size)
-        assert [together[order.index(place)] for place in range(10)] == alone
+        together = translator.translate([sentences[index] for index in order], of_size)
+        assert [together[order.index(index)] for index in range(10)] == alone

@@ -1,4 +1,4 @@
-"""The metrics of a target language, against sacreBLEU's own command."""
+"""The metrics for a target language, compared with the command of sacreBLEU."""
 
 import json
 import random
@@ -24,7 +24,7 @@ ENGLISH = [f"der Hund Nummer {n} liest ein Buch." for n in range(8)]
 
 
 def command(folder, hypotheses, references, *options):
-    """What `sacrebleu` prints of one metric."""
+    """Runs `sacrebleu` for one metric and returns the JSON that it prints."""
     files = [folder / f"reference.{number}" for number in range(len(references))]
     for file, lines in zip((*files, folder / "hypotheses"), (*references, hypotheses), strict=True):
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -77,7 +77,7 @@ def test_other_tokenizers_case_and_word_order_are_those_of_sacrebleu(tmp_path):
     assert (scores.chrf.name, expected["name"]) == ("chrF2++", "chrF2++")
     assert list(scores.by_metric) == ["bleu", "chrf"]
     assert "ter" not in json.loads(scores.to_json())
-    with pytest.raises(InputError, match=r"scores\.metrics does not name ter: only bleu, chrf was computed"):
+    with pytest.raises(InputError, match=r"The score ter was not computed, only bleu, chrf\. Name it in scores\.metr"):
         _ = scores.ter
     alone = score_translations(ENGLISH, GERMAN, metrics=Metrics(ScoresConfig(metrics=("ter",))), bootstrap=2)
     assert (list(alone.by_metric), alone.length_ratio, alone.bleu_by_length) == (["ter"], None, {})
@@ -94,7 +94,7 @@ def test_several_references_are_those_of_sacrebleu(tmp_path):
     assert scores.bleu.score == bleu(TRANSLATED, CHINESE, [SECOND], metrics)
     both = score_translations(["b", "c"], ["a", "c"], further_references=[["b", "d"]], bootstrap=2)
     assert both.exact_match.score == 100
-    with pytest.raises(InputError, match="2 translations and 1 references"):
+    with pytest.raises(InputError, match="Cannot score 2 translations against 1 references"):
         score_translations(["b", "c"], ["a", "c"], further_references=[["b"]])
 
 
@@ -123,7 +123,7 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, module, langua
         monkeypatch.setattr(module, None)
     metrics = Metrics(ScoresConfig(tokenize=tokenize), language)
     for attempt in (metrics.bleu, metrics.chosen, lambda: score_translations(["a"], ["a"], metrics=metrics)):
-        with pytest.raises(InputError, match=rf"pip install '{package}', or choose another tokenizer with --tokenize"):
+        with pytest.raises(InputError, match=rf"Run pip install '{package}', or choose another tokenizer with --tok"):
             attempt()
     chrf = Metrics(ScoresConfig(tokenize=tokenize, metrics=("chrf",)), language)  # needs no tokenizer
     assert score_translations(["a"], ["a"], metrics=chrf, bootstrap=2).chrf.score == 100
@@ -198,7 +198,7 @@ def test_training_checks_its_metrics_before_it_begins(monkeypatch, capsys):
 @pytest.mark.parametrize("seed", ["abc", "-1", ""])
 def test_an_unusable_seed_is_refused(monkeypatch, seed):
     monkeypatch.setenv("SACREBLEU_SEED", seed)
-    with pytest.raises(InputError, match="SACREBLEU_SEED must be a whole number or none"):
+    with pytest.raises(InputError, match="SACREBLEU_SEED must be a non-negative integer or none"):
         score_translations(["a"], ["a"])
 
 

@@ -1,4 +1,4 @@
-"""Samples of a toy model whose every translation has a known probability."""
+"""Samples of a toy model for which the probability of every translation is known."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_samples_have_the_frequencies_of_the_model():
         np.testing.assert_allclose(score, normalized_log_probability(table, tokens), rtol=1e-4)
         counts[tokens] = counts.get(tokens, 0) + 1
     for tokens, count in counts.items():
-        if tokens[-2:] != (END,) and len(tokens) < 3:  # those of three tokens may have been made to end
+        if tokens[-2:] != (END,) and len(tokens) < 3:  # samples of three tokens may have been forced to end
             expected = np.exp(normalized_log_probability(table, tokens))
             assert abs(count / 4000 - expected) < 5 * np.sqrt(expected / 4000)
 
@@ -70,8 +70,8 @@ def test_a_sample_depends_on_seed_sentence_and_number_alone():
 
 
 @pytest.mark.parametrize("normalize", [logits.temperature, None])
-def test_a_sample_ends_where_nothing_may_be_said(normalize):
-    """Also where what is left is normalized, as `inference/decoding.py` does: of nothing that makes NaN."""
+def test_a_sample_ends_where_no_token_is_allowed(normalize):
+    """Also if they are normalized as in `inference/decoding.py`, which gives NaN."""
 
     def constrain(log_probs, *_):
         nothing = jnp.full_like(log_probs, -jnp.inf)

@@ -1,4 +1,4 @@
-"""The search against a toy model whose every translation can be enumerated."""
+"""Beam search with a toy model, all translations of which can be enumerated."""
 
 import itertools
 
@@ -83,7 +83,7 @@ def test_beam_of_one_is_greedy_search():
 
 
 def test_score_is_the_log_probability_of_the_tokens_over_the_penalty():
-    """With a narrow beam too, where a hypothesis changes its place many times."""
+    """Also with a narrow beam, in which hypotheses often move between slots."""
     tables = markov(4, sentences=10)
     found = search(tables, [12] * 10, beam_size=3, alpha=1.5, num_best=3)
     for b, n in itertools.product(range(10), range(3)):
@@ -97,7 +97,7 @@ def test_score_is_the_log_probability_of_the_tokens_over_the_penalty():
 
 @pytest.mark.parametrize(("longest", "schedule"), [(10, plain), (130, Shrinking((32, 100), 0))])
 def test_hypotheses_keep_their_own_past(longest, schedule):
-    """A scorer that depends on the whole past, kept in a cache that also grows: each token may be used only once."""
+    """The scorer allows each token once, and reads earlier ones from a growing cache."""
     preferences = jnp.array([-9, -9, -9, *np.random.default_rng(0).permutation(longest + 1) / 10])
 
     def step(cache, token, position, origins):
@@ -140,7 +140,7 @@ def test_a_translation_does_not_depend_on_its_batch():
 @pytest.mark.parametrize("horizons", [(), (4,), (2, 4, 8)], ids=str)
 @pytest.mark.parametrize("few", [0, 6])
 def test_every_schedule_finds_the_same(horizons, few):
-    """Caches that grow, and batches that go on with the sentences that are not done."""
+    """Caches grow, and batches continue with the unfinished sentences alone."""
     tables, max_lengths = markov(13, sentences=20, spread=2.0), [2, 14, 3, 9, 2] * 4
     seen = []
 
@@ -172,7 +172,7 @@ def test_every_schedule_finds_the_same(horizons, few):
     assert set(rows) <= {20, few}
 
 
-def test_longest_hypothesis_is_made_to_end():
+def test_longest_hypothesis_is_forced_to_end():
     table = markov(6)
     table[:, :, END] = -20.0
     found = search(table, [4], num_best=4)
@@ -186,7 +186,7 @@ def test_longest_hypothesis_is_made_to_end():
 
 @pytest.mark.parametrize("start_id", [START, PAD])
 def test_start_and_pad_are_never_generated(start_id):
-    """Even where the model likes them best; Marian models start from the pad id."""
+    """Even if the model finds them most probable. Marian models start from the pad id."""
     table = markov(7)
     table[:, :, [PAD, start_id]] = -0.01
     found = search(table, [6], start_id=start_id, num_best=4)

@@ -12,13 +12,13 @@ from transformer.config import SearchConfig, TokenizerConfig
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.inference.decoding import decode
-from transformer.inference.translation import Translation, _join, distinct, search_ids, translate, translations
+from transformer.inference.translation import Translation, Window, _join, distinct, search_ids, translate, translations
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
-def test_a_translation_does_not_depend_on_its_batch_or_place(translator, beam_size, random_sentences):
+def test_a_translation_does_not_depend_on_its_batch_or_position(translator, beam_size, random_sentences):
     sentences = random_sentences(1, 30, 10)
     search = dataclasses.replace(translator.config.search, beam_size=beam_size)
     together = translator.translate(sentences, search)
@@ -50,12 +50,13 @@ def test_a_sentence_beyond_the_positions_is_named(translator):
         translator.translate(["a man", "man " * 200], refuse)
     prefix = dataclasses.replace(translator.config.search, prefix="the bird")
     assert translator.translate("a man", prefix).startswith("the bird")
-    with pytest.raises(InputError, match=r"Line 2 has \d+ tokens, .* or leave out --prefix, which would begin each"):
+    with pytest.raises(InputError, match=r"Line 2 has \d+ tokens, .* or leave out --prefix, which would begin the tr"):
         translator.translate(["a man", "man " * 200], prefix)
 
 
 def test_a_translation_never_outgrows_the_positions_or_its_source(translator, tokenizer):
-    variables = jax.tree.map(jnp.zeros_like, translator.params)  # all tokens alike: the first, a character, is taken
+    # All tokens have equal scores, so the first one is taken, which is a character.
+    variables = jax.tree.map(jnp.zeros_like, translator.params)
     sentences = ["a man", " ".join(["a"] * 74)]
     search = dataclasses.replace(translator.config.search, beam_size=2, length_penalty=5.0)  # the longer the better
     found = translate(translator.model, variables, tokenizer, sentences, search)
@@ -139,10 +140,10 @@ def test_invisible_characters_change_nothing(translator, tmp_path):
     assert normalizing.loss(typed[:1], plain[:1]) == normalizing.loss(plain[:1], typed[:1]) == loss
     assert normalizing.alignments(typed[:1], typed[:1]) == translator.alignments(plain[:1], plain[:1])
     (window,) = normalizing.windows(typed)
-    assert (window.sentences, window.segments) == (typed, [1, 0])
+    assert (window.sentences, window.chunks) == (typed, [1, 0])
 
 
-def test_a_long_sentence_is_translated_in_segments(translator):
+def test_a_long_sentence_is_translated_in_chunks(translator):
     search = dataclasses.replace(translator.config.search, num_best=2)
     long = "a man runs. " * 30
     short, found = translator.n_best(["a man runs", long], search)
@@ -151,11 +152,11 @@ def test_a_long_sentence_is_translated_in_segments(translator):
     assert found[0].tokens > 80 or found[0].text.count(" ") > 0
     assert translator.translate(["x" * 500], search) != [""]
     (window,) = translator.windows(["a man runs", long, " "], search)
-    assert window.segments[1] > 1
-    assert window.segments[::2] == [1, 0]
+    assert window.chunks[1] > 1
+    assert window.chunks[::2] == [1, 0]
 
 
-def test_pieces_of_a_line_are_samples_of_their_own(translator, monkeypatch):
+def test_chunks_of_a_line_are_independent_samples(translator, monkeypatch):
     numbers = []
 
     def noticed(members, sources, given, search, ids):
@@ -167,12 +168,12 @@ def test_pieces_of_a_line_are_samples_of_their_own(translator, monkeypatch):
     translator.translate(["two dogs", "", "a man runs. " * 30, "the bird"], search)
     (own,) = numbers
     assert len({*own}) == len(own) >= 4
-    assert (own[0], own[1], own[-1]) == (0, 2, 3)  # a line's first piece has the line's number
+    assert (own[0], own[1], own[-1]) == (0, 2, 3)  # the first chunk of a line uses the line number
 
 
-def test_translations_of_pieces_join_where_each_piece_has_one():
-    piece, none = [Translation("a", -1.0, 2), Translation("b", -2.0, 3)], Translation("", -math.inf, 0)
-    assert _join([piece, [piece[1], none]], 2) == [Translation("a b", -3.0, 5)]
+def test_translations_of_chunks_are_joined_if_every_chunk_has_one():
+    chunk, none = [Translation("a", -1.0, 2), Translation("b", -2.0, 3)], Translation("", -math.inf, 0)
+    assert _join([chunk, [chunk[1], none]], 2) == [Translation("a b", -3.0, 5)]
     assert _join([[none], [none]], 1) == [none]
 
 
@@ -187,15 +188,23 @@ def test_n_best_come_with_their_scores(translator):
     assert found[0][0].text == translator.translate(sources[0], search)
     for best in every[::2]:
         assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
-        assert len({one.score for one in best}) == 3  # of other tokens, though perhaps of one text
+        assert len({one.score for one in best}) == 3  # other tokens, though perhaps the same text
 
 
-def test_a_text_in_several_tokenizations_is_one_translation():
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_text_in_several_tokenizations_is_one_translation(translator, monkeypatch, sample):
+    """Samples, however, are independent draws."""
     found = [Translation("a b", -1.0, 3), Translation("c", -2.0, 2), Translation("a b", -3.0, 4)]
-    assert distinct(found) == found[:2]
+    expected = found if sample else found[:2]
+    window = Window(["x"], [found], [1])
+    monkeypatch.setattr("transformer.inference.translator.translations", lambda *_: iter([found]))
+    monkeypatch.setattr("transformer.inference.translator.translated_windows", lambda *_: iter([window]))
+    search = dataclasses.replace(translator.config.search, num_best=3, sample=sample)
+    assert list(translator.n_best(["x"], search)) == [expected]
+    assert list(translator.windows(["x"], search)) == [window._replace(translations=[expected])]
 
 
-def test_what_may_be_said(translator, tokenizer):
+def test_constraints_on_what_is_generated(translator, tokenizer):
     sentences = ["a man runs", "two dogs under the tree"]
     search = dataclasses.replace(
         translator.config.search, prefix="the bird", forbidden=("man",), min_length=6, no_repeat_ngram=2
@@ -211,13 +220,13 @@ def test_what_may_be_said(translator, tokenizer):
     assert len(both) == 2  # after a space, and without one
     assert tokenizer.pieces(both) == ["a", "a"]
     for special in ("</s>", "<pad>"):
-        with pytest.raises(InputError, match="Only what is one token"):
+        with pytest.raises(InputError, match=r"Cannot forbid .* Only a single token"):
             search_ids(tokenizer, SearchConfig(forbidden=(special,)))
-    with pytest.raises(InputError, match=r"Only what is one token .* 'incomprehensible' is \d\d tokens"):
+    with pytest.raises(InputError, match=r"Cannot forbid 'incomprehensible', because it has \d\d tokens"):
         translator.translate(sentences, dataclasses.replace(translator.config.search, forbidden=("incomprehensible",)))
 
 
-def test_samples_depend_on_the_place_in_the_input_alone(translator, random_sentences):
+def test_samples_depend_only_on_their_position_in_the_input(translator, random_sentences):
     sentences = random_sentences(2, 12, 10)
     search = dataclasses.replace(translator.config.search, sample=True, num_best=2, temperature=0.7, top_p=0.9, seed=5)
 

@@ -33,7 +33,7 @@ def test_score_is_that_of_the_translations(translator):
     assert {tag: match.score for tag, match in tagged.exact_match_by_tag.items()} == {"x": 100.0, "y": 100.0}
 
 
-def test_a_line_in_pieces_has_scores_but_no_loss(translator):
+def test_a_line_in_chunks_has_scores_but_no_loss(translator):
     pairs = Pairs(["a man runs. " * 30, "two dogs"], ["the bird", "the tree"])
     assert translator.fit(pairs.sources, pairs.targets) == [False, True]
     scores, hypotheses = translator.evaluate(pairs, dataclasses.replace(translator.config.search, long_input="split"))
@@ -86,5 +86,5 @@ def test_an_ensemble_searches_the_mean_of_probabilities(translator, tokenizer, d
             assert best[0].score == pytest.approx(log_prob.sum() / penalty, rel=1e-4)
     assert both.loss(sources, sources) == pytest.approx(-np.concatenate(log_probs[2]).mean())
     strange = Tokenizer.train(["other words here"] * 9 + ["x y z"], 262, TokenizerConfig())
-    with pytest.raises(InputError, match="need one tokenizer, but number 2"):
+    with pytest.raises(InputError, match="different tokenizers: the tokenizer of model 2"):
         ensemble([translator, dataclasses.replace(second, tokenizer=strange)])

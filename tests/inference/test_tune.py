@@ -13,9 +13,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 SENTENCES = ["seven", "the men", "then see", "men", "the sea", "seas", "then", "see men"]
 
 
-def test_one_search_ranked_anew_finds_what_each_search_finds(random_translator, monkeypatch):
+def test_one_search_re_ranked_finds_what_each_search_finds(random_translator, monkeypatch):
     params, end_id = random_translator.params["params"], random_translator.tokenizer.end_id
-    bias = params["logits_bias"].at[end_id].add(8.0)  # inclined to end: translations of a sentence differ in length
+    bias = params["logits_bias"].at[end_id].add(8.0)  # so that the translations of a sentence differ in length
     translator = dataclasses.replace(random_translator, params={"params": params | {"logits_bias": bias}})
     search, ranked = dataclasses.replace(translator.config.search, num_best=100), []
     references = ["the seven seas", *SENTENCES[1:]]
@@ -34,5 +34,5 @@ def test_one_search_ranked_anew_finds_what_each_search_finds(random_translator, 
 
 
 def test_samples_have_no_length_penalty(random_translator):
-    with pytest.raises(InputError, match="Only a beam search has a length penalty"):
+    with pytest.raises(InputError, match="Sampling has no length penalty to tune"):
         list(trials(random_translator, Pairs(["men"], ["men"]), SearchConfig(sample=True), (4,), (0.0,)))

@@ -1,4 +1,4 @@
-"""Windows of a stream: what has arrived, in bounded memory, with the exceptions of what gives it."""
+"""Windows hold what has arrived, need bounded memory, and pass on exceptions."""
 
 import itertools
 import threading
@@ -40,7 +40,7 @@ def test_memory_is_bounded():
     read = []
     found = windows((read.append(number) or number for number in itertools.count(1)), 4)
     assert next(found) == [1, 2, 3, 4]
-    assert len(read) <= 4 + 4 + 1  # a window, as many waiting, and one that has no room yet
+    assert len(read) <= 4 + 4 + 1  # a window, as many items waiting, and one that does not fit yet
     assert next(found) == [5, 6, 7, 8]
     found.close()
 

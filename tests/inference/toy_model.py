@@ -1,4 +1,4 @@
-"""A model of six tokens, each of which depends on the last one alone: its every translation can be enumerated."""
+"""A model of six tokens, all translations of which can be enumerated."""
 
 import itertools
 from functools import partial
@@ -15,13 +15,13 @@ V = 6
 
 
 def markov(seed, sentences=1, spread=1.5):
-    """Log-probabilities [B, V, V] of the next token given the last one, for each sentence."""
+    """Draws log-probabilities [B, V, V] of a token given the previous one."""
     scores = np.random.default_rng(seed).normal(0, spread, (sentences, V, V))
     return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
 
 
 def scorer(tables, on_step=None):
-    """A `step` without a cache. Logits are log-probabilities plus any constant."""
+    """Makes a `step` without a cache, whose logits have a constant added."""
 
     def step(cache, token, position, origins):
         if on_step is not None:
@@ -74,7 +74,7 @@ def penalty(length, alpha, form):
 
 
 def enumerate_best(table, longest, alpha, form):
-    """Every translation of at most `longest` tokens with its score, best first, in float64."""
+    """All translations of at most `longest` tokens with their scores, best first."""
     found = []
     for words in range(longest):
         for sentence in itertools.product(WORDS, repeat=words):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from transformer.cli.decoding import Checkpoint, RunOptions, load_translator, members_of, named_checkpoint
+from transformer.cli.decoding import Checkpoint, RunOptions, load_members, named_checkpoint
 from transformer.cli.options import parse
 from transformer.config import ScoresConfig
 from transformer.errors import InputError
@@ -112,17 +112,17 @@ def _of_checkpoint(name: str, run: str, checkpoint: Checkpoint) -> "Result":
     from transformer.experiment import read_test_set
     from transformer.inference.results import EVALUATION, evaluate, read_result
     from transformer.inference.watch import FOLDER
-    from transformer.run_dir import read_config
+    from transformer.run_dir import checkpoint_steps, read_config
 
-    options = RunOptions(run, checkpoint)
-    members, config = members_of(options), read_config(run)
-    pairs, kept = read_test_set(run, config.data), Path(run) / FOLDER / str(members[0].steps[-1])
+    steps, config = checkpoint_steps(run, checkpoint), read_config(run)
+    pairs, kept = read_test_set(run, config.data), Path(run) / FOLDER / str(steps[-1])
     if (kept / EVALUATION).exists():
         result = read_result(kept)
-        if (result.config["checkpoints"], result.pairs.fingerprint) == (members[0].steps, pairs.fingerprint):
+        if (result.config["checkpoints"], result.pairs.fingerprint) == (steps, pairs.fingerprint):
             return dataclasses.replace(result, name=name)
     print(f"Translating the test set with {name}.", file=sys.stderr)
-    _, result = evaluate(load_translator(options, members), pairs, config.search, members)
+    translator, members = load_members(RunOptions(run, checkpoint))
+    _, result = evaluate(translator, pairs, config.search, members)
     return dataclasses.replace(result, name=name)
 
 

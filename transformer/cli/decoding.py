@@ -6,7 +6,6 @@ They choose the checkpoint, the compute dtype and the search.
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
@@ -96,34 +95,36 @@ class Member(NamedTuple):
     steps: list[int]
 
 
-def members_of(options: RunOptions) -> list[Member]:
-    """The run and the further ones of an ensemble.
+def load_members(options: RunOptions) -> tuple["Translator", list[Member]]:
+    """Loads the translator of a run or of an ensemble.
 
-    Raises: InputError if one is none, or has not the checkpoints asked for.
-    """
-    from transformer.run_dir import checkpoint_steps
+    Returns:
+        The translator, and the checkpoints that each run was loaded from. They may be earlier ones than the options
+        name, where those cannot be read.
 
-    return [Member(run, checkpoint_steps(run, checkpoint, options.average)) for run, checkpoint in _asked_for(options)]
-
-
-def _asked_for(options: RunOptions) -> list[tuple[str, Checkpoint]]:
-    others = options.ensemble if isinstance(options, DecodingOptions) else ()
-    return [(options.run, options.checkpoint), *(named_checkpoint(other, options.checkpoint) for other in others)]
-
-
-def load_translator(options: RunOptions, members: Sequence[Member] | None = None) -> "Translator":
-    """The run's translator, or that of the ensemble; in the run's compute type unless another is given.
-
-    Without `members`, a checkpoint that cannot be read is left out as `load` does it.
+    Raises:
+        InputError: As for `inference.translator.load` and `ensemble`.
     """
     from transformer.inference.translator import ensemble, load
 
     prepare(options)
+    others = options.ensemble if isinstance(options, DecodingOptions) else ()
+    named = [(options.run, options.checkpoint), *(named_checkpoint(other, options.checkpoint) for other in others)]
     with stage(f"loading {options.run}", partial(print, file=sys.stderr, flush=True)):
-        if members is None:
-            chosen = _asked_for(options)
-            return ensemble([load(run, checkpoint, options.average, options.dtype) for run, checkpoint in chosen])
-        return ensemble([load(run, steps[-1], len(steps), options.dtype) for run, steps in members])
+        loaded = [load(run, checkpoint, options.average, options.dtype) for run, checkpoint in named]
+    translator, members = (
+        ensemble(loaded),
+        [Member(run, [*one.checkpoints]) for (run, _), one in zip(named, loaded, strict=True)],
+    )
+    if isinstance(options, DecodingOptions):  # so that forced decoding has the batch size of the options, too
+        config = dataclasses.replace(translator.config, search=options.search)
+        translator = dataclasses.replace(translator, config=config)
+    return translator, members
+
+
+def load_translator(options: RunOptions) -> "Translator":
+    """Loads the translator of a run or of an ensemble, as `load_members` does."""
+    return load_members(options)[0]
 
 
 def named_checkpoint(name: str, default: Checkpoint) -> tuple[str, Checkpoint]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformer.cli.decoding import DecodingOptions, load_translator, members_of, parse, prepare
+from transformer.cli.decoding import DecodingOptions, load_members, parse, prepare
 from transformer.cli.pairs import PairOptions, checked_metrics, given_pairs
 from transformer.errors import InputError
 from transformer.files import check_writable
@@ -55,8 +55,7 @@ def main(arguments: list[str]) -> None:
             raise InputError(f"--output {options.output} already exists. Give the name of a new folder.")
         check_writable(options.output)
     pairs, metrics = _scored(options)
-    members = members_of(options)
-    translator = load_translator(options, members=members)
+    translator, members = load_members(options)
     from transformer.inference.results import describe, evaluate, write_result
 
     scores, result = evaluate(translator, pairs, options.search, members, metrics)

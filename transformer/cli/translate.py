@@ -77,7 +77,7 @@ def _standard_input() -> Iterable[bytes]:
 
 
 def _note_chunks(window: "Window", before: int) -> None:
-    for number, chunks in enumerate(window.segments, start=before + 1):
+    for number, chunks in enumerate(window.chunks, start=before + 1):
         if chunks > 1:
             print(
                 f"Line {number} has more tokens than the model has positions, so it is translated in {chunks} chunks.",

@@ -1,4 +1,4 @@
-"""How a backend decodes: the shapes of batches and the schedule of a search. `ACCELERATOR` is for GPUs and TPUs."""
+"""Settings for decoding that depend on the backend, and those for GPUs and TPUs."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,19 +8,20 @@ from jax import lax
 from transformer.inference.generation import Schedule, plain
 from transformer.inference.search import TopK
 
-NARROW = 64  # tokens: nearly every sentence is no longer
+NARROW = 64  # tokens, including the end token; nearly all sentences fit
 
 
 class Backend(NamedTuple):
-    """How translations are computed; none of it changes a translation.
+    """How translations are computed. No field changes a translation.
 
-    batch_tokens: `search.batch_tokens` where that is None.
-    at_once: batches that are translated at the same time.
-    widths: (longest) -> the padded widths of sources, ascending, the last as wide as the longest source.
-    row_divisor: a batch of few sentences has this fraction of the rows, or of its square, and so on. None: it is padded
-        to all of them.
-    schedule: (width, rows, max_length) -> how a search over a batch runs.
-    top_k: for rows as long as the vocabulary.
+    Attributes:
+        batch_tokens: Value of `search.batch_tokens` if that is None.
+        at_once: Number of batches to translate at the same time.
+        widths: (longest) -> the padded widths of sources in ascending order, of which the last equals `longest`.
+        row_divisor: A batch of only a few sentences has its number of rows divided by this, once or several times. None
+            pads every batch of a width to the same number of rows.
+        schedule: (width, rows, max_length) -> the schedule of the search over a batch.
+        top_k: `lax.top_k`, or a faster function for rows as long as the vocabulary.
     """
 
     batch_tokens: int
@@ -32,11 +33,12 @@ class Backend(NamedTuple):
 
 
 def two_widths(longest: int) -> Sequence[int]:
+    """The two padded widths of an accelerator, for most sentences and for the longest."""
     return sorted({min(NARROW, longest), longest})
 
 
-# Compiling is slow and empty rows are cheap: two programs, whatever is translated. With a beam of 4, 65,536 tokens are
-# 256 rows of 64 or 16 rows of 1,024; their caches take 1.4 and 0.8 GB in the base model.
+# On an accelerator, compiling is slow and empty rows are cheap, so any input needs at most two programs. With a beam of
+# 4, 65,536 tokens are 256 rows of 64 tokens or 16 rows of 1,024. Their caches take 1.4 and 0.8 GB in the base model.
 ACCELERATOR = Backend(
     batch_tokens=65_536,
     at_once=1,

@@ -1,4 +1,4 @@
-"""The decoder's cache as a search handles it. Only this file knows which of its axes is which."""
+"""The cache of the decoder during a search. Only this file knows its axes."""
 
 from typing import Any, NamedTuple
 
@@ -10,11 +10,13 @@ ROWS, POSITIONS = -4, -2  # axes of keys and values, [B, H, P K, E] of one layer
 
 
 class Cache(NamedTuple):
-    """What a model's decoder reads besides the newest tokens.
+    """What the decoder of a model attends to.
 
-    past: keys and values of the tokens so far: for each position, those of a sentence's K hypotheses side by side.
-    source: keys and values of the encoder's output.
-    source_mask: [B, S], True for the source's tokens.
+    Attributes:
+        past: Keys and values of the tokens generated so far. Positions come first, so the entries of a sentence's K
+            slots for one position are next to each other.
+        source: Keys and values of the encoder's output.
+        source_mask: True for the tokens of the source, [B, S].
     """
 
     past: Any
@@ -23,7 +25,16 @@ class Cache(NamedTuple):
 
 
 def grow(caches: Any, positions: int, slots: int) -> Any:
-    """Caches with room for `positions` tokens of each of `slots` hypotheses; of one model, or a tree of several."""
+    """Enlarges the caches of one or several models.
+
+    Args:
+        caches: One cache, or a tree of several.
+        positions: Number of positions that the caches have room for afterwards.
+        slots: Number of slots per sentence, K.
+
+    Returns:
+        Caches with the same entries, followed by zeros.
+    """
 
     def pad(leaf: Array) -> Array:
         widths = [(0, 0)] * leaf.ndim
@@ -34,7 +45,7 @@ def grow(caches: Any, positions: int, slots: int) -> Any:
 
 
 def take(caches: Any, rows: Array) -> Any:
-    """The caches of some rows of the batch."""
+    """Selects rows of the batch from the caches of one or several models."""
 
     def taken(leaf: Array) -> Array:
         return jnp.take(leaf, rows, axis=ROWS)

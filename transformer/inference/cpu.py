@@ -1,4 +1,7 @@
-"""What serves a CPU when it decodes: batches that shrink, caches that grow, two at once, and a faster `top_k`."""
+"""The settings for decoding on a CPU.
+
+Batches shrink as sentences end, caches grow, two batches run at once, and `top_k` is faster than XLA's.
+"""
 
 from typing import NamedTuple
 
@@ -11,18 +14,20 @@ from transformer.inference.cache import take
 from transformer.inference.generation import Advance, Beams, State, plain, run_to
 from transformer.ops.cpu import top_k
 
-SHARE = 3  # once at most a third of the sentences are live, they go on without the others
-FEWEST = 4  # sentences for which that is worth it
-NARROWEST = 20  # tokens; each wider padded width is twice the last one
+# Once at most 1/3 of the rows are unfinished, continue with only those rows (costs one more compiled loop).
+SHARE = 3
+FEWEST = 4  # remaining rows; for fewer, the additional loop costs more than it saves
+NARROWEST = 20  # tokens; each further padded width is twice as wide
 
 
 class Shrinking(NamedTuple):
-    """A schedule of several loops over caches that grow, the last ones with few sentences at a time.
+    """A schedule of several loops, whose caches grow and whose batches shrink.
 
-    horizons: positions of the caches before the last one, which has room for the longest translation. A loop ends when
-        its cache is full.
-    few: once no more sentences than this are live, and in the last loop, this many continue at a time. 0 keeps all
-        sentences together.
+    Attributes:
+        horizons: Number of positions in the cache of each loop but the last, in ascending order. A loop ends when its
+            cache is full. The cache of the last loop has room for the longest translation.
+        few: Number of sentences that continue together in the last loop. It begins once at most this many are live,
+            or when the caches before it are full. 0 keeps all sentences together.
     """
 
     horizons: tuple[int, ...]
@@ -39,7 +44,7 @@ class Shrinking(NamedTuple):
             chosen = jnp.argsort(~live)[: self.few]
             some = jax.tree.map(lambda leaf: leaf[chosen], state.beams)
             some = plain(advance, State(state.position, some, take(state.cache, chosen)))
-            chosen = jnp.where(live[chosen], chosen, len(live))  # out of bounds: what was done already stays as it is
+            chosen = jnp.where(live[chosen], chosen, len(live))  # out of bounds, so finished sentences are not changed
             put = jax.tree.map(lambda leaf, new: leaf.at[chosen].set(new, mode="drop"), state.beams, some)
             return state._replace(beams=put)
 
@@ -47,7 +52,10 @@ class Shrinking(NamedTuple):
 
 
 def schedule(width: int, rows: int, max_length: int) -> Shrinking:
-    """Few translations are longer than the padded source."""
+    """Makes the schedule for a batch of `rows` sources padded to `width` tokens.
+
+    Few translations are longer than the padded source, so the first loops have a cache of that size or less.
+    """
     few = rows // SHARE if rows >= SHARE * FEWEST else 0
     horizons = [width] if few or max_length > 100 else []
     while horizons and horizons[0] >= 4 * 40:
@@ -56,6 +64,7 @@ def schedule(width: int, rows: int, max_length: int) -> Shrinking:
 
 
 def widths(longest: int) -> list[int]:
+    """The padded widths up to `longest` tokens, each twice the previous one."""
     found = [NARROWEST]
     while found[-1] < longest:
         found.append(2 * found[-1])
@@ -64,7 +73,7 @@ def widths(longest: int) -> list[int]:
 
 CPU = Backend(
     batch_tokens=2560,
-    at_once=2,  # much of a step is too small to be spread over the cores, and the other batch fills them
+    at_once=2,  # much of a step is too small to use all cores, and a second batch uses the idle ones
     widths=widths,
     row_divisor=4,
     schedule=schedule,

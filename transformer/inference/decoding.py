@@ -1,6 +1,7 @@
-"""Token ids in, token ids out: any number of sentences, in batches of few shapes, with one compiled program for each.
+"""Translation of token ids in batches.
 
-`translator.py` has text around it, and `search.py` the search itself, which knows no model.
+Batches have few shapes, with one compiled program for each. `translation.py` adds the text, and `search.py` has the
+search itself, which is independent of the model.
 """
 
 import dataclasses
@@ -28,18 +29,25 @@ from transformer.model import Side, Transformer
 from transformer.ops import logits
 from transformer.shapes import Params
 
-Members = tuple[tuple[Transformer, Params], ...]  # one model, or several that translate together
+Members = tuple[tuple[Transformer, Params], ...]  # one model, or several whose probabilities are averaged
 
 
 @functools.cache
 def default_backend() -> Backend:
-    """What serves the backend that jax computes on."""
+    """The settings for the backend that JAX uses by default."""
     return CPU if jax.default_backend() == "cpu" else ACCELERATOR
 
 
 class SearchIds(NamedTuple):
-    """The token ids that a search knows: what a translation starts from, ends with and is padded with, what it never
-    has, and what it always begins with."""
+    """The token ids that a search needs.
+
+    Attributes:
+        pad_id: Fills a row after the end of its sentence.
+        start_id: Starts every translation.
+        end_id: Ends every translation.
+        forbidden: Never generated.
+        prefix: Begins every translation.
+    """
 
     pad_id: int
     start_id: int
@@ -56,17 +64,21 @@ def decode(
     ids: SearchIds,
     backend: Backend | None = None,
 ) -> Iterator[tuple[np.ndarray, Hypotheses]]:
-    """Translates sentences of token ids, in batches of about the same source length; neighbours change nothing.
+    """Translates sentences of token ids, in batches of similar source length.
+
+    The translation of a sentence does not depend on the other sentences.
 
     Args:
-        members: one model, or several, whose mean probability is searched; their parameters on the device.
-        sources: the sentences, each without its end id, shorter than `longest_source`.
-        numbers: of each sentence, for the random numbers of the samples.
-        search: how is searched or drawn, and how much at a time; its words (`forbidden`, `prefix`) are not looked at.
-        ids: of the vocabulary, and those of these words.
+        members: One model, or several whose probabilities are averaged. The parameters are on the device.
+        sources: The token ids of each sentence, without the end id, fewer than `longest_source`.
+        numbers: Random-stream id of each sentence, for sampling.
+        search: Search settings and batch size. `forbidden` and `prefix` are ignored here; their token ids come in
+            `ids`.
+        ids: Special ids, and the ids of `forbidden` and `prefix`.
+        backend: How to compute. None uses the settings for the default backend.
 
-    Returns:
-        The batches: places in `sources`, and what was found for these.
+    Yields:
+        For each batch, indices into `sources`, and the translations of these sources.
     """
     backend = backend or default_backend()
     program = search_program(members, search, ids, backend)
@@ -78,13 +90,13 @@ def decode(
     def run(batch: tuple[int, int, np.ndarray]) -> tuple[np.ndarray, Hypotheses]:
         check()
         width, rows, chosen = batch
-        with_end = [[*sources[place], ids.end_id] for place in chosen]
+        with_end = [[*sources[index], ids.end_id] for index in chosen]
         source, mask = pad(with_end, rows, width, ids.pad_id)
         max_lengths, of_rows = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
         max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest_target)
         of_rows[: len(chosen)] = numbers[chosen]
         max_length = min(width + search.extra_length, longest_target)
-        with starting[width, rows]:  # no shape is compiled twice
+        with starting[width, rows]:  # so that two threads never compile the same shape
             found = program(source, mask, max_lengths, of_rows, seed, max_length=max_length)
         return chosen, jax.tree.map(lambda leaf: np.asarray(leaf)[: len(chosen)], found)
 
@@ -98,13 +110,16 @@ def decode(
 def search_program(
     members: Members, search: SearchConfig, ids: SearchIds, backend: Backend
 ) -> Callable[..., Hypotheses]:
-    """Encoder and search as one jitted function of (source [B, S], source_mask [B, S], max_lengths [B], numbers [B],
-    seed []) and, compiled in, `max_length`; see `decode` and `search`."""
+    """Encoder and search as one jitted function.
+
+    Its arguments are (source [B, S], source_mask [B, S], max_lengths [B], numbers [B], seed []) and the static keyword
+    argument `max_length`. They are explained in `decode` and `beam_search`.
+    """
     return partial(
         _search,
         tuple(params for _, params in members),
         models=tuple(model for model, _ in members),
-        # What changes nothing in the compiled program has no part in its name.
+        # Fields that do not affect the compiled program get a fixed value, so that changing them compiles nothing.
         search=dataclasses.replace(
             search, seed=0, batch_tokens=1, extra_length=1, max_length=None, long_input="refuse"
         ),
@@ -114,12 +129,12 @@ def search_program(
 
 
 def longest_source(members: Members) -> int:
-    """How many tokens a source may have, the end token counted: the positions of the model that has the fewest."""
+    """Maximum source length in tokens, including the end token, for all models."""
     return min(model.config.max_positions for model, _ in members)
 
 
 def longest_translation(members: Members, search: SearchConfig) -> int:
-    """How many tokens any translation may have, the end token counted."""
+    """Maximum translation length in tokens, including the end token."""
     longest = longest_source(members)
     return longest if search.max_length is None else min(longest, search.max_length)
 
@@ -174,7 +189,7 @@ def _search(
 
 
 def _decoder(model: Transformer, params: Params, source: Array, source_mask: Array) -> Member:
-    """A model's `step` for the search, and the cache that it starts with."""
+    """The `step` of a model for the search, and the cache that it starts with."""
     encoded, _ = model.apply(params, Side(source, source_mask), method="encode")
     past, keys_and_values = model.apply(params, encoded, method="start_decoding")
 
@@ -186,7 +201,7 @@ def _decoder(model: Transformer, params: Params, source: Array, source_mask: Arr
 
 
 def _constraints(search: SearchConfig, ids: SearchIds) -> Constrain | None:
-    """What a search config asks of the next token, composed; None where it asks nothing."""
+    """Composes the constraints of a search config. None if there are none."""
     parts: list[Constrain] = []
     if ids.forbidden:
         parts.append(lambda log_probs, *_: logits.forbid(log_probs, ids.forbidden))
@@ -198,7 +213,7 @@ def _constraints(search: SearchConfig, ids: SearchIds) -> Constrain | None:
         parts.append(lambda log_probs, _, t: logits.require_length(log_probs, t, search.min_length, ids.end_id))
     if ids.prefix:
         parts.append(lambda log_probs, _, t: logits.force_prefix(log_probs, t, ids.prefix))
-    if search.sample:  # normalizes what the constraints have left, too
+    if search.sample:  # even at a temperature of 1, to renormalize after the constraints
         parts.append(lambda log_probs, *_: logits.temperature(log_probs, search.temperature))
     if search.top_k:
         parts.append(lambda log_probs, *_: logits.keep_top_k(log_probs, search.top_k))

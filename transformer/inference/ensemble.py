@@ -1,4 +1,4 @@
-"""Several models as one, whose probability of the next token is the mean of theirs."""
+"""Ensembles of models, which average the probabilities of the next token."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,22 +9,24 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-Cache = Any  # of one model or several, as `inference/cache.py` lays it out
-Step = Callable[[Cache, Array, Array, Array], tuple[Array, Cache]]  # (cache, token, position, origins) -> ...
-Member = tuple[Step, Cache]  # a model's step, and the cache that it starts with
+Cache = Any  # the cache of one model, or a tuple of several (see `inference/cache.py`)
+Step = Callable[[Cache, Array, Array, Array], tuple[Array, Cache]]  # see `beam_search`
+Member = tuple[Step, Cache]  # the `step` of a model, and the cache that it starts with
 
 
 def mean_step(members: Sequence[Member]) -> Member:
-    """One `step` of several models: the next token's probability is the mean of theirs.
+    """Combines the steps of several models into one that averages their probabilities.
 
-    p(y_t | ...) = 1/M sum_m p_m(y_t | ...), as in Sutskever et al. 2014 (arXiv 1409.3215, section 3.6): the arithmetic
-    mean, in which no model has a veto, as it would in the geometric one.
+    p(y_t | ...) = 1/M sum_m p_m(y_t | ...)
+
+    This is the arithmetic mean, as in Sutskever et al. 2014 (arXiv 1409.3215, section 3.6) and Sennrich et al. 2016
+    (arXiv 1606.02891). No single model can veto a token with it, as it could with a geometric mean.
 
     Args:
-        members: the `step` of each model, and the cache that it starts with.
+        members: The `step` of each model, and the cache that it starts with.
 
     Returns:
-        A `step` and a cache for `beam_search` or `sample`: those of a single member are its own.
+        A `step` and a cache for `beam_search` or `sample`. A single member is returned unchanged.
     """
     if len(members) == 1:
         return members[0]
@@ -39,7 +41,10 @@ def mean_step(members: Sequence[Member]) -> Member:
 
 
 def log_mean(log_probs: Sequence[Float[Array, "*axes"]]) -> Float[Array, "*axes"]:
-    """The logarithm of the mean of probabilities: log(1/M sum_m exp(l_m)); of a single one, itself."""
+    """Averages probabilities that are given as logarithms.
+
+    log(1/M sum_m exp(l_m))
+    """
     if len(log_probs) == 1:
         return log_probs[0]
     return jax.nn.logsumexp(jnp.stack(log_probs), axis=0) - math.log(len(log_probs))

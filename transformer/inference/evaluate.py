@@ -1,4 +1,7 @@
-"""Numbers that others can compare with: sacreBLEU's BLEU, chrF, TER with signature and interval; exact match, loss."""
+"""Scores of translations that others can compare with.
+
+BLEU, chrF and TER are computed by sacreBLEU, with their signatures and confidence intervals.
+"""
 
 import dataclasses
 import json
@@ -14,18 +17,18 @@ from sacrebleu.metrics.ter import TER
 from transformer.errors import InputError
 from transformer.inference.metrics import Metrics
 
-LENGTHS = ((0, 10), (11, 20), (21, 30), (31, 50), (51, None))  # of references in tokens: BLEU is broken down by them
+LENGTHS = ((0, 10), (11, 20), (21, 30), (31, 50), (51, None))  # ranges of reference lengths, in tokens of BLEU
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value for a corpus, from 0 to 100 (TER may exceed it).
+    """The value of one metric for a corpus.
 
     Attributes:
-        name: sacreBLEU's: BLEU, chrF2, chrF2++, TER.
-        score: the value.
-        signature: sacreBLEU's: how it was computed, to be quoted with it.
-        interval: lower and upper end of the 95 % bootstrap confidence interval.
+        name: The name that sacreBLEU gives the metric: BLEU, chrF2, chrF2++ or TER.
+        score: The value, from 0 to 100. TER may exceed 100.
+        signature: The signature of sacreBLEU, which says how the value was computed. Quote it with the value.
+        interval: Lower and upper end of the 95 % bootstrap confidence interval.
     """
 
     name: str
@@ -36,14 +39,15 @@ class Score:
 
 @dataclass(frozen=True)
 class BleuScore(Score):
-    """BLEU with its parts. Lengths are in tokens of `tokenizer`.
+    """A BLEU score with its components. Lengths are in tokens of `tokenizer`.
 
     Attributes:
-        tokenizer: its name in the signature.
-        precisions: of 1-grams to 4-grams, in percent.
-        brevity_penalty: the factor for translations that are too short; 1 is none.
-        translation_length: tokens of all translations.
-        reference_length: tokens of the references, of several for a sentence the one closest in length.
+        tokenizer: Name of sacreBLEU's tokenizer, as in the signature.
+        precisions: Precisions of 1-grams to 4-grams, in percent.
+        brevity_penalty: Factor that penalizes translations that are too short; 1 is no penalty.
+        translation_length: Number of tokens of all translations.
+        reference_length: Number of tokens of the references. If a sentence has several, the one closest in length
+            counts.
     """
 
     tokenizer: str
@@ -55,11 +59,11 @@ class BleuScore(Score):
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """How many translations are the reference, or one of several, character by character.
+    """The share of translations that equal a reference exactly.
 
     Attributes:
-        score: percent of the sentences.
-        sentences: their number.
+        score: Percentage of the sentences.
+        sentences: Number of sentences.
     """
 
     score: float
@@ -68,11 +72,11 @@ class ExactMatch:
 
 @dataclass(frozen=True)
 class LengthBucket:
-    """BLEU of the sentences whose first reference has a length in some range, without an interval.
+    """The BLEU score of sentences whose first reference has a length in some range.
 
     Attributes:
-        score: cased BLEU.
-        sentences: their number.
+        score: BLEU, as the metrics of the config compute it.
+        sentences: Number of sentences.
     """
 
     score: float
@@ -81,16 +85,16 @@ class LengthBucket:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a translated test set was worth.
+    """The scores of a translated test set.
 
     Attributes:
-        by_metric: the scores of the metrics that were asked for, by the metric's name in the config.
-        bleu_by_length: BLEU of the sentences in each range of reference lengths, in tokens as BLEU counts them.
-        exact_match: of all sentences.
-        exact_match_by_tag: of the sentences with each tag, by its name; empty where the sentences have none.
-        loss: nats per target token given the source and the tokens before it, the end token counted, without label
-            smoothing; None where it was not computed. Of several references, it is the loss of the first.
-        warnings: what makes the scores misleading, a sentence each.
+        by_metric: Score of each metric that was computed, by its name in the config.
+        bleu_by_length: BLEU of the sentences in each range of reference lengths, in tokens of BLEU's tokenizer.
+        exact_match: Exact matches among all sentences.
+        exact_match_by_tag: Exact matches among the sentences with each tag. Empty if the sentences have no tags.
+        loss: Loss of the references in nats per target token, including the end token, without label smoothing. With
+            several references per sentence, the first one counts. None if the loss was not computed.
+        warnings: Explanations of what makes the scores misleading, one sentence per problem.
     """
 
     by_metric: dict[str, Score]
@@ -102,9 +106,10 @@ class Scores:
 
     @property
     def bleu(self) -> BleuScore:
-        """BLEU of detokenized text.
+        """The BLEU score of the detokenized text.
 
-        Raises: InputError, like `chrf` and `ter`, if the metric was not asked for.
+        Raises:
+            InputError: The metric was not computed. The same holds for `chrf` and `ter`.
         """
         score = self._of("bleu")
         assert isinstance(score, BleuScore)
@@ -112,39 +117,54 @@ class Scores:
 
     @property
     def chrf(self) -> Score:
-        """Character F-score: chrF2, or chrF2++."""
+        """The character n-gram F-score, chrF2 or chrF2++."""
         return self._of("chrf")
 
     @property
     def ter(self) -> Score:
-        """Edits, shifts included, in percent of the references' words: the lower the better."""
+        """The translation edit rate in percent of the reference words; lower is better."""
         return self._of("ter")
 
     def _of(self, metric: str) -> Score:
         if metric not in self.by_metric:
-            raise InputError(f"scores.metrics does not name {metric}: only {', '.join(self.by_metric)} was computed.")
+            raise InputError(
+                f"The score {metric} was not computed, only {', '.join(self.by_metric)}. Name it in scores.metrics "
+                "(--metrics)."
+            )
         return self.by_metric[metric]
 
     @property
     def length_ratio(self) -> float | None:
-        """Tokens of the translations over tokens of the references, as BLEU counts them; None without BLEU."""
+        """The length of the translations divided by the length of the references.
+
+        Lengths are in tokens of BLEU's tokenizer. None if BLEU was not computed.
+        """
         if "bleu" not in self.by_metric:
             return None
         return self.bleu.translation_length / max(self.bleu.reference_length, 1)
 
     @property
     def perplexity(self) -> float | None:
-        """exp(loss), per token of this model's own vocabulary: comparable between models that share it only."""
+        """The perplexity exp(loss) per token of the vocabulary.
+
+        It is comparable only between models with the same vocabulary. None if the loss was not computed.
+        """
         return None if self.loss is None else math.exp(self.loss)
 
     def to_json(self) -> str:
-        """`scores.json`: bleu.score, bleu.signature, bleu.interval, the same of chrf, exact_match.score, loss ..."""
+        """Formats the scores as the JSON of `scores.json`.
+
+        The keys are those of `by_metric`, with the fields of each score, and the other attributes of this class.
+        """
         values = dataclasses.asdict(self)
         values = values.pop("by_metric") | {"length_ratio": self.length_ratio, **values, "perplexity": self.perplexity}
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     def to_text(self) -> str:
-        """The same for people: a table in plain text, so that no terminal cuts the signatures off."""
+        """Formats the scores as a table.
+
+        The table is plain text without columns of fixed width, so that no terminal truncates the signatures.
+        """
         lines = []
         for score in self.by_metric.values():
             lower, upper = score.interval
@@ -175,34 +195,41 @@ def score_translations(
     loss: float | None = None,
     bootstrap: int = 1000,
 ) -> Scores:
-    """BLEU (Papineni et al. 2002), chrF (Popović 2015) and TER (Snover et al. 2006), by sacreBLEU (Post 2018).
+    """Scores translations with sacreBLEU (Post 2018) and exact match.
 
-    All are computed on the text as it is: detokenized, cased. The interval is that of sacreBLEU's `--confidence`: the
-    mean of the resampled corpora's scores, plus and minus half the width of their middle 95 %. Its seed is fixed
-    (12345, or else the environment's SACREBLEU_SEED) and stands in the signature.
+    The metrics are BLEU (Papineni et al. 2002), chrF (Popović 2015) and TER (Snover et al. 2006). They are computed on
+    detokenized text, with case unless the config says otherwise.
+
+    The confidence interval is the one of sacreBLEU's `--confidence`. It is the mean score of resampled corpora, plus
+    and minus half the width of their middle 95 %. The seed is 12345, or SACREBLEU_SEED from the environment, and is
+    part of the signature.
 
     Args:
-        hypotheses: a translation for each reference.
-        references: the raw reference translations.
-        further_references: second, third, ... references of every sentence.
-        metrics: which metrics, and how they are computed; by default all, for a language with spaces.
-        tags: what each sentence has been tagged with, to break exact match down.
-        loss: of the same references, to be kept with the scores.
-        bootstrap: corpora resampled for the interval, at least 2.
+        hypotheses: One translation per reference.
+        references: The reference translations, as raw text.
+        further_references: Second, third, ... references of all sentences.
+        metrics: The metrics to compute. None computes all of them, for a language with spaces between words.
+        tags: Tags of each sentence. Exact matches are also counted for each tag.
+        loss: Loss of the same references, to keep with the scores.
+        bootstrap: Number of resampled corpora for the interval, at least 2.
+
+    Returns:
+        The scores.
 
     Raises:
-        InputError: there are no sentences, not as many hypotheses as references, or a metric lacks its tokenizer.
+        InputError: There are no sentences, the numbers of hypotheses and references differ, or a metric lacks its
+            tokenizer.
     """
     metrics = Metrics() if metrics is None else metrics
     every = [references, *further_references]
     for own in every:
         if len(hypotheses) != len(own):
             raise InputError(
-                f"Scoring needs one reference for each translation, but there are {len(hypotheses)} translations and "
-                f"{len(own)} references."
+                f"Cannot score {len(hypotheses)} translations against {len(own)} references. Give one reference for "
+                "each translation."
             )
     if not references:
-        raise InputError("There is nothing to score: the references are empty.")
+        raise InputError("Cannot score an empty test set. Give at least one translation and its reference.")
     by_metric = {name: _score(metric, hypotheses, every, bootstrap) for name, metric in metrics.chosen().items()}
     matches = [hypothesis in own for hypothesis, *own in zip(hypotheses, *every, strict=True)]
     by_tag: dict[str, list[bool]] = {}
@@ -223,7 +250,7 @@ def _score(
     metric: BLEU | CHRF | TER, hypotheses: Sequence[str], references: Sequence[Sequence[str]], bootstrap: int
 ) -> Score:
     found: Any = metric.corpus_score(hypotheses, references, n_bootstrap=bootstrap)
-    mean, half_width = float(found._mean), float(found._ci)  # sacreBLEU has no public name for them
+    mean, half_width = float(found._mean), float(found._ci)  # sacreBLEU 2.6 has no public attributes for these
     interval = (mean - half_width, mean + half_width)
     score = Score(found.name, float(found.score), str(metric.get_signature()), interval)
     if not isinstance(metric, BLEU):
@@ -262,6 +289,6 @@ def bleu(
     further_references: Sequence[Sequence[str]] = (),
     metrics: Metrics | None = None,
 ) -> float:
-    """The BLEU of `score_translations` alone, without an interval."""
+    """Computes the BLEU score of `score_translations`, without an interval."""
     metrics = Metrics() if metrics is None else metrics
     return float(metrics.bleu().corpus_score(hypotheses, [references, *further_references]).score)

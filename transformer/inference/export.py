@@ -1,4 +1,7 @@
-"""A trained search as one StableHLO artefact, which jax runs without this package: token ids in, token ids out."""
+"""Export of a trained model and its search as one StableHLO artefact.
+
+JAX runs the artefact without this package. Its inputs and outputs are token ids.
+"""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -19,15 +22,17 @@ from transformer.model import Transformer
 from transformer.shapes import Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-HORIZONS = (32, 128, 512)  # positions of the cache before the last one
+HORIZONS = (32, 128, 512)  # positions in the cache of each loop but the last
 
 
 class Artefact(NamedTuple):
     """An exported search.
 
-    program: what `jax.export.deserialize` reads; it needs the package flatbuffers.
-    about: what a caller has to know, for JSON: `pad_id`, `end_id`, `max_length`, `normalization` (that of
-        text before it is tokenized, `data.normalization`), and for the record `search`.
+    Attributes:
+        program: Bytes for `jax.export.deserialize`, which needs the package flatbuffers.
+        about: What a caller needs to know, as values for JSON. `max_length` is the longest source in tokens, including
+            the end token. `normalization` says how to normalize text before tokenizing it, as in `data.normalization`.
+            `pad_id` and `end_id` are special ids, and `search` has the settings of the search.
     """
 
     program: bytes
@@ -35,42 +40,52 @@ class Artefact(NamedTuple):
 
 
 def _portable(member: tuple[Transformer, Params]) -> tuple[Transformer, Params]:
-    """A model whose program does not depend on the machine that exports it: the plain equations, layers unrolled."""
+    """A model whose compiled program is the same on every machine that exports it.
+
+    It uses the plain equations and unrolled layers.
+    """
     model, params = member
     config = dataclasses.replace(model.config, implementation="plain", scan_unroll=None)
     return model.clone(config=config, backend="cpu"), params
 
 
 def _growing(width: Any, rows: Any, max_length: int) -> Shrinking:
-    """A cache that grows: with room for the longest translation from the start, short ones took 4.7 times as long."""
+    """A schedule with a growing cache.
+
+    With room for the longest translation from the start, short translations took 4.7 times as long.
+    """
     return Shrinking(tuple(positions for positions in HORIZONS if positions < max_length), few=0)
 
 
 def export_search(translator: Translator, search: SearchConfig, longest: int | None = None) -> Artefact:
-    """Encoder, decoder and the whole beam search (section 6.1) as one program for CPU, CUDA and TPU.
+    """Exports a model and its beam search (section 6.1) for CPU, CUDA and TPU.
 
-    source [B, S] -> (tokens [B, N, L], scores [B, N], lengths [B, N]), as in `search.Hypotheses`, N = `search.num_best`
+    source [B, S] -> (tokens [B, N, L], scores [B, N], lengths [B, N])
 
-    B and S are open; jax compiles the program for each shape that it is called with. A row of `source` is a sentence's
-    ids (int32), the end id last, padded with the pad id; a row of padding gets no translation. The parameters are
-    constants of the program, which multiplies matrices in float32.
+    The results are the fields of `generation.Hypotheses`, with N = `search.num_best`. B and S are symbolic, and JAX
+    compiles the program for each shape that it is called with. A row of `source` holds the token ids of a sentence
+    (int32), then the end id, then pad ids. A row of padding gets no translation. The parameters are constants of the
+    program, which multiplies matrices in float32.
 
-    The search has a loop for each size of its cache, which grows up to the longest translation L. How many loops there
-    are cannot be left open, so L is settled here. A batch of short sentences still ends early, and
-    `search.extra_length` bounds each translation by its own source; but the memory of the program is that of L.
+    The search is compiled as one loop for each size of its cache, which grows up to the maximum translation length L.
+    The number of loops cannot be symbolic, so L is fixed when exporting. A batch of short sentences still ends early,
+    and `search.extra_length` limits each translation relative to its source. The program always needs the memory for L.
 
     Args:
-        translator: one model or several, in their compute type.
-        search: how is searched; sampling cannot be exported.
-        longest: the longest source, and L where `search.max_length` is not less, in tokens with the end id; the
-            model's positions unless given.
+        translator: One model or an ensemble, in its compute dtype.
+        search: Settings of the search. Sampling cannot be exported.
+        longest: Maximum source length in tokens, including the end token. It is also L, unless `search.max_length` is
+            smaller. None uses the number of positions of the model.
+
+    Returns:
+        The program, and what a caller needs to know about it.
 
     Raises:
-        InputError: the search draws samples; or `longest` is not between 1 and the number of positions; or a
-            forbidden word is not one token.
+        InputError: `search.sample` is set, `longest` is not between 1 and the number of positions, or a forbidden
+            word is not a single token.
     """
     if search.sample:
-        raise InputError("Only a search can be exported, but search.sample draws translations at random: leave it out.")
+        raise InputError("Sampling cannot be exported, only a beam search. Leave out --sample.")
     positions = longest_source(translator.members)
     longest = positions if longest is None else longest
     if longest < 1:
@@ -86,7 +101,7 @@ def export_search(translator: Translator, search: SearchConfig, longest: int | N
         mask = source != tokenizer.pad_id
         lengths = mask.sum(axis=1)
         max_lengths = jnp.where(lengths > 0, jnp.minimum(lengths + search.extra_length, max_length), 0)
-        unused = jnp.zeros_like(lengths)  # the sentences' numbers and the seed, which only sampling asks for
+        unused = jnp.zeros_like(lengths)  # numbers of the sentences, and the seed, which only sampling needs
         found = program(source, mask, max_lengths, unused, unused[0], max_length=max_length)
         return found.tokens, found.scores, found.lengths
 

@@ -1,6 +1,6 @@
-"""Forced decoding: sentence pairs as batches, and what a model makes of each token of a given translation."""
+"""Forced decoding, which runs a model on given translations."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,44 +14,58 @@ from transformer.data.batches import TokenPairs
 from transformer.data.lengths import check_pairs
 from transformer.data.rows import of_one_width, pad
 from transformer.data.tokenizer import Tokenizer
-from transformer.inference.decoding import default_backend
+from transformer.inference.decoding import Members, default_backend
 from transformer.inference.ensemble import log_mean
 from transformer.interruption import checked
 from transformer.model import Transformer
 from transformer.shapes import Batch, Params
 
-CHUNK = 512  # tokens whose logits exist at the same time
+LOGITS = 512  # target tokens whose logits are in memory at the same time
 
 
-def tokenize(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], positions: int) -> TokenPairs:
-    """The token ids of sentence pairs.
-
-    Raises: InputError if a side has more tokens than `positions`, its end token counted.
-    """
+def _tokenize(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], positions: int) -> TokenPairs:
     pairs = TokenPairs(*tokenizer.encode_flat(sources), *tokenizer.encode_flat(targets))
     advice = "Shorten it, or leave the pair out."
     check_pairs(pairs.source_lengths, pairs.target_lengths, positions, "the given text", advice)
     return pairs
 
 
-def whole(pairs: TokenPairs, tokenizer: Tokenizer) -> Batch:
-    """All pairs as one batch with a pair in each row, in the same order."""
+def one_batch(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], positions: int) -> Batch:
+    """Makes one batch of all pairs, with one pair per row, in the same order.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        sources: The source sentences, at least one.
+        targets: The translation of each source.
+        positions: Maximum number of tokens of a side, including the end token.
+
+    Raises:
+        InputError: A side has more than `positions` tokens.
+    """
+    pairs = _tokenize(tokenizer, sources, targets, positions)
     S, T = int(pairs.source_lengths.max()), int(pairs.target_lengths.max())
     return _pad(pairs, np.arange(pairs.num_pairs), pairs.num_pairs, S, T, tokenizer)
 
 
 def batches(
-    pairs: TokenPairs, tokenizer: Tokenizer, positions: int, batch_tokens: int | None
+    tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], positions: int, batch_tokens: int | None
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Batches of few shapes with a pair in each row, of about the same length, and the indices of the pairs.
+    """Groups pairs of similar length into batches of few shapes, one pair per row.
 
     Args:
-        pairs: Their sides have at most `positions` tokens, the end token counted.
-        tokenizer: Has the special ids.
-        positions: The largest width.
-        batch_tokens: Upper bound on the padded tokens of a side. None is what suits the backend.
+        tokenizer: The tokenizer of the model.
+        sources: The source sentences.
+        targets: The translation of each source.
+        positions: Maximum number of tokens of a side, including the end token. It is also the largest padded width.
+        batch_tokens: Upper bound on the padded tokens of one side of a batch. None uses the default of the backend.
+
+    Yields:
+        The indices of the pairs in a batch, in the order of its rows, and the batch. Any further rows are padding.
+
+    Raises:
+        InputError: A side has more than `positions` tokens.
     """
-    backend = default_backend()
+    pairs, backend = _tokenize(tokenizer, sources, targets, positions), default_backend()
     lengths = np.maximum(pairs.source_lengths, pairs.target_lengths)
     tokens = batch_tokens or backend.batch_tokens
     parts = of_one_width(lengths, backend.widths(positions), tokens, backend.row_divisor)
@@ -60,7 +74,7 @@ def batches(
 
 
 def _pad(pairs: TokenPairs, chosen: np.ndarray, rows: int, S: int, T: int, tokenizer: Tokenizer) -> Batch:
-    """The chosen pairs in the first rows of a batch."""
+    """Makes a batch [rows, S] and [rows, T] with the chosen pairs in its first rows."""
     start, end, pad_id = tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id
     sources, targets = (
         [ids[offsets[pair] : offsets[pair + 1]].tolist() for pair in chosen] for ids, offsets in (pairs[:2], pairs[2:])
@@ -71,22 +85,43 @@ def _pad(pairs: TokenPairs, chosen: np.ndarray, rows: int, S: int, T: int, token
     return Batch(source, source_mask, target_input, target_output, target_mask, np.arange(rows, dtype=np.int32))
 
 
+def log_probabilities(
+    members: Members, batches: Iterable[tuple[np.ndarray, Batch]]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Computes `token_log_probabilities` for each batch.
+
+    Args:
+        members: One model, or several whose probabilities are averaged.
+        batches: The batches, as the function `batches` makes them.
+
+    Yields:
+        For each batch, the indices of its pairs, the log-probabilities [B, T], and the target mask [B, T].
+    """
+    models, params = zip(*members, strict=True)
+    for chosen, batch in batches:
+        log_probs = token_log_probabilities(models, params, batch)
+        yield chosen, np.asarray(log_probs), np.asarray(batch.target_mask)
+
+
 @partial(jax.jit, static_argnums=0)
 def token_log_probabilities(
     models: tuple[Transformer, ...], params: tuple[Params, ...], batch: Batch
 ) -> Float[jax.Array, "B T"]:
-    """The log-probability of each target token given the source and the tokens before it, in nats.
+    """Computes the log-probability of each target token.
 
-    log p(y_t | y_1 .. y_{t-1}, x), of several models that of their mean probability
+    log p(y_t | y_1 .. y_{t-1}, x), where p is the mean probability if there are several models
 
     Args:
-        models: the architectures.
-        params: the parameters of each.
-        batch: sentence pairs; what stands at the padding means nothing.
+        models: The architecture of each model.
+        params: The parameters of each model.
+        batch: Sentence pairs, one per row.
+
+    Returns:
+        Log-probabilities in nats. The values at padding are meaningless.
     """
     B, T = batch.target_output.shape
-    # The logits of a whole batch would be large: they exist for a few rows at a time.
-    rows = max(rows for rows in range(1, B + 1) if B % rows == 0 and (rows == 1 or rows * T <= CHUNK))
+    # The logits of all rows would need too much memory, so they are computed for a few rows at a time.
+    rows = max(rows for rows in range(1, B + 1) if B % rows == 0 and (rows == 1 or rows * T <= LOGITS))
 
     def of_model(model: Transformer, params: Params) -> Any:
         hidden: Any = model.apply(params, batch, method="hidden")
@@ -103,12 +138,17 @@ def token_log_probabilities(
 
 @partial(jax.jit, static_argnums=0)
 def strongest_sources(model: Transformer, params: Params, batch: Batch) -> Int[jax.Array, "B T"]:
-    """The source position that each target position attends to the most: the mean of all layers and heads (3.2.3).
+    """Finds the source position that each target position attends to most.
+
+    Cross-attention weights (section 3.2.3) are averaged over all layers and heads.
 
     Args:
-        model: the architecture.
-        params: its parameters.
-        batch: sentence pairs; what stands at the padding means nothing.
+        model: The architecture.
+        params: The parameters of the model.
+        batch: Sentence pairs, one per row.
+
+    Returns:
+        Indices of source positions. The values at padding are meaningless.
     """
     tokens = batch.source, batch.source_mask, batch.target_input, batch.target_mask
     result: Any = model.apply(params, *tokens, return_weights=True)
@@ -120,6 +160,6 @@ def strongest_sources(model: Transformer, params: Params, batch: Batch) -> Int[j
 def apply(
     params: Params, source: Array, target: Array, *, model: Transformer, pad_id: int, return_weights: bool
 ) -> Any:
-    """`Translator.apply`, of any model."""
+    """Computes `Translator.apply` for any model."""
     logits, weights = model.apply(params, source, source != pad_id, target, return_weights=return_weights)
     return (logits, weights) if return_weights else logits

@@ -1,10 +1,14 @@
-"""The loop that generates translations token by token, for beam search and for sampling (`inference/search.py`).
+"""The loop that generates translations token by token.
 
-At each step the model gives the log-probabilities of the next token of every hypothesis, and `choose` decides how the
-hypotheses go on and which of them have ended. A `Schedule` runs the steps: `plain` here, or one that suits a backend
-better (`inference/cpu.py`). The model is known by its `step`, and the layout of its cache only to `inference/cache.py`.
-A sentence's translation does not depend on its batch: every sentence has its own longest length, its own end and its
-own random numbers.
+Beam search and sampling (`inference/search.py`) both use it.
+
+At each step, the model computes next-token logits for every hypothesis. The function `choose` then decides which tokens
+continue the hypotheses and which hypotheses have ended. A `Schedule` runs the steps: `plain` in this file, or one that
+suits a backend better (`inference/cpu.py`). The loop calls the model only through `step`, and only `inference/cache.py`
+knows the layout of its cache.
+
+The translation of a sentence does not depend on its batch. Every sentence has its own maximum length, stops
+independently, and has its own random numbers.
 """
 
 from collections.abc import Callable
@@ -25,9 +29,10 @@ Constrain = Callable[[Array, Array, Array], Array]  # (log_probs [B, K, V], toke
 class Hypotheses(NamedTuple):
     """The N best translations of each sentence, best first.
 
-    tokens: token ids up to the end id, which is always there, then pad ids; at most L.
-    scores: log-probability over length penalty; -inf where the search found fewer than N translations.
-    lengths: tokens in each, the end id counted; 0 where there is none.
+    Attributes:
+        tokens: Token ids. Every translation ends with the end id, and pad ids fill the rest of its row.
+        scores: Log-probability divided by the length penalty; -inf where the search found fewer than N translations.
+        lengths: Number of tokens, including the end token; 0 where there is no translation.
     """
 
     tokens: Int[Array, "B N L"]
@@ -36,48 +41,61 @@ class Hypotheses(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """Hypotheses that have ended, N of each sentence."""
+    """The N best hypotheses of each sentence that have ended."""
 
-    origins: Array  # [B, N, 1 + L], the slots that hold their tokens, the start id first
-    scores: Array  # [B, N], -inf where there is none yet
-    lengths: Array  # [B, N], the end token counted
+    origins: Array  # [B, N, 1 + L], the slot that holds the token at each position, beginning with the start token
+    scores: Array  # [B, N], -inf while fewer than N hypotheses have ended
+    lengths: Array  # [B, N], including the end token
 
 
 class Beams(NamedTuple):
-    """What a search keeps of each sentence: K slots for its live hypotheses, and the hypotheses that have ended."""
+    """The state of a search for each sentence, with K slots for live hypotheses."""
 
-    tokens: Array  # [B, K, 1 + L], the token that each slot got at each position; like the cache, they never move
-    origins: Array  # [B, K, 1 + L], the slots that hold each live hypothesis's tokens
-    log_probs: Array  # [B, K], of live hypotheses; -inf for the others
+    tokens: Array  # [B, K, 1 + L], the token generated in each slot at each position; they never move
+    origins: Array  # [B, K, 1 + L], for each live hypothesis, the slot that holds its token at each position
+    log_probs: Array  # [B, K], log-probabilities of live hypotheses; -inf in the other slots
     ended: Ended
     max_lengths: Array  # [B, 1]
-    keys: Any  # [B, K], of the random numbers of samples; None in a beam search
+    keys: Any  # [B, K], PRNG keys for sampling; None in a beam search
 
     @property
     def live(self) -> Array:
-        """[B], whether the search goes on for each sentence."""
+        """Whether the search of each sentence is unfinished, [B]."""
         return jnp.any(self.log_probs > -jnp.inf, axis=1)
 
 
 class State(NamedTuple):
-    """A search after `position` steps."""
+    """The state of a search after `position` steps."""
 
     position: Array
     beams: Beams
     cache: Cache
 
 
-Advance = Callable[[int, State], State]  # makes one step, with a cache of that many positions
-Schedule = Callable[[Advance, State], Beams]  # advances until no sentence is live
+Advance = Callable[[int, State], State]  # (positions in the cache, state) -> state after one more step
+Schedule = Callable[[Advance, State], Beams]  # runs `advance` until no sentence is live
 
 
 def plain(advance: Advance, state: State) -> Beams:
-    """Runs all sentences together until the last one has ended, with room for the longest translation at once."""
+    """Runs all sentences together until the last one has ended.
+
+    The cache has room for the longest translation from the start.
+    """
     return run_to(advance, state, state.beams.tokens.shape[2] - 1).beams
 
 
 def run_to(advance: Advance, state: State, positions: int, fewest: int = 0) -> State:
-    """Advances up to `positions` steps, while more than `fewest` sentences are live."""
+    """Advances while more than `fewest` sentences are live and the cache has room.
+
+    Args:
+        advance: Makes one step.
+        state: Where to begin.
+        positions: Number of positions in the cache, which is enlarged first. The loop ends when it is full.
+        fewest: The loop also ends once at most this many sentences are live.
+
+    Returns:
+        The state after the last step.
+    """
 
     def goes_on(state: State) -> Array:
         return (state.beams.live.sum() > fewest) & (state.position < positions)
@@ -87,15 +105,15 @@ def run_to(advance: Advance, state: State, positions: int, fewest: int = 0) -> S
 
 
 class Choice(NamedTuple):
-    """How a step goes on. `log_probs` and `ended` are those of `Beams` after the step."""
+    """The decision of `choose` at one step."""
 
     parents: Array  # [B, K], the slot of the hypothesis that each slot continues
-    tokens: Array  # [B, K], its next token
-    log_probs: Array
-    ended: Ended
+    tokens: Array  # [B, K], the next token of that hypothesis
+    log_probs: Array  # as in `Beams`, after the step
+    ended: Ended  # as in `Beams`, after the step
 
 
-Choose = Callable[[Beams, Array, Array, Array], Choice]  # (beams, own [B, K, V], allowed [B, K, V], length []) -> ...
+Choose = Callable[[Beams, Array, Array, Array], Choice]  # (beams, own [B, K, V], allowed [B, K, V], length [])
 
 
 def generate(
@@ -115,16 +133,20 @@ def generate(
     schedule: Schedule,
     keys: Array | None = None,
 ) -> Hypotheses:
-    """Generates tokens until every sentence has ended; see `beam_search` for what is not said here.
+    """Generates tokens until every sentence has ended.
 
     Args:
-        step, cache, max_lengths, num_best, max_length, start_id, end_id, pad_id, constrain, schedule: as for
-            `beam_search`.
-        choose: takes the state, the model's own log-probabilities of the next token, those that the constraints have
-            left, and the length of a hypothesis with that token.
-        slots: hypotheses a sentence, K.
-        live_slots: how many of them begin live.
-        keys: [B, K], what `choose` draws with.
+        step: As for `beam_search`, like all arguments that are not listed here.
+        cache: As for `beam_search`.
+        max_lengths: As for `beam_search`.
+        choose: Decides how the hypotheses continue. It takes the state, the log-probabilities of the next token before
+            and after the constraints, and the length of a hypothesis including its next token.
+        slots: Number of hypotheses per sentence, K.
+        live_slots: Number of slots that are live at the start.
+        keys: PRNG keys for `choose`, [B, K]. None if it draws nothing.
+
+    Returns:
+        The `num_best` best hypotheses of each sentence that have ended.
     """
 
     def advance(positions: int, state: State) -> State:
@@ -170,11 +192,11 @@ def generate(
 
 
 def take_slots(leaf: Array, index: Array) -> Array:
-    """leaf[b, index[b, k]] for every sentence b."""
+    """Takes `leaf[b, index[b, k]]` for every sentence b and slot k."""
     index = index.reshape(*index.shape, *(1,) * (leaf.ndim - 2))
     return jnp.take_along_axis(leaf, index, axis=1, mode="promise_in_bounds")
 
 
 def _follow(tokens: Array, origins: Array) -> Array:
-    """The tokens [B, N, 1 + L] in the slots [B, N, 1 + L]."""
+    """Looks up the tokens of hypotheses whose slots are `origins`, both [B, N, 1 + L]."""
     return jnp.take_along_axis(tokens, origins, axis=1, mode="promise_in_bounds")

@@ -1,4 +1,4 @@
-"""sacreBLEU's metrics as a config asks for them, with word boundaries that suit the target language."""
+"""The metrics of sacreBLEU, with a tokenizer that suits the target language."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from sacrebleu.metrics.ter import TER, TERScore
 from transformer.config import Config, ScoresConfig
 from transformer.errors import InputError
 
-# By the primary subtag of a language code: zh-CN and zho_Hans are Chinese, too.
+# Tokenizers of sacreBLEU by the primary subtag of a language code, so that zh-CN and zho_Hans count as Chinese.
 TOKENIZERS = {
     **dict.fromkeys(("zh", "zho", "chi", "cmn"), "zh"),
     **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
@@ -24,15 +24,15 @@ PACKAGES = {
     "ko-mecab": "sacrebleu[ko]",
     **dict.fromkeys(("flores101", "flores200"), "sentencepiece"),
 }
-# Scripts written without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
+# Scripts without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, kana and Chinese characters.
 SPACELESS = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]"
 )
-LONGEST_WORD = 6  # characters that a word of these scripts has on average at most, wherever words are set apart
+LONGEST_WORD = 6  # characters; if words in these scripts are longer on average, they are not separated by spaces
 
 
-# Scores in Python's floats. Where a resampled corpus shares nothing with its references, or has only empty ones,
-# sacreBLEU 2.6 has a 0.0 or 1.0 among numpy's float32, and Python's `statistics` refuses the mixture.
+# sacreBLEU 2.6 returns NumPy float32 scores, but a Python 0.0 or 1.0 if a resampled corpus shares nothing with its
+# references or has only empty ones. The module `statistics` cannot mix the two types, so all scores become floats.
 class _FloatCHRF(CHRF):
     def _compute_score_from_stats(self, stats: Any) -> CHRFScore:
         result = super()._compute_score_from_stats(stats)
@@ -49,11 +49,11 @@ class _FloatTER(TER):
 
 @dataclass(frozen=True)
 class Metrics:
-    """sacreBLEU's metrics for a target language.
+    """The metrics of sacreBLEU for a target language.
 
     Attributes:
-        config: which metrics, and how they are computed.
-        language: code of the target language, such as `de` or `zh-CN`; it decides the tokenizer `auto`.
+        config: Which metrics to compute, and how.
+        language: Code of the target language, such as `de` or `zh-CN`. It decides the tokenizer if that is `auto`.
     """
 
     config: ScoresConfig = field(default_factory=ScoresConfig)
@@ -61,53 +61,64 @@ class Metrics:
 
     @property
     def tokenize(self) -> str:
-        """sacreBLEU's name of the tokenizer."""
+        """The name of the tokenizer in sacreBLEU."""
         if self.config.tokenize == "auto":
             return TOKENIZERS.get(re.split("[-_]", self.language.lower())[0], "13a")
-        return {"spm": "flores101"}.get(self.config.tokenize, self.config.tokenize)  # sacreBLEU gives up the name
+        return {"spm": "flores101"}.get(self.config.tokenize, self.config.tokenize)  # sacreBLEU deprecates "spm"
 
     def bleu(self) -> BLEU:
-        """BLEU (Papineni et al. 2002).
+        """Makes the BLEU metric (Papineni et al. 2002).
 
-        Raises: InputError if the tokenizer needs a package that is not installed, or cannot be downloaded.
+        Raises:
+            InputError: The tokenizer needs a package that is not installed, or its model cannot be downloaded.
         """
-        name, other = self.tokenize, "or choose another tokenizer with --tokenize (--scores.tokenize in training)."
+        name, other = self.tokenize, "or choose another tokenizer with --tokenize (--scores.tokenize for train)."
         try:
             return BLEU(tokenize=name, lowercase=self.config.lowercase)
-        except (ImportError, RuntimeError) as error:  # a RuntimeError of the mecab tokenizers
+        except (ImportError, RuntimeError) as error:  # the MeCab tokenizers raise RuntimeError
             if name not in PACKAGES:
                 raise
             raise InputError(
-                f"BLEU with the tokenizer {name} needs a package that is missing or unusable: pip install "
+                f"BLEU with the tokenizer {name} needs a package that is missing or unusable. Run pip install "
                 f"'{PACKAGES[name]}', {other}"
             ) from error
         except OSError as error:
             raise InputError(
-                f"The tokenizer {name} of BLEU cannot be downloaded ({error}): try again, {other}"
+                f"The tokenizer {name} of BLEU cannot be downloaded ({error}). Try again, {other}"
             ) from error
 
     def chrf(self) -> CHRF:
-        """chrF (Popović 2015), or chrF++ (Popović 2017) with word bigrams."""
+        """Makes the chrF metric (Popović 2015) or, with word n-grams, chrF++ (2017)."""
         return _FloatCHRF(word_order=self.config.chrf_word_order, lowercase=self.config.lowercase)
 
     def ter(self) -> TER:
-        """TER (Snover et al. 2006). In Chinese and Japanese, each Chinese character is a word."""
+        """Makes the TER metric (Snover et al. 2006).
+
+        For Chinese and Japanese, each Chinese character counts as a word.
+        """
         asian = {TOKENIZERS.get(re.split("[-_]", self.language.lower())[0]), self.tokenize} & {"zh", "ja-mecab"}
         return _FloatTER(normalized=bool(asian), asian_support=bool(asian))
 
     def chosen(self) -> dict[str, BLEU | CHRF | TER]:
-        """The metrics of the config, by name, in the order bleu, chrf, ter.
+        """Makes the metrics that the config names, in the order bleu, chrf, ter.
 
-        Raises: InputError if `bleu` does, or the seed of the bootstrap in SACREBLEU_SEED is not a number.
+        Raises:
+            InputError: The BLEU metric cannot be made, or the environment variable SACREBLEU_SEED (the seed of the
+                bootstrap) is not a number.
         """
         seed = os.environ.get("SACREBLEU_SEED", "none")
         if seed.lower() != "none" and not seed.isdecimal():
-            raise InputError(f"SACREBLEU_SEED must be a whole number or none, but is {seed!r}: correct or unset it.")
+            raise InputError(
+                f"SACREBLEU_SEED must be a non-negative integer or none, but is {seed!r}. Correct or unset it."
+            )
         makers = {"bleu": self.bleu, "chrf": self.chrf, "ter": self.ter}
         return {name: make() for name, make in makers.items() if name in self.config.metrics}
 
     def warnings(self, references: Sequence[str]) -> tuple[str, ...]:
-        """What makes scores against these references misleading, a sentence each."""
+        """Explains what makes scores misleading, one sentence per problem.
+
+        At present the only problem is text without spaces between words, for a tokenizer that relies on them.
+        """
         if self.tokenize not in ("13a", "intl", "none") or not {"bleu", "ter"} & {*self.config.metrics}:
             return ()
         words = [word for reference in references for word in reference.split()]
@@ -115,12 +126,12 @@ class Metrics:
         if 2 * sum(spaceless) < sum(map(len, words)) or sum(spaceless) <= LONGEST_WORD * len(spaceless):
             return ()
         return (
-            f"The references have no spaces between words, so BLEU and TER with the tokenizer {self.tokenize} compare "
-            "whole sentences. Choose another one with --tokenize, such as zh, ja-mecab, flores200 or char, or rely on "
-            "chrF.",
+            f"The references have no spaces between words, so BLEU and TER with the tokenizer {self.tokenize} treat "
+            "each sentence as one word. Choose another tokenizer with --tokenize (for example zh, ja-mecab, flores200 "
+            "or char), or use chrF.",
         )
 
 
 def metrics_of(config: Config) -> Metrics:
-    """The metrics that a run is scored with unless others are asked for."""
+    """The metrics that the config of a run specifies, for its target language."""
     return Metrics(config.scores, config.data.target_language)

@@ -1,9 +1,9 @@
-"""Evaluations kept as folders: scores, translations, their test set, and all that decides them.
+"""Evaluations on disk, with everything that determines their scores.
 
 FOLDER/scores.json      the scores
-FOLDER/hypotheses.txt   the translations, one a line
-FOLDER/test.jsonl       the sources and references, each as a string; as a list where a sentence has several
-FOLDER/evaluation.json  config, search, checkpoints, compute type; fingerprints of tokenizer and training pairs
+FOLDER/hypotheses.txt   the translations, one per line
+FOLDER/test.jsonl       sources and references; a list of references if a sentence has several, else a string
+FOLDER/evaluation.json  config, search, checkpoints, compute dtype, and fingerprints of tokenizer and training pairs
 """
 
 import dataclasses
@@ -29,16 +29,18 @@ EVALUATION = "evaluation.json"
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves of its test set, and what it came from.
+    """A translated test set, with what determines the translations and scores.
 
     Attributes:
-        name: of the run.
-        pairs: its test set.
-        hypotheses: its translations.
-        config: the `settings`.
-        tokenizer: the tokenizer's fingerprint.
-        training_data: that of the training pairs; None where it is not known.
-        signatures: of its scores, by metric.
+        name: Name of the run or of the folder, for messages.
+        pairs: The test set.
+        hypotheses: The translation of each source.
+        config: The settings, as the function `settings` returns them.
+        tokenizer: Fingerprint of the tokenizer.
+        training_data: Fingerprint of the training pairs, or None if it is not known.
+        signatures: The signature of sacreBLEU for each metric.
+        average: Number of checkpoints that `evaluate --watch` was to average; fewer may have existed. None for other
+            evaluations.
     """
 
     name: str
@@ -48,19 +50,21 @@ class Result:
     tokenizer: str
     training_data: str | None
     signatures: Mapping[str, str]
+    average: int | None = None
 
     @property
     def run_config(self) -> Config:
-        """The run's config, with the search, scores and compute type of this evaluation.
+        """The config of the run, with the settings of this evaluation.
 
-        Raises: InputError if another version of this library wrote it.
+        Raises:
+            InputError: The config was written by an incompatible version of this library.
         """
         fields = {name: value for name, value in self.config.items() if name not in ("checkpoints", "ensemble")}
         return from_json(json.dumps(fields))
 
     @property
     def metrics(self) -> Metrics:
-        """How the translations were scored."""
+        """The metrics that the translations were scored with."""
         return metrics_of(self.run_config)
 
 
@@ -74,11 +78,18 @@ def evaluate(
     """Translates and scores a test set.
 
     Args:
-        translator: a model or an ensemble.
-        pairs: what is translated, and its references.
-        search: how it is translated.
-        members: of each model, the run directory and the steps of the checkpoints whose mean was taken.
-        metrics: how it is scored; as the run's config says unless given.
+        translator: A model or an ensemble.
+        pairs: The sentences to translate, and their references.
+        search: Settings of the search.
+        members: The run directory of each model, and the steps of the checkpoints that were averaged for it.
+        metrics: The metrics to compute. None uses the metrics of the run's config.
+
+    Returns:
+        The scores, and the translations with what determines them.
+
+    Raises:
+        InputError: There are no pairs, a metric lacks its tokenizer, or a sentence is too long for the model and
+            `search.long_input` is `refuse`.
     """
     metrics = metrics_of(translator.config) if metrics is None else metrics
     scores, hypotheses = translator.evaluate(pairs, search, metrics)
@@ -97,7 +108,7 @@ def evaluate(
 
 
 def describe(result: Result) -> dict[str, Any]:
-    """What scores are of, for `evaluate --json`: checkpoints, search, compute type and test set."""
+    """Describes checkpoints, search and test set, for `evaluate --json`."""
     config, pairs = result.config, result.pairs
     return {
         "run": result.name,
@@ -118,19 +129,28 @@ def describe(result: Result) -> dict[str, Any]:
 def settings(
     config: Config, steps: Sequence[int], ensemble: Sequence[tuple[str, Sequence[int]]] = ()
 ) -> dict[str, Any]:
-    """All that decides a run's translations, as JSON has it: its config, the steps of the checkpoints whose mean was
-    taken, and the further runs of an ensemble with theirs."""
+    """Collects the settings that determine translations, as values for JSON.
+
+    Args:
+        config: The config of the run, with the search, metrics and compute dtype in use.
+        steps: The steps of the checkpoints that were averaged.
+        ensemble: The further runs of an ensemble, each with the steps of its checkpoints.
+
+    Returns:
+        The fields of the config except `average`, with `checkpoints` and `ensemble`.
+    """
     decided = json.loads(to_json(config)) | {"checkpoints": [*steps]}
-    del decided["average"]  # what it asks for; the checkpoints are what it got
+    del decided["average"]  # only a request; `checkpoints` says how many there were
     return decided | {"ensemble": [[run, [*own]] for run, own in ensemble]}
 
 
 def write_result(folder: Path, result: Result, scores: Scores) -> None:
-    """Writes the folder: all of it, or nothing of this name.
+    """Writes an evaluation to a new folder, which appears when it is complete.
 
-    Raises: OSError if the folder is there already.
+    Raises:
+        OSError: The folder exists already, or cannot be written.
     """
-    whole, folder = folder, folder.with_name(f"{folder.name}{PART}")
+    final, folder = folder, folder.with_name(f"{folder.name}{PART}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     pairs = zip(result.pairs.sources, result.pairs.targets, *result.pairs.further_references, strict=True)
@@ -138,15 +158,16 @@ def write_result(folder: Path, result: Result, scores: Scores) -> None:
     write_lines(folder / "test.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
     write_lines(folder / "hypotheses.txt", result.hypotheses)
     write_whole(folder / "scores.json", scores.to_json().encode())
-    about = {name: getattr(result, name) for name in ("config", "tokenizer", "training_data", "signatures")}
+    about = {name: getattr(result, name) for name in ("config", "tokenizer", "training_data", "signatures", "average")}
     write_whole(folder / EVALUATION, f"{json.dumps({'run': result.name} | about, indent=2)}\n".encode())
-    folder.rename(whole)
+    folder.rename(final)
 
 
 def read_result(folder: str | Path) -> Result:
-    """Reads what `write_result` has written.
+    """Reads an evaluation that `write_result` wrote.
 
-    Raises: InputError if a file is missing.
+    Raises:
+        InputError: A file is missing.
     """
     try:
         about = json.loads((Path(folder) / EVALUATION).read_text(encoding="utf-8"))
@@ -155,7 +176,9 @@ def read_result(folder: str | Path) -> Result:
             for name in ("test.jsonl", "hypotheses.txt")
         )
     except FileNotFoundError as error:
-        raise InputError(f"{error.filename} is missing: evaluate again, with --output {folder}.") from error
+        raise InputError(
+            f"{error.filename} is missing. Remove the folder and evaluate again with --output {folder}."
+        ) from error
     del about["run"]
     rows = [json.loads(row) for row in kept]
     references = [own if isinstance(own := row["reference"], list) else [own] for row in rows]

@@ -1,8 +1,9 @@
-"""Beam search (section 6.1) and sampling, as pure functions over a `step` callable; a beam of 1 is greedy search.
+"""Beam search (section 6.1) and ancestral sampling, as pure functions.
 
-Both run the loop of `inference/generation.py`, and differ in how they choose the next tokens: in `choose`.
+Both run the loop in `inference/generation.py` and differ only in the function `choose`, which picks the next tokens.
+A beam of 1 is greedy search.
 
-What may not be generated is the caller's: `constrain` is any composition of the functions in `ops/logits.py`.
+The caller decides which tokens may be generated: `constrain` is any composition of the functions in `ops/logits.py`.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from transformer.inference.generation import (
     take_slots,
 )
 
-TopK = Callable[[Array, int], Any]  # such as lax.top_k: the k largest of each row, largest first, and their indices
+TopK = Callable[[Array, int], Any]  # like lax.top_k: the k largest values of each row in descending order, and indices
 
 
 def beam_search(
@@ -46,41 +47,46 @@ def beam_search(
     schedule: Schedule = plain,
     top_k: TopK = lax.top_k,
 ) -> Hypotheses:
-    """Beam search with a length penalty (section 6.1; Wu et al. 2016, arXiv 1609.08144, section 7).
+    """Searches for translations with a beam and a length penalty (section 6.1).
 
     score(Y) = log P(Y | X) / penalty(|Y|),  penalty(L) = ((5 + L) / 6)^alpha  or  L^alpha
 
-    |Y| counts every generated token, the end token too. Each step keeps the K most probable continuations that do not
-    end; an ending is counted when it is among the K most probable of all continuations. A hypothesis that reaches its
-    sentence's longest length is made to end there, at the end token's own log-probability, whatever `constrain` says.
-    A sentence stops exactly when no live hypothesis can reach its `num_best` best any more: log-probabilities only fall
-    and the penalty only grows, so log P / penalty(longest length) bounds all that a live hypothesis can become. From
-    then on it is frozen, and the loop ends when all are.
+    The penalty is from Wu et al. 2016 (arXiv 1609.08144, section 7). |Y| counts all generated tokens, including the end
+    token. Each step keeps the K most probable continuations that do not end. An ending counts if it is among the K most
+    probable of all continuations.
 
-    The pad and start ids are never generated, but keep their share of the probability, and so does what `constrain`
-    rules out: scores are the model's own.
+    A hypothesis that reaches the maximum length of its sentence is forced to end there. Its end token then has the
+    model's log-probability, whatever `constrain` says.
 
-    With a beam of 1 there is nothing to rank by length: alpha is taken as 0, which makes it greedy search.
+    The search of a sentence stops as soon as no live hypothesis can still become one of its `num_best` best.
+    Log-probabilities only fall and the penalty only grows, so log P / penalty(maximum length) bounds the score that a
+    live hypothesis can reach. The loop ends when the search of every sentence has stopped.
+
+    The pad and start ids are never generated. Nothing is renormalized after these or other tokens are ruled out, so
+    scores are based on the probabilities of the model.
+
+    With a beam of 1 there is nothing to rank by length. Alpha is then taken as 0, which makes it greedy search.
 
     Args:
-        step: (cache, token [B, K], position [], origins [B, K, P]) -> (logits [B, K, V] of the next token, cache).
-            `position` counts the tokens before `token`; the first token is the start id. Cache entries never move. When
-            hypotheses are re-ranked, `origins[:, k, p]` records the slot that holds hypothesis k's entry for position
-            p. P is at least position + 1, and the cache has P positions.
-        cache: what `step` needs of the sources, and of the tokens so far, of which there are none yet.
-        max_lengths: longest translation of each sentence in tokens, the end token counted; 0 for an empty row, which
-            gets no translation.
-        max_length: the largest of `max_lengths`, L; a sentence's own may not exceed it.
-        start_id: the token that every hypothesis starts from; it may be the pad id.
-        end_id: the token that ends a hypothesis.
-        pad_id: the token after the end.
-        beam_size: hypotheses kept a sentence, K.
-        length_penalty: alpha, not negative; 0 is none.
-        length_penalty_form: `wu` is the first form of the equation above, `power` the second.
-        num_best: translations returned for each sentence, N.
-        constrain: what may be generated, and how probable it is taken to be: at most 1.
-        schedule: how the steps are run; what it does changes no translation.
-        top_k: `lax.top_k`, or what is faster for rows as long as the vocabulary.
+        step: (cache, token [B, K], position [], origins [B, K, P]) -> (next-token logits [B, K, V], cache).
+            `position` is the number of tokens before `token`, and the first token is the start id. Cache entries never
+            move. When hypotheses are re-ranked, `origins[:, k, p]` records the slot that holds hypothesis k's entry for
+            position p. The cache has P positions, and P is at least position + 1.
+        cache: What `step` needs to know about the sources. It holds no tokens yet.
+        max_lengths: Maximum length of each translation in tokens, including the end token. An empty row has 0 and gets
+            no translation.
+        max_length: Upper bound on `max_lengths`, L.
+        start_id: The token that every hypothesis starts from. It may be the pad id.
+        end_id: The token that ends a hypothesis.
+        pad_id: The token that fills a row after the end token.
+        beam_size: Number of hypotheses per sentence, K.
+        length_penalty: Exponent alpha, at least 0. 0 disables the penalty.
+        length_penalty_form: `wu` is the first form of the penalty above, `power` the second.
+        num_best: Number of translations to return per sentence, N.
+        constrain: Changes next-token log-probabilities, -inf for tokens that may not be generated. None of its results
+            may exceed 0.
+        schedule: Runs the steps. No schedule changes a translation.
+        top_k: `lax.top_k`, or a faster function for rows as long as the vocabulary.
 
     Returns:
         The N best hypotheses of each sentence.
@@ -92,10 +98,10 @@ def beam_search(
 
     def choose(beams: Beams, own: Array, allowed: Array, length: Array) -> Choice:
         batch, size = own.shape[0], own.shape[-1]
-        words = jnp.where(jnp.arange(size) == end_id, -jnp.inf, allowed)
-        words, word_ids = top_k(words, min(beam_size, size))
-        words = beams.log_probs[..., None] + words
-        log_probs, chosen = lax.top_k(words.reshape(batch, -1), beam_size)
+        continuations = jnp.where(jnp.arange(size) == end_id, -jnp.inf, allowed)
+        continuations, token_ids = top_k(continuations, min(beam_size, size))
+        continuations = beams.log_probs[..., None] + continuations
+        log_probs, chosen = lax.top_k(continuations.reshape(batch, -1), beam_size)
 
         last = length >= beams.max_lengths
         endings = beams.log_probs + jnp.where(last, own[..., end_id], allowed[..., end_id])
@@ -107,8 +113,8 @@ def beam_search(
 
         attainable = score(log_probs[:, :1], beams.max_lengths)
         stops = last | (attainable <= ended.scores[:, -1:])
-        tokens = take_slots(word_ids.reshape(batch, -1), chosen)
-        return Choice(chosen // words.shape[-1], tokens, jnp.where(stops, -jnp.inf, log_probs), ended)
+        tokens = take_slots(token_ids.reshape(batch, -1), chosen)
+        return Choice(chosen // continuations.shape[-1], tokens, jnp.where(stops, -jnp.inf, log_probs), ended)
 
     return generate(
         step,
@@ -116,7 +122,7 @@ def beam_search(
         max_lengths,
         choose,
         slots=beam_size,
-        live_slots=1,  # all hypotheses start from the same token, so only the first may be continued
+        live_slots=1,  # all hypotheses start from the same token, so continuing more than one would only repeat it
         num_best=num_best,
         max_length=max_length,
         start_id=start_id,
@@ -142,21 +148,24 @@ def sample(
     constrain: Constrain | None = None,
     schedule: Schedule = plain,
 ) -> Hypotheses:
-    """Ancestral sampling: y_t ~ p'(. | y_1 .. y_{t-1}, X) until the end token, where p' is p as `constrain` changes it.
+    """Draws translations by ancestral sampling.
 
-    The random numbers of a token are a function of (seed, sentence, sample, position), so that a sample depends neither
-    on its batch nor on how many others are drawn.
+    y_t ~ p'(. | y_1 .. y_{t-1}, X)  until the end token
+
+    Here p' is the distribution p of the model after `constrain`. The random number of a token is a function of (seed,
+    sentence, sample, position). A sample therefore depends neither on its batch nor on the number of other samples.
 
     Args:
-        step, cache, max_length, start_id, end_id, pad_id, constrain, schedule: as for `beam_search`.
-        max_lengths: as for `beam_search`; a sample that is as long is made to end.
-        sentences: a number for each sentence.
-        num_samples: samples drawn for each sentence, N. Each has a slot of its own.
-        seed: of the random numbers.
+        step: As for `beam_search`, like all arguments that are not listed here.
+        cache: As for `beam_search`.
+        max_lengths: As for `beam_search`. A sample that reaches this length is forced to end.
+        sentences: A number for each sentence, for its random numbers.
+        num_samples: Number of samples per sentence, N. Each sample has its own slot.
+        seed: Seed of the random numbers.
 
     Returns:
-        The samples of each sentence in the order of their numbers. Their scores are log-probabilities under p, the
-        model's own, whatever p' they were drawn from.
+        The samples of each sentence in the order of their slots, not of their scores. A score is the log-probability
+        under p, even if the sample was drawn from another p'.
     """
     slots = jnp.arange(num_samples)
     of_sentence = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), sentences)
@@ -167,8 +176,8 @@ def sample(
 
     def choose(samples: Beams, own: Array, allowed: Array, length: Array) -> Choice:
         drawn = jax.vmap(jax.vmap(draw, (0, None, 0)), (0, None, 0))(samples.keys, length - 1, allowed)
-        # What rules out everything leaves nothing to draw from: the sample ends.
-        nothing_left = ~(allowed.max(axis=-1) > -jnp.inf)  # also where it was normalized, which makes it NaN
+        # If the constraints rule out every token, there is nothing to draw from, and the sample ends.
+        nothing_left = ~(allowed.max(axis=-1) > -jnp.inf)  # also true for NaN, which normalizing such a row gives
         ends = (length >= samples.max_lengths) | nothing_left | (drawn == end_id)
         tokens = jnp.where(ends, end_id, drawn)
         log_probs = samples.log_probs + jnp.take_along_axis(own, tokens[..., None], axis=-1)[..., 0]
@@ -200,7 +209,7 @@ def sample(
 
 
 def _best(ended: Ended, newly: Ended) -> Ended:
-    """The N best of both; of equals, those that were there before."""
+    """The N best hypotheses of both. Of equal scores, those in `ended` come first."""
     origins, scores, lengths = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), ended, newly)
     scores, kept = lax.top_k(scores, ended.scores.shape[1])
     return Ended(take_slots(origins, kept), scores, take_slots(lengths, kept))

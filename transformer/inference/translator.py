@@ -1,7 +1,6 @@
-"""A trained model with its tokenizer: it translates, scores, and shows what it computes."""
+"""A trained model with its tokenizer, as a translator."""
 
 import dataclasses
-import itertools
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from jax import Array
 from jaxtyping import Int
 
 from transformer import parameters
-from transformer.checkpoint import load_chosen
 from transformer.config import Config, SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
@@ -24,6 +22,7 @@ from transformer.errors import InputError, require
 from transformer.inference import forced_decoding
 from transformer.inference.decoding import Members, longest_source
 from transformer.inference.evaluate import Scores, score_translations
+from transformer.inference.loading import load_chosen
 from transformer.inference.metrics import Metrics, metrics_of
 from transformer.inference.translation import Translation, Window, distinct, translated_windows, translations
 from transformer.model import Transformer
@@ -31,20 +30,22 @@ from transformer.run_dir import read_config
 from transformer.runtime import resolve_dtype, use_compilation_cache
 from transformer.shapes import Batch, Params
 
-NO_PAIRS = "There are no sentence pairs to compute with: at least one is needed."
+NO_PAIRS = "There are no sentence pairs. Give at least one source and its target."
 
 
 @dataclass(frozen=True)
 class Translator:
-    """A trained model: text in, text out; and the jitted `apply` to look inside.
+    """A trained model with its tokenizer.
+
+    It translates and scores text, and its jitted `apply` computes logits and attention weights.
 
     Attributes:
-        config: the run's.
-        model: the architecture, with the compute type in use.
-        params: what `apply` takes first: the parameters under `params`, and other variables where the model has any.
-        tokenizer: the run's.
-        others: further models that translate together with this one; see `ensemble`.
-        checkpoints: steps of the checkpoints that the parameters are the mean of; empty if they are not a run's.
+        config: The config of the run.
+        model: The architecture, with the compute dtype in use.
+        params: The first argument of `apply`: the parameters under `params`, and other variables if the model has any.
+        tokenizer: The tokenizer of the run.
+        others: Further models of an ensemble (see `ensemble`).
+        checkpoints: Steps of the checkpoints that the parameters are the mean of. Empty if they are not from a run.
     """
 
     config: Config
@@ -56,12 +57,12 @@ class Translator:
 
     @property
     def num_parameters(self) -> int:
-        """How many parameters the model has; of several models, the first."""
+        """The number of parameters of the model, or of the first model of an ensemble."""
         return parameters.count(self.params)
 
     @property
     def members(self) -> Members:
-        """All models that translate."""
+        """Architecture and parameters of each model."""
         return ((self.model, self.params), *self.others)
 
     @overload
@@ -75,19 +76,20 @@ class Translator:
     def translate(
         self, sentences: Iterable[str], search: SearchConfig | None = None
     ) -> str | list[str] | Iterator[str]:
-        """The best translation of each sentence, or the first sample; see `translations`.
+        """Translates each sentence to its best translation, or to its first sample.
 
         Args:
-            sentences: one, a collection (a list, a tuple, an array), or a stream of any length, such as a generator. A
-                stream is advanced by a thread of its own, and what has arrived is translated when no more is waiting.
-            search: the run's unless given.
+            sentences: One sentence, a collection of sentences (a list, a tuple, an array), or a stream of any length,
+                such as a generator. A stream is advanced by a separate thread, and sentences that have arrived are
+                translated when no further ones are waiting.
+            search: Settings of the search. None uses the settings of the run's config.
 
         Returns:
-            A string for a string, a list for a collection, an iterator for a stream.
+            A string for a string, a list for a collection, and an iterator for a stream.
 
         Raises:
-            InputError: as `translations` does. An exception of a stream is raised after the translations of what came
-                before it.
+            InputError: As for `translations`. An exception of a stream is raised after the translations of the
+                sentences before it.
         """
         if isinstance(sentences, str | bytes):
             return next(self.n_best([sentences], search))[0].text
@@ -95,42 +97,48 @@ class Translator:
         return list(best) if isinstance(sentences, Collection) else best
 
     def n_best(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[list[Translation]]:
-        """The `search.num_best` translations of each sentence, as they come; see `translations`.
+        """Finds the `search.num_best` best translations of each sentence, best first.
 
-        A text that a search has found in several tokenizations is returned once, with its best score, so there may be
-        fewer. Samples are independent draws, which may be equal.
+        A text that the search finds in several tokenizations is returned once, with its best score. There may therefore
+        be fewer translations. Samples are independent draws, so equal samples are kept.
         """
         search = self.config.search if search is None else search
         found = translations(self.members, self.tokenizer, sentences, search)
         return found if search.sample else map(distinct, found)
 
     def windows(self, sentences: Iterable[str], search: SearchConfig | None = None) -> Iterator[Window]:
-        """The same, for as many sentences at a time as are waiting; see `translated_windows`."""
+        """Translates like `n_best`, but returns one `Window` of sentences at a time."""
         search = self.config.search if search is None else search
         found = translated_windows(self.members, self.tokenizer, sentences, search)
         return found if search.sample else (w._replace(translations=[*map(distinct, w.translations)]) for w in found)
 
     def score(self, pairs: Sequence[tuple[str, str]], search: SearchConfig | None = None) -> Scores:
-        """BLEU, chrF, exact match and loss of the translations of `pairs`, each a source and its reference.
-
-        Raises:
-            InputError: there are no pairs, or a side has more tokens than the model has positions.
-        """
+        """Translates and scores pairs of a source and its reference (see `evaluate`)."""
         return self.evaluate(Pairs([source for source, _ in pairs], [target for _, target in pairs]), search)[0]
 
     def evaluate(
         self, pairs: Pairs, search: SearchConfig | None = None, metrics: Metrics | None = None
     ) -> tuple[Scores, list[str]]:
-        """The scores of a test set, broken down by its tags, and the translations that they are of.
+        """Translates a test set and scores the translations.
 
-        Search and metrics are as the run's config says unless given.
+        There is no loss if `search.long_input` is `split` and a pair has more tokens than the model has positions. The
+        model assigns no probability to a text in several chunks.
 
-        With `search.long_input=split` they have no loss if a side of a pair has more tokens than the model has
-        positions: what is translated in pieces has no probability as a whole.
+        Args:
+            pairs: The test set, perhaps with several references and with tags.
+            search: Settings of the search. None uses the settings of the run's config.
+            metrics: The metrics to compute. None uses the metrics of the run's config.
+
+        Returns:
+            The scores, and the translations.
+
+        Raises:
+            InputError: There are no pairs, or a metric lacks its tokenizer. With `search.long_input` set to `refuse`,
+                also if a side has more tokens than the model has positions.
         """
         search = self.config.search if search is None else search
         split = search.long_input == "split" and not all(self.fit(pairs.sources, pairs.targets))
-        loss = None if split else self.loss(pairs.sources, pairs.targets)  # first: it tells early what is too long
+        loss = None if split else self.loss(pairs.sources, pairs.targets)  # first, to find text that is too long early
         hypotheses = self.translate(pairs.sources, search)
         scores = score_translations(
             hypotheses,
@@ -143,78 +151,73 @@ class Translator:
         return scores, hypotheses
 
     def fit(self, sources: Sequence[str], targets: Sequence[str]) -> list[bool]:
-        """Whether the model has positions for both sides of each pair, their end tokens counted."""
+        """Whether the model has enough positions for both sides of each pair."""
         longest = longest_source(self.members)
         sides = self.tokenizer.encode_batch(sources), self.tokenizer.encode_batch(targets)
         return [max(map(len, pair)) < longest for pair in zip(*sides, strict=True)]
 
     def log_probabilities(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
-        """log p(y_t | y_1 .. y_{t-1}, x) of each token of each given translation, the end token's last, in nats.
+        """Computes log p(y_t | y_1 .. y_{t-1}, x) for each token of given translations.
+
+        Returns:
+            For each pair, the log-probabilities of the target tokens in nats, including the end token.
 
         Raises:
-            InputError: a side has more tokens than the model has positions.
+            InputError: A side has more tokens than the model has positions.
         """
         found: list[Any] = [None] * len(sources)
-        for chosen, log_probs, mask in self._log_probabilities(sources, targets):
+        for chosen, log_probs, mask in forced_decoding.log_probabilities(self.members, self._batches(sources, targets)):
             for row, pair in enumerate(chosen):
                 found[pair] = log_probs[row, mask[row]]
         return found
 
     def loss(self, sources: Sequence[str], targets: Sequence[str]) -> float:
-        """The mean negative log-likelihood of the given translations, in nats per target token.
+        """Computes the negative log-likelihood of translations, in nats per token.
 
-        -1/N sum_n log p(y_n | y_1 .. y_{n-1}, x), minus the mean of all `log_probabilities`
+        -1/N sum_n log p(y_n | y_1 .. y_{n-1}, x),  over the N tokens of all targets, including end tokens
 
         Raises:
-            InputError: there are no pairs, or a side has more tokens than the model has positions.
+            InputError: There are no pairs, or a side has more tokens than the model has positions.
         """
         require(len(sources) > 0, NO_PAIRS)
         total, count = 0.0, 0
-        for _, log_probs, mask in self._log_probabilities(sources, targets):
+        for _, log_probs, mask in forced_decoding.log_probabilities(self.members, self._batches(sources, targets)):
             total += float(log_probs.sum(where=mask, dtype=np.float64))
             count += int(mask.sum())
         return -total / count
 
-    def _log_probabilities(self, sources: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[np.ndarray, ...]]:
-        """A batch at a time: the indices of its pairs, the log-probabilities [B, T] of their target tokens, and where
-        there are any [B, T]."""
-        models, params = zip(*self.members, strict=True)
-        for chosen, batch in self._batches(sources, targets):
-            log_probs = forced_decoding.token_log_probabilities(models, params, batch)
-            yield chosen, np.asarray(log_probs), np.asarray(batch.target_mask)
-
     def alignments(self, sources: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
-        """The index of the source token that each target token attends to the most, end tokens included.
+        """Finds the source token that each target token attends to most.
 
-        The weights are the mean over all layers and heads of the attention to the encoder (section 3.2.3), of the first
-        model where there are several.
+        Cross-attention weights (section 3.2.3) are averaged over all layers and heads of the (first) model.
+
+        Returns:
+            For each pair and each target token, including the end token, the index of a source token.
 
         Raises:
-            InputError: a side has more tokens than the model has positions.
+            InputError: A side has more tokens than the model has positions.
         """
         found: list[Any] = [None] * len(sources)
         for chosen, batch in self._batches(sources, targets):
-            places = np.asarray(forced_decoding.strongest_sources(self.model, self.params, batch))
+            strongest = np.asarray(forced_decoding.strongest_sources(self.model, self.params, batch))
             for row, pair in enumerate(chosen):
-                found[pair] = places[row, np.asarray(batch.target_mask)[row]].tolist()
+                found[pair] = strongest[row, np.asarray(batch.target_mask)[row]].tolist()
         return found
 
     def _batches(self, sources: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[np.ndarray, Batch]]:
         longest = longest_source(self.members)
-        pairs = forced_decoding.tokenize(self.tokenizer, sources, targets, longest)
-        return forced_decoding.batches(pairs, self.tokenizer, longest, self.config.search.batch_tokens)
+        return forced_decoding.batches(self.tokenizer, sources, targets, longest, self.config.search.batch_tokens)
 
     def batch(self, sources: Sequence[str], targets: Sequence[str]) -> Batch:
-        """Sentence pairs as one padded batch with a pair in each row, in the same order.
+        """Makes one padded batch of sentence pairs, one per row, in the same order.
 
-        Its `source` and its `target_input` are what `apply` takes.
+        Its fields `source` and `target_input` are arguments of `apply`.
 
         Raises:
-            InputError: there are no pairs, or a side has more tokens than the model has positions.
+            InputError: There are no pairs, or a side has more tokens than the model has positions.
         """
         require(len(sources) > 0, NO_PAIRS)
-        pairs = forced_decoding.tokenize(self.tokenizer, sources, targets, self.model.config.max_positions)
-        return forced_decoding.whole(pairs, self.tokenizer)
+        return forced_decoding.one_batch(self.tokenizer, sources, targets, self.model.config.max_positions)
 
     def apply(
         self,
@@ -224,17 +227,17 @@ class Translator:
         *,
         return_weights: bool = False,
     ) -> Any:
-        """The model as a pure, jitted function of parameters and token ids.
+        """Applies the model, as a pure, jitted function of parameters and token ids.
 
         Args:
-            params: such as `self.params`.
-            source: ids, the end id last, padded with the pad id.
-            target: ids after the start id, padded with the pad id.
-            return_weights: whether to return the attention weights, too.
+            params: Parameters of the model, such as `self.params`.
+            source: Token ids of the sources, each followed by the end id and then by pad ids.
+            target: Token ids of the targets, each preceded by the start id and followed by pad ids.
+            return_weights: Whether to return the attention weights too.
 
         Returns:
-            Float32 next-token logits [B, T, V] for every position of `target`; or, with return_weights, these and a
-            dict of attention weights [L, B, H, Q, K] of all L layers: `encoder`, `decoder` and `cross`.
+            Next-token logits for every position of `target`, float32 [B, T, V]. With `return_weights`, a tuple of these
+            and a dict of attention weights [L, B, H, Q, K] of all L layers: `encoder`, `decoder` and `cross`.
         """
         return forced_decoding.apply(
             params, source, target, model=self.model, pad_id=self.tokenizer.pad_id, return_weights=return_weights
@@ -247,51 +250,50 @@ def load(
     average: int | None = None,
     dtype: Literal["auto", "bfloat16", "float32"] | None = None,
 ) -> Translator:
-    """The translator of a run, on whatever machine it was trained.
+    """Loads the translator of a run, whatever machine it was trained on.
 
-    If the run used the compilation cache (`compilation_cache`), so does this process from here on. A checkpoint that
-    cannot be read is left out, with a note on standard error, unless its step was asked for.
+    If a checkpoint cannot be read and was not chosen by its step, an earlier one is used. A sentence on standard error
+    then names both. If the run uses the compilation cache (`compilation_cache`), so does this process from now on.
 
     Args:
-        run_dir: the run directory.
-        checkpoint: the one of lowest validation loss, the last one, or the one of a step.
-        average: number of checkpoints to average, ending with this one (section 6.1). None: for the last one the run's
-            number (fewer if fewer exist), and 1 for any other.
-        dtype: compute type instead of the run's.
+        run_dir: The run directory.
+        checkpoint: The checkpoint with the lowest validation loss, the last one, or the one of a step.
+        average: Number of checkpoints to average, ending with this one (section 6.1). None averages the configured
+            number for the last checkpoint (fewer if fewer exist), and 1 for any other.
+        dtype: The compute dtype. None uses the dtype of the run's config.
 
     Raises:
-        InputError: the directory is not a run's, or lacks the checkpoints asked for, or its tokenizer.
+        InputError: The directory is not a run directory, or lacks the tokenizer or the chosen checkpoints.
     """
     config = read_config(run_dir)
     if config.compilation_cache:
         use_compilation_cache()
-    compute_type, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
+    compute_dtype, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
     tokenizer = Tokenizer.load(
         Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size, config.data.normalization
     )
     say = partial(print, file=sys.stderr, flush=True)
     steps, params = load_chosen(run_dir, checkpoint, average, tokenizer.fingerprint, say)
-    model = Transformer(config.model, dtype=jnp.dtype(compute_type))
+    model = Transformer(config.model, dtype=jnp.dtype(compute_dtype))
     return Translator(config, model, jax.device_put(params), tokenizer, checkpoints=tuple(steps))
 
 
 def ensemble(translators: Sequence[Translator]) -> Translator:
-    """Several models as one: the next token's probability is the mean of theirs.
+    """Combines models into one that averages their probabilities of the next token.
 
-    p(y_t | ...) = 1/M sum_m p_m(y_t | ...), as in Sutskever et al. 2014 (arXiv 1409.3215, section 3.6) and Sennrich et
-    al. 2016 (arXiv 1606.02891): the arithmetic mean, so that no member can veto a token as in a geometric one.
+    p(y_t | ...) = 1/M sum_m p_m(y_t | ...)   (see `inference/ensemble.py`)
 
     Args:
-        translators: at least one. The first one's config, search and attention are the ensemble's.
+        translators: At least one. The first one gives the ensemble its config, search settings and attention weights.
 
     Raises:
-        InputError: their tokenizers differ.
+        InputError: The tokenizers differ.
     """
     first, *others = translators
     for number, other in enumerate(others, start=2):
         if other.tokenizer.fingerprint != first.tokenizer.fingerprint:
             raise InputError(
-                f"The models of an ensemble need one tokenizer, but number {number} ({other.config.run_dir}) has "
-                f"another one than the first ({first.config.run_dir})."
+                f"Cannot combine models with different tokenizers: the tokenizer of model {number} "
+                f"({other.config.run_dir}) differs from the first one's ({first.config.run_dir})."
             )
-    return dataclasses.replace(first, others=tuple(itertools.chain(*(other.members for other in translators)))[1:])
+    return dataclasses.replace(first, others=tuple(member for one in translators for member in one.members)[1:])

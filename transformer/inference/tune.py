@@ -1,4 +1,4 @@
-"""Beam size and length penalty chosen on a validation set: one search a beam size, its translations ranked anew."""
+"""Comparison of beam sizes and length penalties on a validation set."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,14 @@ Form = Literal["wu", "power"]
 
 
 class Trial(NamedTuple):
-    """A beam size and a length penalty, with the BLEU that they reach; the names are those of `SearchConfig`."""
+    """The BLEU score of one beam size and length penalty.
+
+    Attributes:
+        beam_size: As in `SearchConfig`.
+        length_penalty: As in `SearchConfig`.
+        length_penalty_form: As in `SearchConfig`.
+        bleu: BLEU of the translations that these settings rank first.
+    """
 
     beam_size: int
     length_penalty: float
@@ -33,29 +40,33 @@ def trials(
     penalties: Sequence[float],
     metrics: Metrics | None = None,
 ) -> Iterator[Trial]:
-    """The BLEU of each beam size under each length penalty, in both forms.
+    """Computes the BLEU score of each beam size with each length penalty.
 
-    A length penalty does not steer a beam: it ranks what has ended, and decides when to stop. So one search a beam size
-    is enough, without a penalty, whose translations are then ranked by each.
+    A length penalty does not affect which hypotheses a beam keeps. It only ranks those that have ended, and decides
+    when to stop. One search without a penalty is therefore enough for each beam size, and its translations are
+    re-ranked for each penalty.
 
     Args:
-        translator: the model.
-        pairs: what is translated, and its references.
-        search: what may be generated, and how many translations to rank (`num_best`). What ended in the beam and is not
-            among the `num_best` most probable cannot be chosen by a penalty either.
-        beam_sizes: a beam of 1 is greedy: it has no penalty.
-        penalties: exponents, not negative.
-        metrics: how BLEU is computed; as the run's config says unless given.
+        translator: The model or ensemble.
+        pairs: The sentences to translate, and their references.
+        search: Further settings of the search. Its `num_best` is the number of translations to re-rank: a translation
+            that is not among the `num_best` most probable ones is never chosen.
+        beam_sizes: The beam sizes to try. A beam of 1 is greedy search, which has no penalty.
+        penalties: The exponents to try, at least 0.
+        metrics: How to compute BLEU. None uses the metrics of the run's config.
+
+    Yields:
+        The result of each combination, as soon as it is known.
 
     Raises:
-        InputError: the search draws samples, or a sentence has more tokens than the model has positions.
+        InputError: `search.sample` is set, or a sentence has more tokens than the model has positions.
     """
     if search.sample:
-        raise InputError("Only a beam search has a length penalty. Leave out --sample.")
+        raise InputError("Sampling has no length penalty to tune. Leave out --sample.")
     metrics = metrics_of(translator.config) if metrics is None else metrics
     for beam_size in beam_sizes:
         unranked = dataclasses.replace(search, beam_size=beam_size, length_penalty=0.0, long_input="refuse")
-        # Not `n_best`: of one text in several tokenizations, any may rank highest under a penalty.
+        # `n_best` would merge equal texts, but any of their tokenizations may rank highest with a penalty.
         found = list(translations(translator.members, translator.tokenizer, pairs.sources, unranked))
         for form, alpha in _grid(penalties if beam_size > 1 else (0.0,)):
             best = [max(own, key=partial(score, form=form, alpha=alpha)).text for own in found]
@@ -63,17 +74,19 @@ def trials(
 
 
 def _grid(penalties: Sequence[float]) -> list[tuple[Form, float]]:
-    # Without a penalty, both forms are the same.
+    # With an exponent of 0 both forms are equal, so the second is left out.
     return [*(("wu", alpha) for alpha in penalties), *(("power", alpha) for alpha in penalties if alpha)]
 
 
 def score(translation: Translation, form: Form, alpha: float) -> float:
-    """log P(Y | X) / penalty(|Y|),  penalty(L) = ((5 + L) / 6)^alpha  or  L^alpha   (section 6.1)
+    """Divides the log-probability of a translation by a length penalty (section 6.1).
+
+    log P(Y | X) / penalty(|Y|),  penalty(L) = ((5 + L) / 6)^alpha  or  L^alpha
 
     Args:
-        translation: its score is log P(Y | X); one of an empty sentence has no tokens.
-        form: `wu` is the first form of the penalty, `power` the second.
-        alpha: the exponent, not negative.
+        translation: A translation whose score is log P(Y | X). The translation of an empty sentence has no tokens.
+        form: `wu` is the first form of the penalty above, `power` the second.
+        alpha: The exponent, at least 0.
     """
     length = translation.tokens
     return translation.score / ((5 + length) / 6 if form == "wu" else max(length, 1)) ** alpha

@@ -1,11 +1,11 @@
-"""Scoring each checkpoint of a run as it appears, beside the training and perhaps on another machine."""
+"""Scoring of each checkpoint of a run as soon as it appears."""
 
 import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from transformer.config import SearchConfig
 from transformer.config_files import to_json
@@ -14,12 +14,31 @@ from transformer.errors import InputError
 from transformer.files import check_writable
 from transformer.inference.evaluate import Scores
 from transformer.inference.metrics import Metrics, metrics_of
-from transformer.inference.results import evaluate, read_result, write_result
+from transformer.inference.results import Result, evaluate, read_result, write_result
 from transformer.inference.translator import load
 from transformer.run_dir import is_finished, read_config, saved_steps, training_data
 from transformer.runtime import resolve_dtype
 
 FOLDER = "evaluation"  # in the run directory
+DIFFERENCES = {
+    "run": "the model of another run",
+    "sentences": "other sentences",
+    "search": "other search options",
+    "metrics": "other metrics",
+    "dtype": "--dtype {}",
+    "average": "--average {}",
+}
+
+
+class Settings(NamedTuple):
+    """What all evaluations in one folder have in common."""
+
+    run: tuple[Any, ...]
+    sentences: str
+    search: Mapping[str, Any]
+    metrics: Metrics
+    dtype: str
+    average: int
 
 
 def watch(
@@ -35,43 +54,50 @@ def watch(
     report: Callable[[str], None] = print,
     note: Callable[[str], None] = print,
 ) -> None:
-    """Scores the checkpoints of a run, the earliest first, until the run has ended and all are scored.
+    """Scores the checkpoints of a run, the earliest first, until it has ended.
 
-    The evaluation of each is kept in the folder as STEP (see `inference/results.py`). A step that is there already is
-    not scored again. All that is needed of the machine that trains is its run directory: a checkpoint appears in it
-    whole.
+    Each evaluation is kept in the folder under its step (see `inference/results.py`). Checkpoints already scored with
+    the same settings are skipped. Only the run directory has to be shared with the training machine; checkpoints appear
+    in it atomically.
 
     Args:
-        run_dir: the run directory; training may not have begun yet, but its test set and tokenizer are there.
-        pairs: what is translated and scored.
-        search: how it is translated.
-        folder: where the evaluations are kept; RUN/evaluation unless given.
-        metrics: how it is scored; as the run's config says unless given.
-        average: each checkpoint is scored as the mean of this many, itself and those before it, or as many as there
-            are.
-        dtype: compute type instead of the run's.
-        interval: seconds to wait before looking again, when nothing is left to score.
-        report: takes a line for each checkpoint.
-        note: takes a line whenever it begins to wait for one.
+        run_dir: The run directory. It has a config, a tokenizer and a test set, but perhaps no checkpoint yet.
+        pairs: The sentences to translate, and their references.
+        search: Settings of the search.
+        folder: Where to keep the evaluations. None is the folder `evaluation` of the run directory.
+        metrics: The metrics to compute. None uses the metrics of the run's config.
+        average: Number of checkpoints to average for each evaluation: the checkpoint and the `average - 1` before it,
+            or fewer if fewer exist.
+        dtype: The compute dtype. None uses the dtype of the run's config.
+        interval: Number of seconds to wait before looking for new checkpoints again.
+        report: Receives one line for each checkpoint.
+        note: Receives one line each time that the function begins to wait.
 
     Raises:
-        InputError: the folder has evaluations of another run, other pairs, another search, other metrics or another
-            compute type; a checkpoint is damaged, at two looks one after the other, or of another tokenizer.
+        InputError: The folder has evaluations with other settings, or of another run. Or a checkpoint was trained with
+            another tokenizer, or cannot be read, even after waiting once.
     """
     folder = Path(run_dir) / FOLDER if folder is None else Path(folder)
     if not folder.is_dir():
         check_writable(folder)
         folder.mkdir()
-    done = {int(kept.name) for kept in folder.iterdir() if kept.name.isdecimal()}
     config = read_config(run_dir)
     metrics = metrics_of(config) if metrics is None else metrics
     resolved, _ = resolve_dtype(dtype or config.model.dtype)
-    own = _identity(json.loads(to_json(config)), training_data(run_dir))
+    settings = Settings(
+        run=_identity(json.loads(to_json(config)), training_data(run_dir)),
+        sentences=pairs.fingerprint,
+        search=json.loads(json.dumps(dataclasses.asdict(search))),
+        metrics=metrics,
+        dtype=resolved,
+        average=average,
+    )
+    done = {int(kept.name) for kept in folder.iterdir() if kept.name.isdecimal()}
     for step in sorted(done):
-        _check_same(folder, step, own, pairs, search, metrics, resolved)
+        _check_same(folder, step, settings)
     known, failed, waiting = set[int](), set[int](), False
     while True:
-        finished = is_finished(run_dir)  # asked first: of a finished run, no checkpoint comes after the list
+        finished = is_finished(run_dir)  # before the list is read, so that the list of a finished run is complete
         steps = saved_steps(run_dir)
         known |= {*steps}
         for step in sorted(known - done - {*steps}):
@@ -83,58 +109,56 @@ def watch(
         if not left:
             if not waiting:
                 after = f"a checkpoint after step {max(known):,}" if known else "the first checkpoint"
-                note(f"waiting for {after}; looking every {interval:g} s")
+                note(f"waiting for {after} (checking every {interval:g} s)")
             waiting = True
             time.sleep(interval)
             continue
         step, waiting = left[0], False
         start = time.monotonic()
-        averaged = steps[max(0, steps.index(step) + 1 - average) : steps.index(step) + 1]
         try:
-            translator = load(run_dir, step, len(averaged), dtype)
+            translator = load(run_dir, step, min(average, steps.index(step) + 1), dtype)
         except (InputError, OSError):
-            # It, or an earlier one that it is averaged with, may just be being deleted, which the next look says.
+            # The training process may be deleting this checkpoint, or one that is averaged with it. In that case it
+            # is no longer listed after the interval.
             if step in failed:
                 raise
             failed.add(step)
             time.sleep(interval)
             continue
-        scores, result = evaluate(translator, pairs, search, [(str(run_dir), averaged)], metrics)
-        write_result(folder / str(step), result, scores)
+        scores, result = evaluate(translator, pairs, search, [(str(run_dir), translator.checkpoints)], metrics)
+        write_result(folder / str(step), dataclasses.replace(result, average=average), scores)
         done.add(step)
         report(f"step {step:,}: {_line(scores)}, in {time.monotonic() - start:.0f} s")
 
 
 def _identity(config: Mapping[str, Any], training_data: str | None) -> tuple[Any, ...]:
-    """What tells two runs apart, of what stays the same when a run is resumed with other settings."""
+    """The settings of a run, without those that may change when it is resumed."""
     rounding = ("dtype", "implementation", "scan_unroll")
     model = {name: value for name, value in config["model"].items() if name not in rounding}
     return training_data, config["seed"], model, config["optimizer"]
 
 
-def _check_same(
-    folder: Path,
-    step: int,
-    run: tuple[Any, ...],
-    pairs: Pairs,
-    search: SearchConfig,
-    metrics: Metrics,
-    dtype: str,
-) -> None:
-    kept = read_result(folder / str(step))
-    if _identity(kept.config, kept.training_data) != run:
-        other = "another run's model"
-    elif kept.pairs.fingerprint != pairs.fingerprint:
-        other = "other sentences"
-    elif kept.config["search"] != json.loads(json.dumps(dataclasses.asdict(search))):
-        other = "other search options"
-    elif kept.metrics != metrics:
-        other = "other metrics"
-    elif kept.config["model"]["dtype"] != dtype:
-        other = "another compute type"
-    else:
-        return
-    raise InputError(f"Step {step} was scored with {other} in {folder}. Give another folder with --output.")
+def _check_same(folder: Path, step: int, settings: Settings) -> None:
+    """Raises an InputError if a kept evaluation has other settings."""
+    kept = _settings(read_result(folder / str(step)))
+    for name, found, given in zip(Settings._fields, kept, settings, strict=True):
+        if found != given:
+            raise InputError(
+                f"Step {step} in {folder} was scored with {DIFFERENCES[name].format(found)}. Give another folder with "
+                "--output."
+            )
+
+
+def _settings(kept: Result) -> Settings:
+    checkpoints = kept.config["checkpoints"]
+    return Settings(
+        run=_identity(kept.config, kept.training_data),
+        sentences=kept.pairs.fingerprint,
+        search=kept.config["search"],
+        metrics=kept.metrics,
+        dtype=kept.config["model"]["dtype"],
+        average=len(checkpoints) if kept.average is None else kept.average,  # earlier versions kept no number
+    )
 
 
 def _line(scores: Scores) -> str:

@@ -1,4 +1,4 @@
-"""A stream in windows: what has arrived is worked on together, and whoever waits for an answer gets one."""
+"""Windows of a stream, so that what has arrived need not wait for more."""
 
 from collections.abc import Collection, Generator, Iterable
 from contextlib import suppress
@@ -8,23 +8,33 @@ from threading import Event, Thread
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
-PAUSE = 0.05  # seconds that a window waits for more: a file fills it meanwhile, and a person does not notice
+PAUSE = 0.05  # seconds that a window waits for further items: enough to fill it from a file, and hardly noticeable
 
 T = TypeVar("T")
 
 
 class _End(NamedTuple):
-    """What comes after the last item."""
+    """Marks the end of a stream, with the exception that ended it, if any."""
 
     error: BaseException | None
 
 
 def windows(items: Iterable[T], size: int) -> Generator[list[T], None, None]:
-    """All items in order, in lists of at most `size`.
+    """Splits items into lists, without waiting for a list to become full.
 
-    A collection gives full windows. Any other iterable is advanced by a thread, since it may wait for an answer before
-    it gives the next item: a window is full, or has what arrived within a moment. At most `size` items wait, besides
-    the window itself. If the iterable raises an exception, it is raised here, after the items before it.
+    A collection is split into full windows. Any other iterable is advanced by a separate thread, because it may wait
+    for an answer before it yields the next item. A window then ends when it is full, or when no item has arrived for a
+    moment.
+
+    Args:
+        items: The items, in order.
+        size: Maximum number of items in a window. At most this many further items are read ahead.
+
+    Yields:
+        The items in their order, in non-empty lists.
+
+    Raises:
+        BaseException: Whatever the iterable raises, after the items before it have been yielded.
     """
     if isinstance(items, Collection):
         remaining = iter(items)
@@ -43,7 +53,7 @@ def windows(items: Iterable[T], size: int) -> Generator[list[T], None, None]:
             raise end.error
     finally:
         stopped.set()
-        with suppress(Empty):  # makes room for the item that the thread may be about to add before it stops
+        with suppress(Empty):  # makes room, so that a thread blocked in `put` can add its item and stop
             while True:
                 arrived.get_nowait()
 
@@ -55,13 +65,13 @@ def _read(items: Iterable[Any], arrived: Queue[Any], stopped: Event) -> None:
             arrived.put(item)
             if stopped.is_set():
                 return
-    except BaseException as raised:  # raised again by the thread that asks for windows
+    except BaseException as raised:  # raised again in the thread that consumes the windows
         error = raised
     arrived.put(_End(error))
 
 
 def _next_window(arrived: Queue[Any], size: int) -> tuple[list[Any], _End | None]:
-    """What has arrived, at least one item, and the end if that has."""
+    """Waits for an item and takes what follows, up to `size`, with the end if reached."""
     window, item, deadline = [], arrived.get(), monotonic() + PAUSE
     while not isinstance(item, _End):
         window.append(item)

@@ -1,0 +1,93 @@
+"""Loading of parameters from a run, even if it is in training or damaged."""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+from transformer.checkpoint import load_params
+from transformer.checkpoint_files import UnreadableCheckpointError
+from transformer.errors import InputError
+from transformer.run_dir import Record, best, checkpoint_steps, read_config, records
+from transformer.shapes import Params
+
+
+def load_chosen(
+    run_dir: str | Path,
+    checkpoint: Literal["best", "last"] | int,
+    average: int | None,
+    fingerprint: str,
+    say: Callable[[str], None],
+) -> tuple[list[int], Params]:
+    """Loads the mean of the checkpoints that `run_dir.checkpoint_steps` chooses.
+
+    If a chosen checkpoint cannot be read, the choice is repeated without it, unless `checkpoint` is a step. The same
+    happens if the training process deletes a chosen checkpoint before it is read. Nothing on disk is changed.
+
+    Args:
+        run_dir: The run directory.
+        checkpoint: As in `checkpoint_steps`.
+        average: As in `checkpoint_steps`.
+        fingerprint: Fingerprint of the tokenizer.
+        say: Receives a sentence if checkpoints that would have been chosen cannot be read. It names them, and those
+            that are used instead.
+
+    Returns:
+        The steps of the checkpoints, and their mean as `load_params` returns it.
+
+    Raises:
+        InputError: No checkpoint that fits the arguments can be read, or one was trained with another tokenizer.
+    """
+    unreadable = set[int]()
+    while True:
+        try:
+            steps = checkpoint_steps(run_dir, checkpoint, average, unreadable)
+            params = load_params(run_dir, steps, fingerprint)
+        except UnreadableCheckpointError as error:
+            if not isinstance(checkpoint, str):
+                raise
+            unreadable.add(error.step)
+        except InputError as error:
+            damaged = [record.step for record in records(run_dir) if record.step in unreadable or _is_damaged(record)]
+            if not damaged:
+                raise
+            raise InputError(f"{error} {_name(damaged).capitalize()} cannot be read.") from error
+        else:
+            if missing := _missing(run_dir, checkpoint, average, steps, unreadable):
+                say(f"Using {_name(steps)} of {run_dir} because {_name(missing)} cannot be read.")
+            return steps, params
+
+
+def _missing(
+    run_dir: str | Path,
+    checkpoint: Literal["best", "last"] | int,
+    average: int | None,
+    steps: Sequence[int],
+    unreadable: Collection[int],
+) -> list[int]:
+    """The steps of damaged checkpoints that should have been among `steps`."""
+    known = {record.step: record for record in records(run_dir)}
+    last = known.get(steps[-1], Record(steps[-1], math.inf))
+    wanted = read_config(run_dir).average if average is None else average
+
+    def is_missing(record: Record) -> bool:
+        if record.step in unreadable:
+            return True
+        if not _is_damaged(record):
+            return False
+        if steps[0] < record.step < steps[-1]:
+            return True
+        if checkpoint == "last":
+            return record.step > steps[-1] or len(steps) < wanted
+        return checkpoint == "best" and (math.isinf(record.validation_loss) or best([record, last]) == record.step)
+
+    return [step for step, record in known.items() if is_missing(record)]
+
+
+def _is_damaged(record: Record) -> bool:
+    return record.fingerprint is None  # every version saves one
+
+
+def _name(steps: Sequence[int]) -> str:
+    *others, last = map(str, steps)
+    return f"the checkpoints of steps {', '.join(others)} and {last}" if others else f"the checkpoint of step {last}"

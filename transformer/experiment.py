@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import jax.numpy as jnp

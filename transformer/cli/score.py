@@ -11,8 +11,8 @@ from transformer.errors import InputError
 class ScoringOptions(DecodingOptions):
     """Print the log-probability of given translations, one line per sentence pair.
 
-    A log-probability is in nats and summed over the tokens of the translation, including the end token. The search
-    settings do not change it.
+    A log-probability is in nats and summed over the tokens of the translation, including the end token. Of the search
+    settings only --batch-tokens, the size of a batch, is used.
 
         transformer score runs/quickstart --source test.en --target test.de"""
 

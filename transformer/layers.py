@@ -6,7 +6,7 @@
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -68,24 +68,36 @@ class Dropout(nn.Module):
 
 
 class Norm(nn.Module):
-    """Layer or RMS normalization; every token by itself."""
+    """A normalization of each token, with learned parameters [D].
 
-    build: Build
+    Attributes:
+        normalize: A function of `ops`, called with the activations, the parameters in this order, and epsilon.
+        parameters: Their names. `scale` starts at 1 and `bias` at 0, here and in `parameters.draw`.
+        epsilon: `model.norm_epsilon`.
+    """
+
+    normalize: Callable[..., Array]
+    parameters: tuple[Literal["scale", "bias"], ...]
+    epsilon: float
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None, training: bool) -> Array:
-        config, width = self.build.config, x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, width)
-        if config.norm == "rms":
-            return rms_norm(x, scale, config.norm_epsilon)
-        bias = self.param("bias", nn.initializers.zeros, width)
-        return self.build.ops.layer_norm(x, scale, bias, config.norm_epsilon)
+        start = {"scale": nn.initializers.ones, "bias": nn.initializers.zeros}
+        learned = (self.param(name, start[name], x.shape[-1:]) for name in self.parameters)
+        return self.normalize(x, *learned, self.epsilon)
+
+
+NORMS: dict[str, Callable[[Build], Norm | BatchNorm]] = {
+    "layer": lambda build: Norm(build.ops.layer_norm, ("scale", "bias"), build.config.norm_epsilon),
+    "rms": lambda build: Norm(rms_norm, ("scale",), build.config.norm_epsilon),
+    "batch": lambda build: BatchNorm(build.config.norm_epsilon, build.config.batch_norm_momentum),
+}
+"""The choices of `model.norm`. Each is called with activations, the mask of tokens, and whether it trains."""
 
 
 def make_norm(build: Build) -> Norm | BatchNorm:
-    """The normalization that the config names: called with activations, the mask of tokens and whether it trains."""
-    config = build.config
-    return BatchNorm(config.norm_epsilon, config.batch_norm_momentum) if config.norm == "batch" else Norm(build)
+    """The normalization that `model.norm` names."""
+    return NORMS[build.config.norm](build)
 
 
 class Linear(nn.Module):

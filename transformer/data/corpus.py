@@ -9,7 +9,7 @@ from typing import Literal
 from transformer.config import DataConfig
 from transformer.data.normalization import normalize
 from transformer.data.pairs import Pairs, Report
-from transformer.data.records import read_jsonl, read_parquet, to_pairs
+from transformer.data.records import FORMATS, to_pairs
 from transformer.data.text import read_lines
 from transformer.errors import InputError
 
@@ -122,7 +122,8 @@ def read_files(
             f"{path} has no pairs whose {config.split_key!r} (data.split_key) is {split!r}. Name the splits that it "
             "has with --data.train, --data.validation and --data.test, or add --data.corpus files to read other files."
         )
-    return _without_empty(pairs, (path, path), "row" if _suffix(path) == ".parquet" else "line", config, empty, numbers)
+    known = FORMATS.get(_suffix(path))
+    return _without_empty(pairs, (path, path), known.unit if known else "line", config, empty, numbers)
 
 
 def read_targets(path: str, config: DataConfig) -> list[str]:
@@ -135,21 +136,21 @@ def read_targets(path: str, config: DataConfig) -> list[str]:
 
 def is_file_of_pairs(path: str) -> bool:
     """Whether a file's name says that it holds both sides of each pair."""
-    return _suffix(path) in (".tsv", ".jsonl", ".json", ".parquet")
+    return _suffix(path) in (".tsv", *FORMATS)
 
 
 def _read_one(path: str, config: DataConfig, split: str | None = None) -> tuple[Pairs, Sequence[int] | None]:
     """The pairs of a file that holds both sides, and the number of each one's record; None counts them."""
-    match _suffix(path):
-        case ".tsv":
-            return _read_tsv(path, config.tsv_columns), None
-        case ".jsonl" | ".json":
-            return to_pairs(read_jsonl(path), config, name=path, unit="line", split=split)
-        case ".parquet":
-            return to_pairs(read_parquet(path, config), config, name=path, unit="row", split=split)
+    suffix = _suffix(path)
+    if suffix == ".tsv":
+        return _read_tsv(path, config.tsv_columns), None
+    if suffix in FORMATS:
+        read, unit = FORMATS[suffix]
+        return to_pairs(read(path, config), config, name=path, unit=unit, split=split)
+    *others, last = FORMATS
     raise InputError(
-        f"{path}: pairs in one file must be .tsv, .jsonl, .json or .parquet, or any of these with .gz, .xz or .zst. "
-        "For text with one sentence a line give two files, source and target."
+        f"{path}: pairs in one file must be .tsv, {', '.join(others)} or {last}, or any of these with .gz, .xz or "
+        ".zst. For text with one sentence a line give two files, source and target."
     )
 
 

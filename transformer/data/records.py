@@ -3,8 +3,8 @@
 import io
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from transformer.config import DataConfig
 from transformer.data.pairs import ANTECEDENTS, TAGS, Antecedent, Pairs
@@ -12,7 +12,7 @@ from transformer.data.text import check_text, read_bytes, split_lines
 from transformer.errors import InputError
 
 
-def read_jsonl(path: str) -> Iterator[Any]:
+def read_jsonl(path: str, _: DataConfig) -> Iterator[Any]:
     """The value of each line.
 
     Raises: InputError if the file cannot be read (see `read_bytes`), or a line is not JSON.
@@ -43,6 +43,23 @@ def read_parquet(path: str, config: DataConfig) -> Iterator[dict[str, Any]]:
             yield from part.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable parquet file ({error}).") from error
+
+
+class Format(NamedTuple):
+    """A file format whose records name their source and target by keys or columns."""
+
+    read: Callable[[str, DataConfig], Iterable[Any]]
+    """Yields the records of the file at a path."""
+    unit: str
+    """The word for a record in error messages."""
+
+
+FORMATS = {
+    ".jsonl": Format(read_jsonl, "line"),
+    ".json": Format(read_jsonl, "line"),
+    ".parquet": Format(read_parquet, "row"),
+}
+"""Formats by file suffix. `to_pairs` turns their records into sentence pairs."""
 
 
 def to_pairs(

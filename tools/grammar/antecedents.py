@@ -1,4 +1,4 @@
-"""What "it" and "its" stand for in a sentence of the quickstart's corpus: its tree knows."""
+"""The antecedents of "it" and "its" in the sentences of the quickstart's corpus, read from their trees."""
 
 import re
 
@@ -7,11 +7,14 @@ from transformer.data.pairs import Antecedent
 
 
 def antecedents(source: str, tree: Tree) -> tuple[Antecedent, ...]:
-    """The antecedent of "it" or "its" in an English sentence, if it has one of them.
+    """Finds the antecedent of "it" and "its" in an English sentence.
 
     Args:
         source: The sentence.
-        tree: What it says.
+        tree: Its abstract syntax.
+
+    Returns: One antecedent for each of the two pronouns that occurs exactly once; none if they could stand for several
+        nouns.
     """
     nouns, found, owned = set[str](), set[str](), None
     for node in tree.nodes():
@@ -34,5 +37,5 @@ def antecedents(source: str, tree: Tree) -> tuple[Antecedent, ...]:
 
 
 def _is_it(pronoun: object) -> bool:
-    """Whether English calls it "it"."""
+    """Whether this is a pronoun that English translates as "it" or "its"."""
     return isinstance(pronoun, Pronoun) and pronoun.form != "plural" and not pronoun.noun.is_person

@@ -1,7 +1,7 @@
-"""German words for the trees of the quickstart's corpus: its target side.
+"""German sentences from trees, the target side of the quickstart's corpus.
 
-First the forms of words, then noun phrases, then clauses in topological fields (Vorfeld, linke Klammer, Mittelfeld,
-rechte Klammer, Nachfeld), the usual description of German word order.
+Inflection comes first, then noun phrases, then clauses. Clauses are built from topological fields (Vorfeld, linke
+Klammer, Mittelfeld, rechte Klammer, Nachfeld), the usual description of German word order.
 """
 
 from syntax import (
@@ -19,7 +19,7 @@ from syntax import (
     Pronoun,
 )
 
-# --- The forms of words -----------------------------------------------------------------------------------------------
+# --- Inflection -------------------------------------------------------------------------------------------------------
 
 #             der    die    das    die (plural)
 _ARTICLES: dict[Case, dict[Form, str]] = {
@@ -28,7 +28,7 @@ _ARTICLES: dict[Case, dict[Form, str]] = {
     "dative": {"m": "dem", "f": "der", "n": "dem", "plural": "den"},
     "genitive": {"m": "des", "f": "der", "n": "des", "plural": "der"},
 }
-# dieser, jeder; and, wherever they have an ending, ein, kein, sein, ihr
+# of dieser and jeder, and of ein, kein, sein and ihr in the forms that have an ending
 _ENDINGS: dict[Case, dict[Form, str]] = {
     "nominative": {"m": "er", "f": "e", "n": "es", "plural": "e"},
     "accusative": {"m": "en", "f": "e", "n": "es", "plural": "e"},
@@ -56,12 +56,14 @@ _ORDINALS = {1: "erst", 3: "dritt", 7: "siebt", 8: "acht"}
 
 
 def determiner(stem: str, case: Case, form: Form) -> tuple[str, bool]:
-    """The determiner, and whether its ending shows gender, number and case.
+    """Inflects a determiner.
 
     Args:
-        stem: der; dies, jed; ein, kein, sein, ihr.
+        stem: `der`, `dies`, `jed`, `ein`, `kein`, `sein` or `ihr`.
         case: Case of the noun phrase.
-        form: Gender, or plural.
+        form: Its gender, or plural.
+
+    Returns: The determiner, and whether its ending shows gender, number and case.
     """
     if stem == "der":
         return _ARTICLES[case][form], True
@@ -72,24 +74,24 @@ def determiner(stem: str, case: Case, form: Form) -> tuple[str, bool]:
 
 
 def adjective_ending(case: Case, form: Form, *, shown: bool) -> str:
-    """The ending of an attributive adjective.
+    """Returns the ending of an attributive adjective.
 
     Args:
         case: Case of the noun phrase.
-        form: Gender, or plural.
-        shown: Whether a determiner with an ending stands before it: then the ending is weak (der alte, einem alten),
-            else strong, as dieser has it (ein alter, sieben alte).
+        form: Its gender, or plural.
+        shown: Whether the phrase has a determiner with an ending. If so, the ending is weak (der alte, einem alten).
+            Otherwise it is strong, like the endings of dieser (ein alter, sieben alte).
     """
     if shown:
         singular_e = ("nominative m", "nominative f", "nominative n", "accusative f", "accusative n")
         return "e" if f"{case} {form}" in singular_e else "en"
     if case == "genitive" and form in ("m", "n"):
-        return "en"  # the noun itself shows this genitive
+        return "en"  # because the noun shows the genitive
     return _ENDINGS[case][form]
 
 
 def noun(noun: Noun, case: Case, *, plural: bool) -> str:
-    """A noun in its case."""
+    """Inflects a noun."""
     if plural:
         return noun.plural + ("n" if case == "dative" and noun.plural[-1] not in "ns" else "")
     weak = noun.gender == "m" and noun.genitive.endswith("n")  # der Junge, den Jungen
@@ -99,12 +101,12 @@ def noun(noun: Noun, case: Case, *, plural: bool) -> str:
 
 
 def relative_pronoun(case: Case, form: Form) -> str:
-    """der, die, das, as the article except in the dative plural."""
+    """Returns the relative pronoun, which equals the article except in the dative plural (denen)."""
     return "denen" if (case, form) == ("dative", "plural") else _ARTICLES[case][form]
 
 
 def cardinal(number: int) -> str:
-    """A number from 0 to 99: siebenundvierzig."""
+    """Spells out a number from 0 to 99 (siebenundvierzig)."""
     if number < 13:
         return _NUMBERS[number]
     tens, unit = divmod(number, 10)
@@ -115,7 +117,7 @@ def cardinal(number: int) -> str:
 
 
 def ordinal(number: int) -> str:
-    """The stem of an ordinal from 1 to 99: einundzwanzigst."""
+    """Returns the stem of the ordinal of a number from 1 to 99 (einundzwanzigst)."""
     if number in _ORDINALS:
         return _ORDINALS[number]
     return cardinal(number) + ("t" if number < 20 else "st")
@@ -135,7 +137,7 @@ def _nominal(nominal: Nominal | None, case: Case, *, negated: bool = False) -> l
 
 
 def _phrase(phrase: Phrase, case: Case, *, negated: bool = False) -> list[str]:
-    """Determiner, number, adjective, noun, genitive attribute, relative clause between commas."""
+    """Orders a noun phrase as determiner, number, adjective, noun, genitive attribute and relative clause."""
     form, shown, words = phrase.form, False, []
     if stem := _determiner_stem(phrase, negated=negated):
         word, shown = determiner(stem, case, form)
@@ -163,7 +165,7 @@ def _determiner_stem(phrase: Phrase, *, negated: bool) -> str:
 
 
 def _place(place: Place) -> list[str]:
-    """im Garten, zur Schule, mit dem Freund."""
+    """Returns a prepositional phrase (im Garten, zur Schule, mit dem Freund)."""
     first, *others = _phrase(place.phrase, place.preposition.case)
     preposition = place.preposition.german
     if (preposition, first) in _CONTRACTIONS:
@@ -172,7 +174,7 @@ def _place(place: Place) -> list[str]:
 
 
 def _time(time: Adverb | Date | None) -> list[str]:
-    """heute; am Montag; am dritten Mai; am Montag, dem dritten Mai."""
+    """Returns an adverb or a date (heute; am Montag; am dritten Mai; am Montag, dem dritten Mai)."""
     match time:
         case Adverb():
             return [time.german]
@@ -189,7 +191,7 @@ def _time(time: Adverb | Date | None) -> list[str]:
 
 
 def sentence(tree: Clause | Compound) -> list[str]:
-    """The words of a sentence, commas among them (some doubled, where two clauses end or begin)."""
+    """Returns the words and commas of a sentence, in order. Commas are doubled where two clauses meet."""
     if isinstance(tree, Clause):
         return _main_clause(tree)
     conjunction = tree.conjunction.german
@@ -202,10 +204,10 @@ def sentence(tree: Clause | Compound) -> list[str]:
 
 
 def _main_clause(clause: Clause, first: list[str] | None = None) -> list[str]:
-    """Verb second: Vorfeld, finite verb, Mittelfeld, the rest of the verb, Nachfeld.
+    """Orders a main clause as Vorfeld, finite verb, Mittelfeld, the rest of the verb, and Nachfeld.
 
-    The Vorfeld has one constituent: `first` (a whole clause), else a time, else the subject. The subject stands behind
-    the verb where something else stands first.
+    The Vorfeld holds exactly one constituent, which is `first` (a clause), else a time, else the subject. The subject
+    follows the finite verb if another constituent comes first.
     """
     subject, time = _nominal(clause.subject, "nominative"), _time(clause.time)
     finite, rest = _verb(clause)
@@ -219,16 +221,16 @@ def _main_clause(clause: Clause, first: list[str] | None = None) -> list[str]:
 
 
 def _subordinate_clause(opening: list[str], clause: Clause) -> list[str]:
-    """Verb last: conjunction or relative pronoun, subject, Mittelfeld, the whole verb, its finite form at the end."""
+    """Orders a subordinate clause, whose finite verb comes last. `opening` is a conjunction or relative pronoun."""
     finite, rest = _verb(clause)
     middle = [*_nominal(clause.subject, "nominative"), *_middle_field(clause, _time(clause.time))]
-    if rest == [clause.verb.prefix]:  # macht ... auf, but: dass er ... aufmacht
+    if rest == [clause.verb.prefix]:  # macht ... auf, but dass er ... aufmacht
         return [*opening, *middle, clause.verb.prefix + finite, *_content(clause)]
     return [*opening, *middle, *rest, finite, *_content(clause)]
 
 
 def _relative_clause(clause: Clause) -> list[str]:
-    """The relative pronoun has gender and number of its head, and the case of its place in the clause."""
+    """Begins with the relative pronoun, which has the gender and number of its head and the case of its role."""
     roles: list[tuple[Nominal | None, Case]] = [
         (clause.subject, "nominative"),
         (clause.indirect, "dative"),
@@ -243,9 +245,10 @@ def _content(clause: Clause) -> list[str]:
 
 
 def _middle_field(clause: Clause, time: list[str]) -> list[str]:
-    """Behind the subject: pronouns, known dative, time, new dative, accusative, nicht, place, predicate.
+    """Orders what follows the subject and the finite verb.
 
-    An object with the indefinite article, or in the plural without one, is negated by kein, all else by nicht.
+    The order is pronoun, definite dative, time, indefinite dative, accusative, nicht, place, predicate. An object with
+    the indefinite article, or in the plural without an article, is negated by kein, and everything else by nicht.
     """
     direct = _nominal(clause.direct, "accusative", negated=clause.negated)
     indirect = _nominal(clause.indirect, "dative", negated=clause.negated)
@@ -267,12 +270,12 @@ def _is_indefinite(nominal: Nominal | None) -> bool:
 
 
 def _is_new(nominal: Nominal | None) -> bool:
-    """Whether it is spoken of for the first time: ein Freund, kein Freund, Freunde."""
+    """Whether a nominal introduces something new (ein Freund, kein Freund, Freunde)."""
     return _is_indefinite(nominal) or (isinstance(nominal, Phrase) and nominal.determiner == "no")
 
 
 def _verb(clause: Clause) -> tuple[str, list[str]]:
-    """The finite verb, and what stands in the right bracket: prefix, participle or infinitive."""
+    """Returns the finite verb and the content of the rechte Klammer, a prefix, participle or infinitive."""
     verb, plural = clause.verb, clause.subject.form == "plural"
     if clause.modal:
         return clause.modal.plural if plural else clause.modal.german, [verb.german]

@@ -1,7 +1,9 @@
-"""The corpus of the quickstart as one file: each pair with its split and tags, those of the test set with antecedents.
+"""Write the corpus of the quickstart, or check the file in the package.
+
+Each line of the file is a pair with its split and tags. Test pairs also have the antecedents of "it" and "its".
 
 python tools/grammar/make.py            # writes transformer/data/quickstart.jsonl.xz
-python tools/grammar/make.py --check    # has exit status 1 unless that file is what the generator produces
+python tools/grammar/make.py --check    # exits with status 1 if the file differs from what the generator produces
 """
 
 import argparse
@@ -21,7 +23,7 @@ FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
 def lines() -> Iterator[str]:
-    """The lines of the file: the pairs of each split, in the order in which they are generated."""
+    """Yields the lines of the file, one per pair, split by split in the order of generation."""
     for split in SIZES:
         for sentence, tree in generate_trees(split):
             row = {"split": split, "en": sentence.source, "de": sentence.target, TAGS: sentence.tags}
@@ -31,24 +33,29 @@ def lines() -> Iterator[str]:
 
 
 def compress(text: str) -> bytes:
-    """The bytes of the file, which depend on nothing but the text and the version of liblzma."""
+    """Compresses the text. The result depends only on the text and on the version of liblzma."""
     return lzma.compress(text.encode(), format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, filters=FILTERS)
 
 
 def difference(file: Path) -> str | None:
-    """A sentence about the first line in which a file is not what the generator produces; None if it is.
+    """Describes the first line in which a file differs from what the generator produces.
 
-    What is compared is the text, because another version of liblzma may compress it to other bytes.
+    The decompressed texts are compared, because versions of liblzma may compress the same text to different bytes.
+
+    Args:
+        file: The file to check.
+
+    Returns: A sentence that says what to do, or None if the file is up to date.
     """
     try:
         text = lzma.decompress(file.read_bytes()).decode()
     except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
-        return f"{file} cannot be read ({error}): write it with python tools/grammar/make.py."
+        return f"Could not read {file} ({error}). Write it with python tools/grammar/make.py."
     *there, end = text.split("\n")
     for number, (line, expected) in enumerate(zip_longest(there, lines()), 1):
         if line != expected:
-            return f"{file}, line {number} is not what the generator produces: run python tools/grammar/make.py."
-    return f"{file} ends in the middle of a line: run python tools/grammar/make.py." if end else None
+            return f"{file}, line {number} differs from what the generator produces. Run python tools/grammar/make.py."
+    return f"{file} ends in the middle of a line. Run python tools/grammar/make.py." if end else None
 
 
 def main() -> int:
@@ -57,7 +64,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare the file with what the generator produces")
     if not parser.parse_args().check:
         FILE.write_bytes(compress("".join(f"{line}\n" for line in lines())))
-        print(f"{FILE} has {FILE.stat().st_size:,} bytes.")
+        print(f"Wrote {FILE} ({FILE.stat().st_size:,} bytes).")
     elif (found := difference(FILE)) is not None:
         print(found, file=sys.stderr)
         return 1

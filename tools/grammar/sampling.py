@@ -1,4 +1,4 @@
-"""Random phrases and clauses for the templates of the quickstart's corpus: who may do what to what, by the lexicon."""
+"""Random phrases and clauses for the templates, within what the lexicon allows."""
 
 import random
 from collections.abc import Sequence
@@ -29,21 +29,24 @@ T = TypeVar("T")
 
 
 class Pick:
-    """Draws at random, by nothing but `Random.random`: Python promises that this method never changes."""
+    """A random generator that gives the same draws in every version of Python.
+
+    It uses `Random.random` alone, whose sequence for a seed Python guarantees.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
 
     def __call__(self, options: Sequence[T]) -> T:
-        """One of the options."""
+        """Draws one of the options, each with the same probability."""
         return options[int(self._random() * len(options))]
 
     def chance(self, probability: float) -> bool:
-        """Whether something happens that has this probability."""
+        """Returns True with this probability."""
         return self._random() < probability
 
 
-# --- What there is to draw from; what stands several times is drawn as often ------------------------------------------
+# --- What is drawn from; an option that is listed n times is drawn n times as often -----------------------------------
 
 TENSES: tuple[Tense, ...] = ("present", "present", "present", "past", "past", "past", "future", "modal", "modal")
 ANY: tuple[Determiner, ...] = ("the", "the", "the", "the", "this", "a", "a", "a", "every")
@@ -61,37 +64,37 @@ OWNABLE = ("clothing", "thing", "device", "vehicle", "animal", "text")
 
 @cache
 def nouns(names: tuple[str, ...]) -> list[Noun]:
-    """The nouns that a list in the lexicon means, first names excepted."""
+    """The nouns that a list in the lexicon names, one by one or by class, without first names."""
     return [noun for noun in LEXICON.noun if noun.is_among(names) and noun.kind != "name"]
 
 
 @cache
 def verbs(*frames: str) -> list[Verb]:
-    """The verbs of these frames."""
+    """The verbs that have one of these frames."""
     return [verb for verb in LEXICON.verb if verb.frame in frames]
 
 
 @cache
 def verbs_with(noun: Noun, *frames: str) -> list[Verb]:
-    """The verbs of these frames that take the noun as an object."""
+    """The verbs that have one of these frames and allow the noun as their object."""
     return [verb for verb in verbs(*frames) if noun.is_among(verb.objects)]
 
 
 @cache
 def adjectives(noun: Noun) -> list[Adjective]:
-    """The adjectives that suit a noun."""
+    """The adjectives that can describe a noun."""
     return [adjective for adjective in LEXICON.adjective if noun.is_among(adjective.nouns)]
 
 
 @cache
 def modals(*, person: bool) -> list[Modal]:
-    """The modal verbs that a person, or a thing, may be the subject of."""
+    """The modal verbs that allow a person, or a thing, as their subject."""
     return [modal for modal in LEXICON.modal if person or modal.subjects == "any"]
 
 
 @cache
 def adverbs(tense: Tense) -> list[Adverb]:
-    """The adverbs of time that go with a tense."""
+    """The adverbs of time that agree with a tense."""
     return [adverb for adverb in LEXICON.adverb if tense in adverb.tenses]
 
 
@@ -107,7 +110,7 @@ SINGLE = nouns(
         "purpose", "meaning", "beginning", "end", "work",
     )
 )  # fmt: skip
-"""What a whole has one of."""
+"""Parts and aspects of which a whole has exactly one."""
 INTRANSITIVE = [verb for verb in verbs("none") if "person" in verb.subjects]
 TRANSITIVE = [verb for verb in verbs("direct", "indirect", "both") if "person" in verb.subjects]
 ACTIONS = [*TRANSITIVE, *INTRANSITIVE]
@@ -129,7 +132,15 @@ def phrase(
     plural: bool | None = None,
     bare: bool = False,
 ) -> Phrase:
-    """A noun with a determiner, in the plural perhaps none (if bare), and perhaps an adjective."""
+    """Draws a noun phrase with a determiner and perhaps an adjective.
+
+    Args:
+        pick: The random generator.
+        noun: The head.
+        determiners: The determiners to draw from.
+        plural: Whether the phrase is plural. None draws it.
+        bare: Whether a plural may go without a determiner ("a" in the tree).
+    """
     if noun.kind == "name":
         return Phrase(noun, "")
     if not noun.english_plural:
@@ -152,7 +163,16 @@ def participant(
     no_it: bool = False,
     unlike: Nominal | None = None,
 ) -> Phrase:
-    """Somebody or something that a list in the lexicon means, other than `unlike`."""
+    """Draws a noun phrase for a role in a clause.
+
+    Args:
+        pick: The random generator.
+        names: Nouns and classes of nouns that the lexicon allows in this role.
+        determiners: The determiners to draw from.
+        bare: Whether a plural may go without a determiner.
+        no_it: Avoid what "it" could stand for, so that the pronoun of the sentence has one possible antecedent.
+        unlike: A nominal with another noun than the one drawn.
+    """
     options = NAMES if "person" in names and pick.chance(0.12) else nouns(names)
     noun = pick(options)
     while unlike and noun is unlike.noun:
@@ -169,12 +189,21 @@ def action(
     tenses: Sequence[Tense] = TENSES,
     no_it: bool = False,
 ) -> Clause:
-    """A clause with one of the verbs; subject and object (the direct one of two) as given, or else drawn."""
+    """Draws a clause with one of the verbs.
+
+    Args:
+        pick: The random generator.
+        options: The verbs.
+        subject: The subject. None draws one that the verb allows.
+        patient: The object, or the direct object of a verb with two. None draws one that the verb allows.
+        tenses: The tenses to draw from.
+        no_it: Avoid what "it" could stand for in everything that is drawn.
+    """
     verb = pick(options)
     negated = is_definite(subject) and is_definite(patient) and pick.chance(0.12)
     if subject is None:
         subject = participant(pick, verb.subjects, DEFINITE if negated else ANY_OR_NO, no_it=no_it)
-    # Behind a relative clause, a place would seem to belong to that.
+    # After a relative clause, a place would seem to belong to the relative clause.
     room_for_place = not (isinstance(patient, Phrase) and patient.relative)
     if patient is None and verb.objects:
         determiners = NEGATED if negated else ANY
@@ -190,18 +219,18 @@ def action(
     indirect, direct = (patient, None) if verb.frame == "indirect" else (recipient, patient)
     tense = pick(tenses)
     if tense == "modal" and isinstance(subject, Phrase) and subject.determiner == "no":
-        tense = "present"  # "no guest must sleep": darf or muss?
+        tense = "present"  # "no guest must sleep" is ambiguous (darf or muss)
     modal = pick(modals(person=subject.noun.is_person)) if tense == "modal" else None
     return Clause(verb, subject, indirect, direct, tense, modal, negated, place)
 
 
 def is_definite(nominal: Nominal | None) -> bool:
-    """Whether "not" in the clause leaves it alone: "every guest does not sleep" has two readings."""
+    """Whether "not" cannot negate the nominal. "Every guest does not sleep" would have two readings."""
     return not (isinstance(nominal, Phrase) and nominal.determiner in ("a", "every", "no"))
 
 
 def perhaps_owned(pick: Pick, owned: Phrase, owner: Nominal) -> Phrase:
-    """The phrase, now and then with his, her or their instead of its article."""
+    """Sometimes replaces the article of a phrase by the owner's possessive (his, her or their)."""
     if (
         isinstance(owner, Phrase)
         and owner.determiner in ("the", "this", "")
@@ -214,7 +243,13 @@ def perhaps_owned(pick: Pick, owned: Phrase, owner: Nominal) -> Phrase:
 
 
 def predicate(pick: Pick, subject: Phrase | Pronoun, *, beside: Clause | None = None) -> Clause:
-    """The subject is, will be, should be ... what goes with its own adjective, and with that of the clause beside."""
+    """Draws a clause that says of the subject what it is, will be or should be.
+
+    Args:
+        pick: The random generator.
+        subject: The subject. The predicate neither repeats nor contradicts its adjective.
+        beside: The other clause of the sentence, whose predicate is neither repeated nor contradicted.
+    """
     own = (subject.antecedent if isinstance(subject, Pronoun) else subject).adjective
     said = beside.predicate.adjective if beside and beside.predicate else None
     adjective = pick([one for one in adjectives(subject.noun) if one.goes_with(own) and one.goes_with(said)])
@@ -225,12 +260,12 @@ def predicate(pick: Pick, subject: Phrase | Pronoun, *, beside: Clause | None = 
 
 
 def timed(pick: Pick, clause: Clause) -> Clause:
-    """The clause with a time, at its start or end."""
+    """Adds an adverb of time to the clause, at its start or end."""
     return replace(clause, time=pick(adverbs(clause.tense)), time_first=pick.chance(0.6))
 
 
 def relative_clause(pick: Pick, head: Phrase, *, no_it: bool = False) -> Clause:
-    """A clause about the head of a noun phrase: who sells apples, whom the aunt thanks, that the women bought."""
+    """Draws a clause about a head ("who sells apples", "whom the aunt thanks", "that the women bought")."""
     gap, noun = Gap(head.noun, head.form), head.noun
     if noun.is_person and pick.chance(0.5):
         return action(pick, ACTIONS if pick.chance(0.7) else verbs("place"), subject=gap, no_it=no_it)
@@ -240,7 +275,7 @@ def relative_clause(pick: Pick, head: Phrase, *, no_it: bool = False) -> Clause:
 
 
 def tenses_around(pick: Pick, conjunction: Conjunction) -> tuple[Sequence[Tense], Sequence[Tense]]:
-    """The tenses that a conjunction allows in the main clause and in its own."""
+    """Returns the tenses that a conjunction allows in the main clause and in its own clause."""
     match conjunction.tenses:
         case "free":
             return TENSES, TENSES
@@ -252,32 +287,32 @@ def tenses_around(pick: Pick, conjunction: Conjunction) -> tuple[Sequence[Tense]
 
 
 def belonging(pick: Pick, part: Noun, determiner: Determiner | Pronoun, whole: Phrase) -> Phrase:
-    """A part or an aspect of a whole: the door of the house, its door."""
+    """Draws a noun phrase for a part or an aspect of a whole ("the door of the house", "its door")."""
     plural = False if part in SINGLE and not whole.plural else None
     owned = replace(phrase(pick, part, DEFINITE, plural=plural), determiner=determiner)
     return replace(owned, owner=whole) if determiner == "the" else owned
 
 
 def somebody(pick: Pick) -> Phrase:
-    """A person or persons for a sentence with "it", perhaps with a relative clause about them."""
+    """Draws a person or persons for a sentence with "it", perhaps with a relative clause."""
     return with_bystanders(pick, participant(pick, ("person",), SOME, no_it=True), 0.2)
 
 
 def with_bystanders(pick: Pick, head: Phrase, probability: float = 1.0) -> Phrase:
-    """The phrase with a relative clause in which nothing else might be meant by "it"."""
+    """Adds, with this probability, a relative clause that contains no other antecedent for "it"."""
     if head.noun.kind == "name" or not pick.chance(probability):
         return head
     return replace(head, relative=relative_clause(pick, head, no_it=True))
 
 
 def reporting(pick: Pick, content: Clause, subject: Phrase | None = None) -> Clause:
-    """Somebody says, believes, hopes, thinks that ..."""
+    """Draws a clause that reports another one ("Anna believes that ...")."""
     tenses: tuple[Tense, ...] = ("present", "past") if content.tense == "past" else ("present",)
     return replace(action(pick, verbs("content"), subject=subject, tenses=tenses), content=content)
 
 
 def topic(clause: Clause) -> tuple[str, str]:
-    """What a clause is about: its adjective or verb; and its object, else its place, else its subject."""
+    """Returns two words for a key: the adjective or verb of a clause, and its object, else place, else subject."""
     word = clause.predicate.adjective.english if clause.predicate else clause.verb.name
     place = clause.place.phrase if clause.place else None
     return word, (clause.direct or clause.indirect or place or clause.subject).noun.english

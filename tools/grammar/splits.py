@@ -1,13 +1,13 @@
-"""The corpus of the quickstart: synthetic, controlled English-German sentence pairs from a synchronous grammar.
+"""The splits of the quickstart's corpus, synthetic English-German pairs from a synchronous grammar.
 
-It is an exercise, made to be learned in minutes, and no sample of how anybody uses either language: few words, few
-constructions, one translation of each sentence. In return the German sentence is a function of the English one, so that
-exact match is a fair score, and much of it depends on words far away: articles and adjectives on gender and case,
-pronouns on the noun that they stand for, the end of the clause on its verb.
+The corpus is an exercise that a model learns in minutes, and not a sample of either language. It has few words, few
+constructions, and one translation of each sentence. Because the German sentence is a function of the English one, exact
+match is a fair score. Much of the German sentence depends on distant words: articles and adjectives on gender and case,
+pronouns on their antecedent, and the end of a clause on its verb.
 
-A template (in `templates`) draws a tree, and `english` and `german` each put it into words. The name of the template
-with two or three words of the tree is the sentence's key, and keys are held out, not sentences: no key of the test set
-occurs in training, though each of its words does, and its words may meet in another template.
+A template (in `templates`) draws a tree, which `english` and `german` translate into words. The key of a sentence is
+the name of its template with two or three words of the tree. Keys are held out, not sentences. No key of the test set
+occurs in training, although each of its words does, and the words may occur together in another template.
 """
 
 import hashlib
@@ -24,33 +24,29 @@ Split = Literal["train", "validation", "test"]
 SIZES: dict[Split, int] = {"train": 40_000, "validation": 1_000, "test": 2_000}
 """Pairs of each split, all distinct."""
 HELD_OUT: dict[Split, float] = {"test": 0.05, "validation": 0.025}
-"""Share of all keys that a split has to itself; the rest is for training."""
+"""Share of all keys that are reserved for a split. The others are for training."""
 SEEDS: dict[Split, int] = {"train": 1, "validation": 2, "test": 3}
-"""Where the random numbers of each split start."""
+"""Seed of the random numbers of each split."""
 
 
 class Sentence(NamedTuple):
-    """A sentence, its translation, and the phenomena in it."""
+    """A sentence pair with its tags."""
 
     source: str
     """English."""
     target: str
     """German."""
     tags: tuple[str, ...]
-    """In alphabetical order."""
+    """The phenomena in the sentence, in alphabetical order."""
 
 
 def generate(split: Split) -> list[Sentence]:
-    """The pairs of a split, none twice: the same in the same order everywhere.
-
-    Args:
-        split: Which of the three.
-    """
+    """Generates the distinct pairs of a split, identically on every machine."""
     return [sentence for sentence, _ in generate_trees(split)]
 
 
 def generate_trees(split: Split) -> list[tuple[Sentence, Clause | Compound]]:
-    """The same with the tree of each, which says what its words mean."""
+    """Generates the distinct pairs of a split, each with its tree."""
     pick = Pick(SEEDS[split])
     sentences: dict[str, tuple[Sentence, Clause | Compound]] = {}
     while len(sentences) < SIZES[split]:
@@ -65,7 +61,7 @@ def generate_trees(split: Split) -> list[tuple[Sentence, Clause | Compound]]:
 
 @cache
 def split_of(key: tuple[str, ...]) -> Split:
-    """The split that a key belongs to, by its SHA-256."""
+    """Returns the split of a key, which depends on the SHA-256 of the key alone."""
     share = int.from_bytes(hashlib.sha256("\n".join(key).encode()).digest()[:4], "big") / 2**32
     if share < HELD_OUT["test"]:
         return "test"
@@ -73,7 +69,7 @@ def split_of(key: tuple[str, ...]) -> Split:
 
 
 def phenomena(tree: Tree) -> tuple[str, ...]:
-    """What can be learned from a tree, in alphabetical order."""
+    """Returns the tags of a tree, in alphabetical order."""
     tags = set()
     for node in tree.nodes():
         match node:
@@ -82,7 +78,7 @@ def phenomena(tree: Tree) -> tuple[str, ...]:
             case Clause():
                 tags |= _of_clause(node)
             case Pronoun():
-                # English says it and its whatever the gender: only the antecedent knows.
+                # "it" and "its" are the same for every gender, so only the antecedent determines the German form.
                 if node.form != "plural" and not node.antecedent.noun.is_person:
                     tags.add("antecedent-gender")
             case Place() if node.preposition.case == "dative":
@@ -124,6 +120,6 @@ def _of_clause(clause: Clause) -> set[str]:
 
 
 def spell(words: list[str]) -> str:
-    """A sentence of its words and commas: where two commas meet, or a comma and the full stop, one is written."""
+    """Joins words and commas to a sentence. Doubled commas, and a comma before the full stop, are merged."""
     text = f"{' '.join(words)}.".replace(" ,", ",").replace(",,", ",").replace(",.", ".")
     return text[0].upper() + text[1:]

@@ -1,7 +1,7 @@
-"""The abstract syntax of the corpus: its words, and trees that say what a sentence means, but in no language.
+"""The abstract syntax of the corpus, its words and its language-independent trees.
 
-`english` and `german` each put a tree into words: a synchronous grammar, in the manner of Grammatical Framework (Ranta,
-2011).
+`english` and `german` each translate a tree into words. Together they are a synchronous grammar in the style of
+Grammatical Framework (Ranta, 2011).
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from typing import Any, Literal
 
 Case = Literal["nominative", "accusative", "dative", "genitive"]
 Form = Literal["m", "f", "n", "plural"]
-"""What articles, adjectives and pronouns agree with: a gender in the singular, none in the plural."""
+"""What articles, adjectives and pronouns agree with. The plural does not distinguish genders."""
 Tense = Literal["present", "past", "future", "modal"]
 Determiner = Literal["the", "this", "every", "a", "no", ""]
 
-# --- Words: the rows of lexicon.tsv, which says what each column means ------------------------------------------------
+# --- Words, the rows of lexicon.tsv, whose comments explain the columns -----------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)  # each word exists once, so it is compared by identity
+@dataclass(frozen=True, eq=False)  # each word exists once, so words are compared by identity
 class Noun:
-    """A noun or, of the class `name`, a first name."""
+    """A noun, or a first name if its class is `name`."""
 
     kind: str
     english: str
@@ -33,16 +33,16 @@ class Noun:
 
     @property
     def is_person(self) -> bool:
-        """Whether English says he or she of it."""
+        """Whether English refers to it as he or she."""
         return self.kind in ("person", "name")
 
     @property
     def has_sex(self) -> bool:
-        """Whether it is he or she in both languages; a child (das Kind) might be it."""
+        """Whether both languages refer to it as he or she. A child (das Kind) can be "it"."""
         return self.is_person and self.gender != "n"
 
     def is_among(self, names: tuple[str, ...]) -> bool:
-        """Whether names has this noun or its class."""
+        """Whether the list names this noun or its class."""
         return self.kind in names or self.english in names or (self.kind == "name" and "person" in names)
 
 
@@ -66,7 +66,7 @@ class Verb:
 
     @property
     def name(self) -> str:
-        """What tells it from other verbs: "turn off"."""
+        """The name of the verb, with its particle ("turn off")."""
         return f"{self.english} {self.particle}".rstrip()
 
 
@@ -85,7 +85,7 @@ class Modal:
 
 @dataclass(frozen=True, eq=False)
 class Adjective:
-    """An adjective and the nouns that it suits."""
+    """An adjective and the nouns that it can describe."""
 
     english: str
     comparative: str
@@ -96,7 +96,7 @@ class Adjective:
     nouns: tuple[str, ...]
 
     def goes_with(self, other: "Adjective | None") -> bool:
-        """Whether both may be said of the same thing without repetition or contradiction."""
+        """Whether both can describe the same thing without repetition or contradiction."""
         return other is None or (self is not other and (not self.scale or self.scale != other.scale))
 
 
@@ -123,7 +123,7 @@ class Conjunction:
 
 @dataclass(frozen=True, eq=False)
 class Adverb:
-    """An adverb of time and the tenses that it goes with."""
+    """An adverb of time and the tenses that it agrees with."""
 
     english: str
     german: str
@@ -140,7 +140,7 @@ class Day:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """All words, by kind; the fields are called as the rows of lexicon.tsv."""
+    """All words by kind. The fields have the names of the kinds in lexicon.tsv."""
 
     noun: tuple[Noun, ...]
     verb: tuple[Verb, ...]
@@ -204,46 +204,49 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Phrase(Tree):
-    """A noun phrase: "the door of the old house", "forty-seven apples", "its application", "Anna"."""
+    """A noun phrase such as "the door of the old house", "forty-seven apples", "its application" or "Anna"."""
 
     noun: Noun
     determiner: "Determiner | Pronoun"
-    """A pronoun makes a possessive (its, seine). The indefinite article has no plural form: "a" with a plural or a
-    number is no word at all. Names have none."""
+    """A pronoun here is a possessive (its, seine). The indefinite article has no plural form, so "a" with a plural or a
+    number produces no word. Names have no determiner."""
     plural: bool = False
     adjective: Adjective | None = None
     number: int | None = None
     owner: "Phrase | None" = None
-    """The genitive attribute: "of the house"."""
+    """The genitive attribute ("of the house")."""
     relative: "Clause | None" = None
-    """A clause in which a `Gap` stands for this phrase."""
+    """A relative clause, in which a `Gap` represents this phrase."""
 
     @property
     def form(self) -> Form:
-        """What its German words agree in."""
+        """The form that its German words agree with."""
         return "plural" if self.plural else self.noun.gender
 
 
 @dataclass(frozen=True, slots=True)
 class Pronoun(Tree):
-    """A personal pronoun, or a possessive as a determiner. English chooses it by sex, German by grammatical gender."""
+    """A personal pronoun, or a possessive as a determiner.
+
+    English chooses the pronoun by sex, German by grammatical gender.
+    """
 
     antecedent: Phrase
 
     @property
     def noun(self) -> Noun:
-        """The noun that it stands for."""
+        """The noun of the antecedent."""
         return self.antecedent.noun
 
     @property
     def form(self) -> Form:
-        """What it agrees in with its antecedent."""
+        """The form of the antecedent, with which the pronoun agrees."""
         return self.antecedent.form
 
 
 @dataclass(frozen=True, slots=True)
 class Gap(Tree):
-    """The head of a relative clause, where the clause leaves it out: its relative pronoun."""
+    """The role of a head in its own relative clause, expressed by the relative pronoun."""
 
     noun: Noun
     form: Form
@@ -254,7 +257,7 @@ Nominal = Phrase | Pronoun | Gap
 
 @dataclass(frozen=True, slots=True)
 class Place(Tree):
-    """A prepositional phrase: "in the garden"."""
+    """A prepositional phrase such as "in the garden"."""
 
     preposition: Preposition
     phrase: Phrase
@@ -262,7 +265,7 @@ class Place(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Date(Tree):
-    """A weekday, a day of a month, or both: "on Monday, the third of May"."""
+    """A weekday, a day of a month, or both ("on Monday, the third of May")."""
 
     weekday: Day | None
     day: int | None = None
@@ -271,7 +274,7 @@ class Date(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Predicate(Tree):
-    """The adjective of "is difficult" and of "makes the work more difficult"."""
+    """The adjective in "is difficult" and in "makes the work more difficult"."""
 
     adjective: Adjective
     comparative: bool = False
@@ -279,7 +282,7 @@ class Predicate(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Clause(Tree):
-    """A verb and what belongs to it."""
+    """A verb with its subject, objects and adverbials."""
 
     verb: Verb
     subject: Nominal
@@ -289,14 +292,14 @@ class Clause(Tree):
     """The object in the accusative."""
     tense: Tense = "present"
     modal: Modal | None = None
-    """Where tense is `modal`."""
+    """The modal verb, if `tense` is `modal`."""
     negated: bool = False
     place: Place | None = None
     time: Adverb | Date | None = None
     time_first: bool = False
     predicate: Predicate | None = None
     content: "Clause | None" = None
-    """What is said: "that ..."."""
+    """The clause that is reported ("that ...")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,4 +310,4 @@ class Compound(Tree):
     conjunction: Conjunction
     other: Clause
     other_first: bool = False
-    """Whether the subordinate clause stands before the main clause."""
+    """Whether the subordinate clause comes before the main clause."""

@@ -31,8 +31,8 @@ config = Config(
         max_positions=256,
     ),
     optimizer=OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=1000, final_fraction=0.4),
-    # Rows of 40 tokens drop 44 of the 29,000 pairs. Rows of 64 drop none and take 7 % longer per token. Other text usually
-    # has longer sentences, so give it --training.pack-length 100.
+    # Rows of 40 tokens drop 44 of the 29,000 pairs. Rows of 64 drop none and take 7 % longer per token. Other text
+    # usually has longer sentences, so give it --training.pack-length 100.
     training=TrainingConfig(steps=5500, batch_tokens=4096, pack_length=40, validate_every=500),
     search=SearchConfig(beam_size=5, length_penalty=1.0),
 )

@@ -5,8 +5,8 @@
 
 FILE is what `transformer export RUN FILE` wrote; jax needs flatbuffers to read it. Each line is one sentence, as token
 ids separated by spaces. The package tokenizers converts between text and ids. With
-`tokenizer = Tokenizer.from_file("FILE.tokenizer.json")`, call `tokenizer.encode(text, add_special_tokens=False).ids` and
-`tokenizer.decode(ids)`.
+`tokenizer = Tokenizer.from_file("FILE.tokenizer.json")`, call `tokenizer.encode(text, add_special_tokens=False).ids`
+and `tokenizer.decode(ids)`.
 
 If FILE.json contains `"normalization": "nfc"`, normalize the text first, as the exported run does. Remove U+200B,
 U+2060, U+FEFF and U+00AD, and then take `" ".join(unicodedata.normalize("NFC", text).split())`.

@@ -26,8 +26,8 @@ TAGS = {
     "separable",
     "verb-last",
 }
-# SHA-256 of the first thousand training pairs. Changes to the lexicon or the templates change it, and belong in the change
-# log, because scores from before and after cannot be compared.
+# SHA-256 of the first thousand training pairs. Changes to the lexicon or the templates change it, and belong in the
+# change log, because scores from before and after cannot be compared.
 FIRST_THOUSAND = "f2fd8cce4758f97287b18951777ee70e38dc7306e8d028bd8d55dff862f4922c"
 
 

@@ -1,4 +1,7 @@
-"""The training job, as `transformer train`: the quickstart unless `--config` names another; `--help` has all fields."""
+"""Train a model, like `transformer train`.
+
+Without options this trains the quickstart. `--config` names another experiment, and `--help` lists every option.
+"""
 
 import sys
 

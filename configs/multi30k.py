@@ -1,13 +1,15 @@
-"""Multi30k, English to German: a small model on 29,000 image captions, on a CPU.
+"""Multi30k, English to German, with a small model on a CPU.
 
-Source: Elliott et al. 2016, "Multi30K: Multilingual English-German Image Descriptions"; text only.
+Source: Elliott et al. 2016, "Multi30K: Multilingual English-German Image Descriptions". 29,000 image captions for
+    training, without the images.
 Command: python train.py --config multi30k --data.train train.en.gz train.de.gz
     --data.validation val.en.gz val.de.gz --data.test test_2016_flickr.en.gz test_2016_flickr.de.gz
 Score: 39.61 cased BLEU on test_2016_flickr (2026-11-23, nrefs:1|bs:1000|seed:12345|case:mixed|eff:no|tok:13a|
     smooth:exp|version:2.6.0, with averaging over 5 checkpoints and alpha 1.0).
-Time: 37 minutes 45 seconds on two AMD Zen 4 cores, nothing compiled before.
-    Score and time are those of 5,300 steps with rows of 32 tokens. 5,500 steps with rows of 40 see as many tokens in
-    the same time: 0.996 of the time per token, measured in turns, and one shape to compile instead of four.
+Time: 37 minutes 45 seconds on two AMD Zen 4 cores, with an empty compilation cache.
+    Score and time were measured with 5,300 steps and rows of 32 tokens. The 5,500 steps with rows of 40 process the
+    same number of tokens in the same time: measured alternately, a token takes 0.996 of the time. They compile one
+    shape instead of four.
 Trials: docs/experiments.md.
 """
 
@@ -29,8 +31,8 @@ config = Config(
         max_positions=256,
     ),
     optimizer=OptimizerConfig(schedule="inverse_sqrt", peak=4e-3, warmup_steps=1000, final_fraction=0.4),
-    # Rows of 40 tokens drop 44 of the 29,000 pairs. Rows of 64 drop none and take 7 % longer per token. For other text
-    # give --training.pack-length 100.
+    # Rows of 40 tokens drop 44 of the 29,000 pairs. Rows of 64 drop none and take 7 % longer per token. Other text
+    # usually has longer sentences, so give it --training.pack-length 100.
     training=TrainingConfig(steps=5500, batch_tokens=4096, pack_length=40, validate_every=500),
     search=SearchConfig(beam_size=5, length_penalty=1.0),
 )

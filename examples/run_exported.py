@@ -1,11 +1,15 @@
-"""Run what `transformer export RUN FILE` wrote, with jax alone (and flatbuffers, with which jax reads it).
+"""Translate with an exported search, using jax alone.
 
-    pip install jax flatbuffers && python run_exported.py FILE < source.ids > translation.ids
+    pip install jax flatbuffers
+    python run_exported.py FILE < source.ids > translation.ids
 
-One sentence a line: its token ids, separated by spaces. The package tokenizers makes them of text and text of them:
-`Tokenizer.from_file("FILE.tokenizer.json")`, then `.encode(text, add_special_tokens=False).ids` and `.decode(ids)`.
-If FILE.json has `"normalization": "nfc"`, first take U+200B, U+2060, U+FEFF and U+00AD out of a text, and then encode
-`" ".join(unicodedata.normalize("NFC", text).split())`, as the run that was exported does.
+FILE is what `transformer export RUN FILE` wrote; jax needs flatbuffers to read it. Each line is one sentence, as token
+ids separated by spaces. The package tokenizers converts between text and ids. With
+`tokenizer = Tokenizer.from_file("FILE.tokenizer.json")`, call `tokenizer.encode(text, add_special_tokens=False).ids`
+and `tokenizer.decode(ids)`.
+
+If FILE.json contains `"normalization": "nfc"`, normalize the text first, as the exported run does. Remove U+200B,
+U+2060, U+FEFF and U+00AD, and then take `" ".join(unicodedata.normalize("NFC", text).split())`.
 """
 
 import json
@@ -22,7 +26,8 @@ if not lines:
     sys.exit()
 width = max(1, *map(len, lines))
 if width > about["max_length"]:
-    print(f"A sentence may have {about['max_length'] - 1} ids, but one has {width - 1}: split it.", file=sys.stderr)
+    limit = about["max_length"] - 1
+    print(f"A sentence has {width - 1} ids, but the exported search takes at most {limit}. Split it.", file=sys.stderr)
     sys.exit(2)
 source = np.full((len(lines), width), about["pad_id"], np.int32)
 for row, ids in zip(source, lines, strict=True):

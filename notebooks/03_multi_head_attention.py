@@ -13,9 +13,13 @@
 # %% [markdown]
 # # Multi-head attention
 #
-# Section 3.2 of the paper from the inside: Equation 1 by hand, why it divides by √d_k, what a mask does, why many heads
-# cost no more than one, and what a head can do. The axis letters are those of `transformer/shapes.py`: `Q`/`K` queries
-# and keys, `D` d_model, `H` heads, `E` features of a head (the paper's d_k).
+# **What you will learn.** Section 3.2 of the paper from the inside: Equation 1 by hand, why it divides by √d_k, what a
+# mask does, why many heads cost no more than one, and what a head can do.
+#
+# **Time.** About 10 seconds on two CPU cores.
+#
+# The axis letters are those of `transformer/shapes.py`: `Q` and `K` query and key length, `D` d_model, `H` heads, `E`
+# size of one head (the paper's d_k).
 
 # %%
 # %matplotlib inline
@@ -41,8 +45,8 @@ normal = lambda *shape: generator.normal(size=shape).astype(np.float32)  # noqa:
 # %% [markdown]
 # ## Equation 1 by hand
 #
-# `Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V`: each query is compared with each key, the comparisons become weights
-# that sum to 1, and the result is the weighted mean of the values. In NumPy, float64, line by line:
+# `Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V`. The dot products of a query with all keys become weights that sum to 1,
+# and the result is the weighted mean of the values. Step by step in NumPy and float64:
 
 # %%
 query, key, value = normal(3, 8), normal(5, 8), normal(5, 6)
@@ -53,22 +57,22 @@ by_hand = exponentials / exponentials.sum(-1, keepdims=True)
 
 attended, weights = ops.scaled_dot_product_attention(query, key, value, return_weights=True)
 print(np.asarray(weights).round(3), "\nrows sum to", weights.sum(-1))
-print("largest difference from the hand-made ones:", abs(weights - by_hand).max())
+print("largest difference from the weights by hand:", abs(weights - by_hand).max())
 assert np.allclose(weights, by_hand, atol=1e-6)
 assert np.allclose(attended, by_hand @ value, atol=1e-5)
 
 # %% [markdown]
 # ## Why divide by √d_k
 #
-# A dot product of two vectors of independent features with variance 1 has variance d_k (footnote 4 of the paper). So
-# without the division the scores grow with the size of a head, the softmax puts all of its weight on one key, and where
-# it does, no gradient comes through. Measured on random queries, with 20 keys each:
+# If the features of a query and a key are independent and have variance 1, their dot product has variance d_k (footnote
+# 4 of the paper). Without the division, the scores therefore grow with the size of a head. The softmax then puts almost
+# all of its weight on one key, and its gradient vanishes. Measured on random queries with 20 keys each:
 
 
 # %%
 @jax.jit
 def saturation(scores):
-    """The mean largest weight, entropy in nats, and norm of the softmax's Jacobian, of rows of scores."""
+    """The largest weight, the entropy in nats and the norm of the softmax's Jacobian, averaged over rows of scores."""
     weights = jax.nn.softmax(scores)
     jacobian = jax.vmap(jax.jacobian(jax.nn.softmax))(scores)
     entropy = -(weights * jnp.log(jnp.maximum(weights, 1e-30))).sum(-1)
@@ -87,13 +91,13 @@ assert 900 < plain.var() < 1150
 assert 0.9 < (plain / size**0.5).var() < 1.1
 
 # %% [markdown]
-# With the division, the four columns on the right hardly depend on d_k.
+# With the division, on the right, none of the four quantities depends much on d_k.
 #
 # ## Masks
 #
-# A mask is True where a query may attend to a key (section 3.2.3). The decoder's hides what comes later, a row's
-# padding is hidden from everyone, and both combine with `&`. A weight that is masked is exactly 0, and the rest still
-# sums to 1.
+# A mask is True where a query may attend to a key (section 3.2.3). The causal mask of the decoder hides later
+# positions, the padding mask hides padding from all queries, and `&` combines them. Masked weights are exactly 0, and
+# the others sum to 1.
 
 # %%
 x = normal(2, 5, 8)  # two rows of five positions; the second is two positions shorter
@@ -105,7 +109,7 @@ assert (np.asarray(weights)[~np.asarray(mask)] == 0).all()
 assert np.allclose(weights.sum(-1), 1, atol=1e-6)
 
 # %% [markdown]
-# What is masked has no influence, not even a small one: other values at the masked positions change nothing.
+# Masked positions have no influence at all: changing their values does not change a single bit of the output.
 
 # %%
 changed = x.copy()
@@ -117,8 +121,8 @@ assert (again[1, 0, :3] == attended[1, 0, :3]).all()
 # ## Many heads for the price of one
 #
 # `MultiHead(Q, K, V) = Concat(head_1, ..., head_H) Wᴼ`, `head_i = Attention(Q W_iᑫ, K W_iᴷ, V W_iⱽ)` (section 3.2.2).
-# The paper writes a matrix [D, E] for each head. Side by side they are one matrix [D, D], so one product projects for
-# all heads; `split_heads` takes it apart and `merge_heads` is the concatenation. The same by both ways:
+# The paper has a matrix [D, E] for each head. Side by side, these form one matrix [D, D], so one product projects for
+# all heads. `split_heads` separates the heads, and `merge_heads` concatenates them. Both ways give the same result:
 
 # %%
 D, H = 32, 4
@@ -140,8 +144,8 @@ print("split", split[0].shape, "largest difference:", abs(at_once - separately).
 assert np.allclose(at_once, separately, atol=1e-5)
 
 # %% [markdown]
-# The layer of the model is a shell around just that; it takes these matrices as its parameters. Since a head is D / H
-# wide, the number of parameters does not depend on the number of heads, and neither does that of multiplications.
+# The model's layer, `MultiHeadAttention`, owns these four matrices and calls the functions above. Each head has D / H
+# features, so neither the number of parameters nor the number of multiplications depends on the number of heads.
 
 # %%
 layer = MultiHeadAttention(Build.choose(ModelConfig(d_model=D, num_heads=H)))
@@ -151,7 +155,7 @@ assert np.allclose(by_layer, separately, atol=1e-5)
 
 
 def cost(num_heads):
-    """Parameters, and floating-point operations by XLA's own count, of a layer on 64 tokens of width 128."""
+    """The number of a layer's parameters, and of its operations on 64 tokens of width 128 as counted by XLA."""
     layer = MultiHeadAttention(Build.choose(ModelConfig(d_model=128, num_heads=num_heads)))
     tokens, mask = jnp.zeros((1, 64, 128)), jnp.ones((1, 1, 64, 64), bool)
     params = jax.eval_shape(layer.init, jax.random.key(0), tokens, tokens, mask)
@@ -164,13 +168,13 @@ for num_heads in (1, 4, 16):
     print(f"h = {num_heads:>2}: {size:,} parameters, {operations / 1e6:.1f} million operations")
 
 # %% [markdown]
-# What grows a little is the softmax, which each head has for itself.
+# Only the cost of the softmax grows a little, because each head has its own.
 #
 # ## A head, drawn
 #
-# A head's weights are a matrix: the row looks at the column. Three heads made by hand, which need nothing but the
-# positions: by the shift that notebook 04 derives, one matrix turns the encoding of a position into that of the one
-# before it, so that a query with this matrix matches the key of the position before.
+# The weights of a head are a matrix whose rows are queries and whose columns are keys. The next cell builds three heads
+# by hand from nothing but the positional encodings. As notebook 04 derives, one matrix turns the encoding of every
+# position p into the encoding of p - 1. A query multiplied by it matches the key of the previous position.
 
 # %%
 words = ["The", "law", "will", "never", "be", "perfect", ",", "but", "its", "application", "should", "be", "just"]
@@ -196,13 +200,15 @@ heat_maps(by_hand, Start("encoder"))
 # %% [markdown]
 # ## What heads do
 #
-# `analysis.heads` says it in numbers: entropy in nats (0 looks at one token, log K at K tokens evenly), weight on the
-# boundary (the last token), distance in tokens, weight on the token before, the same and the one behind. Of the three:
+# `analysis.heads` measures each head. `entropy` is in nats: 0 if a query attends to one token, log K if it attends to K
+# tokens evenly. `boundary` is the weight on the last token, and `distance` the mean distance in tokens. `previous`,
+# `same` and `next` are the weights on the previous token, the token itself, and the next one. For the three heads
+# above:
 
 
 # %%
 def show(weights):
-    """A line of numbers for each head of weights [H, Q, K]."""
+    """Prints and returns the statistics of each head, given weights [H, Q, K]."""
     found = describe(np.asarray(weights)[None, None], np.array([weights.shape[-1] - 1]), self_attention=True)
     print("head  " + "".join(f"{name:>10}" for name in found))
     for head in range(len(weights)):
@@ -216,8 +222,8 @@ for head, name in enumerate(("previous", "same", "next")):
 print(f"log K = {np.log(len(words)):.2f}")
 
 # %% [markdown]
-# A model that nobody has trained has no such heads: they look everywhere about evenly. (What they become is in notebook
-# 02, and `transformer heads RUN` measures every head of a run, with what the loss grows by without it.)
+# The heads of an untrained model attend to all tokens almost evenly. Notebook 02 shows trained heads. For every head of
+# a run, `transformer heads RUN` prints these statistics and the increase in loss when the head is removed.
 
 # %%
 config = ModelConfig(
@@ -229,12 +235,27 @@ tokenizer = Tokenizer.train([*pairs.sources[:200], *pairs.targets[:200]], 400, T
 model = Transformer(config)
 run = Run(Config(model=config), model, parameters.draw(model, seed=0), tokenizer)
 look = run.attention(source, target)
-show(look.weights["encoder"][0])
+show(look.weights["encoder"][0])  # [H, Q, K] of the first encoder layer
 print(f"log K = {np.log(len(look.source.tokens)):.2f}")
 
 # %% [markdown]
-# The page on which a notebook shows it: every layer, head and kind of attention. Point at a word, or go there with the
-# keyboard, and see where it looks.
+# A layer's parameters are one line, too, because the arrays of all layers are stacked:
+
+# %%
+first_layer = jax.tree.map(lambda leaf: leaf[0], run.params["params"]["encoder"]["layers"])
+print({name: part["kernel"].shape for name, part in first_layer["self_attention"].items()})
+
+# %% [markdown]
+# In a notebook, `run.attention` shows every layer, head and kind of attention. Point at a word, or select it with the
+# keyboard, to see which words it attends to.
 
 # %%
 run.attention(source, target)
+
+# %% [markdown]
+# ## Something to try
+#
+# - Lower the factor 24 of the heads made by hand. How does their entropy change, and which weight suffers first?
+# - Make a head that attends to the position two before. What do the first two queries attend to?
+# - Sharpen the untrained heads: multiply the query kernels in `run.params` by 10 and call `run.attention` on
+#   `dataclasses.replace(run, params=changed)`.

@@ -13,9 +13,11 @@
 # %% [markdown]
 # # Positions and schedule
 #
-# Two formulas of the paper that everybody draws: the sinusoids that tell a Transformer where a token stands (section
-# 3.5), and the learning rate that rises before it falls (section 5.3). `transformer figures` draws the same without a
-# notebook.
+# **What you will learn.** How sinusoids give a Transformer the order of its tokens (section 3.5), why the learning rate
+# rises before it falls (section 5.3), and how to plot what a run has logged. `transformer figures` draws the same
+# pictures without a notebook.
+#
+# **Time.** About 20 seconds on two CPU cores.
 
 # %%
 # %matplotlib inline
@@ -43,9 +45,9 @@ rcParams.update(STYLE | {"figure.dpi": 150})
 # %% [markdown]
 # ## What is lost without positions
 #
-# Attention is a sum over keys, and a sum does not know the order of its terms. So an encoder layer without positions
-# gives each token the same output wherever the tokens stand: permute its input, and its output is permuted alike. It
-# sees a bag of words. With the positions added the order counts:
+# Attention is a sum over keys, and a sum does not depend on the order of its terms. An encoder layer without positions
+# is therefore permutation-equivariant: permuting its input permutes its output in the same way. It sees a bag of words.
+# With positional encodings added, the order matters:
 
 # %%
 D, T = 128, 10
@@ -66,8 +68,8 @@ assert without < 1e-4 < 0.1 < with_them
 # %% [markdown]
 # ## The table
 #
-# `PE[pos, 2i] = sin(pos / 10000^(2i/d))`, `PE[pos, 2i + 1] = cos(pos / 10000^(2i/d))`: a clock with d/2 hands, the
-# first of which goes round in 2π positions and the last in 10000^(1 - 2/d) · 2π.
+# `PE[pos, 2i] = sin(pos / 10000^(2i/d))`, `PE[pos, 2i + 1] = cos(pos / 10000^(2i/d))`. Think of a clock with d/2 hands:
+# the first turns once in 2π positions, the last once in 10000^(1 - 2/d) · 2π.
 
 # %%
 table = np.asarray(ops.sinusoidal_positions(100, D, "interleaved"))
@@ -80,7 +82,7 @@ curves(table, "interleaved")
 heat_map(table)
 
 # %% [markdown]
-# No two positions have the same encoding, and all of them have the same length, √(d/2):
+# All encodings differ, and all have the same length, √(d/2):
 
 # %%
 distances = np.linalg.norm(table[:, None] - table, axis=-1)
@@ -91,17 +93,17 @@ print(f"√(d/2) = {(D / 2) ** 0.5:.4f}; the two nearest encodings are {nearest:
 # %% [markdown]
 # ## Distance
 #
-# The dot product of two encodings is `Σ cos((p - q) / 10000^(2i/d))`: it depends on their distance alone, not on where
-# they stand, and falls off as it grows. It does not tell left from right, for cos(-x) = cos(x); the matrices
-# that project queries and keys can.
+# The dot product of the encodings of p and q is `Σ cos((p - q) / 10000^(2i/d))`. It depends on the distance alone, not
+# on the positions, and decreases as the distance grows. It does not distinguish left from right, because
+# cos(-x) = cos(x). The matrices that project queries and keys can.
 
 # %%
 dot_products(table)
 
 # %% [markdown]
-# They can because a shift by k positions is one matrix for all positions, a rotation of each (sin, cos) pair by its
-# angle. This is why the paper chose sinusoids: "for any fixed offset k", it says, the encoding of pos + k
-# "can be represented as a linear function" of that of pos.
+# They can because a shift by k positions is the same matrix at every position: a rotation of each (sin, cos) pair by
+# its own angle. This is why the paper chose sinusoids: "for any fixed offset k", the encoding of pos + k "can be
+# represented as a linear function" of the encoding of pos.
 
 
 # %%
@@ -118,17 +120,17 @@ for distance in (1, 7, 50):
     error = abs(table[:-distance] @ shift(distance).T - table[distance:]).max()
     print(f"shift by {distance:>2}: largest error {error:.1e}")
     assert error < 1e-5
-matched = (table @ shift(1).T) @ table.T  # queries that ask for the position behind them
-print("the best key of the queries 0 to 4:", matched[:5].argmax(1))
+matched = (table @ shift(1).T) @ table.T  # queries that match the next position
+print("best keys of queries 0 to 4:", matched[:5].argmax(1))
 assert (matched[:-1].argmax(1) == np.arange(1, 100)).all()
 
 # %% [markdown]
 # ## Interleaved or in two halves
 #
-# The paper interleaves sines and cosines. Many implementations put all sines first (Hugging Face's MarianMT, for one).
-# These are the same numbers in another order: dot products and distances are equal up to rounding, and a model can
-# learn the one as well as the other. A trained one cannot do with the other, though, so the layout belongs to its
-# config. tensor2tensor's halves are others still: their wavelengths end at exactly 10000 · 2π.
+# The paper interleaves sines and cosines. Many implementations put all sines first, among them Hugging Face's MarianMT.
+# These are the same numbers in another order, so dot products and distances are equal up to rounding, and a model
+# learns equally well with either. A trained model needs the layout that it was trained with, so the layout is part of
+# its config. The halves of tensor2tensor differ in the numbers, too: their wavelengths end at exactly 10000 · 2π.
 
 # %%
 halved = np.asarray(ops.sinusoidal_positions(100, D, "halved"))
@@ -143,17 +145,18 @@ heat_map(halved)
 # %% [markdown]
 # ## The learning rate
 #
-# `lrate = d_model^-0.5 · min(step^-0.5, step · warmup_steps^-1.5)` (Eq. 3). In the lecture's figure the curves are
-# called "512:4000", "512:8000" and "256:4000": that is d_model : warm-up steps. A wider model gets a lower rate
-# throughout; a longer warm-up gets a lower and later peak, and beyond both peaks it changes nothing.
+# `lrate = d_model^-0.5 · min(step^-0.5, step · warmup_steps^-1.5)` (Eq. 3). The curves below are labelled with
+# d_model and the warm-up steps. A wider model has a lower rate at every step. A longer warm-up has a lower and later
+# peak, and makes no difference after both peaks.
 
 # %%
 pairs = [(512, 4000), (512, 8000), (256, 4000)]
 warmup({pair: rates(paper_schedule(*pair), 20_000) for pair in pairs})
 
 # %% [markdown]
-# Most other code asks for a peak and a warm-up. Where the two branches of the minimum meet, at `step = warmup_steps`,
-# `peak = (d_model · warmup_steps)^-0.5`; the schedule with this peak is the same one:
+# Most other code takes a peak and a number of warm-up steps. The two branches of the minimum meet at step
+# `warmup_steps`, where the rate is `(d_model · warmup_steps)^-0.5`. With this peak, `inverse_sqrt_schedule` is the same
+# schedule:
 
 # %%
 print("d_model  warm-up  peak by the formula  highest rate  at step  largest difference")
@@ -172,7 +175,8 @@ assert (a[8000:] == b[8000:]).all()
 # %% [markdown]
 # ## What a run has logged
 #
-# A run writes its learning rate to `metrics.jsonl`. A very small one, for a few seconds, on word-for-word translations:
+# A run writes its learning rate and losses to `metrics.jsonl`. The next cell trains a very small model for a few
+# seconds, on word-for-word translations:
 
 # %%
 folder = Path(tempfile.mkdtemp())
@@ -203,8 +207,7 @@ config = Config(
 transformer.train(config)
 
 # %% [markdown]
-# Its rate on the schedule of its own config, and how it has learned. (The training loss is higher, for it is taken with
-# label smoothing and dropout, the validation loss without.)
+# The logged learning rates follow the schedule of the run's config:
 
 # %%
 histories = read_histories([config.run_dir])
@@ -216,5 +219,29 @@ print(
 assert np.allclose(logged.values, planned[logged.steps - 1], rtol=1e-6)
 learning_rates(histories, [planned])
 
+# %% [markdown]
+# The training loss is above the validation loss because it includes label smoothing and dropout.
+
 # %%
 learning_curves(histories)
+
+# %% [markdown]
+# ## Look inside the trained run
+#
+# `transformer.load` returns the run. Layers are stacked, so a layer's parameters are one line, and so is its attention:
+
+# %%
+run = transformer.load(config.run_dir)
+decoder_layer = jax.tree.map(lambda leaf: leaf[0], run.params["params"]["decoder"]["layers"])
+print("value kernel of the cross-attention", decoder_layer["cross_attention"]["value"]["kernel"].shape)
+view = run.attention("old dog runs", "alt hund eilt")
+print("cross-attention of the first layer [H, Q, K]", view.weights["cross"][0].shape)
+
+# %% [markdown]
+# ## Something to try
+#
+# - Plot `rates` of the schedules "cosine" and "warmup_stable_decay" beside the paper's, through `learning_rate` and
+#   `OptimizerConfig`.
+# - Train the small run with `positions="rotary"` or "learned". Word-for-word translation needs positions in the
+#   cross-attention: which of them learns it faster?
+# - Draw `dot_products` of `ops.sinusoidal_positions(1000, D, "interleaved")[900:]`. What has changed, and why?

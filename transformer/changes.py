@@ -96,10 +96,10 @@ def _independent_updates(optimizer: OptimizerConfig, steps: int) -> float:
     """Counts the first updates whose learning rate does not depend on `steps`."""
     if optimizer.schedule == "paper":
         return math.inf
-    if optimizer.schedule == "cosine":
-        return float(optimizer.warmup_steps)
-    ending = round(optimizer.final_fraction * steps)
-    return float(steps - ending + 1) if ending else math.inf
+    if optimizer.schedule in ("inverse_sqrt", "warmup_stable_decay"):
+        ending = round(optimizer.final_fraction * steps)
+        return float(steps - ending + 1) if ending else math.inf
+    return float(optimizer.warmup_steps)  # every other schedule is assumed to depend on `steps` after the warm-up
 
 
 def _fields(config: Config) -> dict[str, Any]:

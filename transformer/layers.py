@@ -7,7 +7,7 @@ each call: a `DropoutKey` in training, None in evaluation.
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -83,32 +83,40 @@ class Dropout(nn.Module):
 
 
 class Norm(nn.Module):
-    """Layer or RMS normalization, which treats each token separately.
+    """Normalization that treats each token separately, with learned parameters [D].
 
     Attributes:
-        build: Settings of the model.
+        normalize: A function of `ops`, called with the activations, the parameters in this order, and epsilon.
+        parameters: Their names. `scale` starts at 1 and `bias` at 0, here and in `parameters.draw`.
+        epsilon: `model.norm_epsilon`.
     """
 
-    build: Build
+    normalize: Callable[..., Array]
+    parameters: tuple[Literal["scale", "bias"], ...]
+    epsilon: float
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None, training: bool) -> Array:
-        config, width = self.build.config, x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, width)
-        if config.norm == "rms":
-            return rms_norm(x, scale, config.norm_epsilon)
-        bias = self.param("bias", nn.initializers.zeros, width)
-        return self.build.ops.layer_norm(x, scale, bias, config.norm_epsilon)
+        start = {"scale": nn.initializers.ones, "bias": nn.initializers.zeros}
+        learned = (self.param(name, start[name], x.shape[-1:]) for name in self.parameters)
+        return self.normalize(x, *learned, self.epsilon)
+
+
+NORMS: dict[str, Callable[[Build], Norm | BatchNorm]] = {
+    "layer": lambda build: Norm(build.ops.layer_norm, ("scale", "bias"), build.config.norm_epsilon),
+    "rms": lambda build: Norm(rms_norm, ("scale",), build.config.norm_epsilon),
+    "batch": lambda build: BatchNorm(build.config.norm_epsilon, build.config.batch_norm_momentum),
+}
+"""The choices of `model.norm`. Each is called with activations, the mask of tokens, and whether it trains."""
 
 
 def make_norm(build: Build) -> Norm | BatchNorm:
-    """Makes the normalization that the config names.
+    """Makes the normalization that `model.norm` names.
 
     The module is called with the activations [B, T, D], the mask of tokens [B, T] or None, and whether the model is
     training.
     """
-    config = build.config
-    return BatchNorm(config.norm_epsilon, config.batch_norm_momentum) if config.norm == "batch" else Norm(build)
+    return NORMS[build.config.norm](build)
 
 
 class Linear(nn.Module):

@@ -196,5 +196,7 @@ def test_export_writes_the_search_and_what_a_caller_must_know(corpus, trained, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["search", "search.json", "search.tokenizer.json"]
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert_refused(call("export", run, str(file), "--sample"), r"Sampling cannot be exported, only a beam search")
-    assert_refused(call("export", run, str(tmp_path / "nowhere" / "search")), "is not a directory. Give a file in one that exists")
+    assert_refused(
+        call("export", run, str(tmp_path / "nowhere" / "search")), "is not a directory. Give a file in one that exists"
+    )
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -106,7 +106,7 @@ def test_a_script_runs_it_with_jax_alone(random_translator, search, artefact, tm
     assert texts(tokenizer, ids) == random_translator.translate(sentences, search)
     for lines, status, message in (
         ("", 0, ""),
-        (f"5\n{'5 ' * 40}\n", 2, "A sentence may have 39 ids, but one has 40: split it.\n"),
+        (f"5\n{'5 ' * 40}\n", 2, "A sentence has 40 ids, but the exported search takes at most 39. Split it.\n"),
     ):
         result = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=tmp_path, timeout=300)
         assert (result.stdout, result.stderr, result.returncode) == ("", message, status)

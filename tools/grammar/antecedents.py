@@ -1,4 +1,4 @@
-"""The antecedents of "it" and "its", read from the tree of a sentence."""
+"""The antecedents of "it" and "its" in the sentences of the quickstart's corpus, read from their trees."""
 
 import re
 
@@ -7,13 +7,14 @@ from transformer.data.pairs import Antecedent
 
 
 def antecedents(source: str, tree: Tree) -> tuple[Antecedent, ...]:
-    """Finds the antecedent of "it" or "its" in an English sentence.
+    """Finds the antecedent of "it" and "its" in an English sentence.
 
     Args:
         source: The sentence.
-        tree: The tree of the sentence.
+        tree: Its abstract syntax.
 
-    Returns: One antecedent for each of the two pronouns that occurs exactly once. Empty if there is none.
+    Returns: One antecedent for each of the two pronouns that occurs exactly once; none if they could stand for several
+        nouns.
     """
     nouns, found, owned = set[str](), set[str](), None
     for node in tree.nodes():
@@ -36,5 +37,5 @@ def antecedents(source: str, tree: Tree) -> tuple[Antecedent, ...]:
 
 
 def _is_it(pronoun: object) -> bool:
-    """Whether a determiner or phrase is a pronoun that English spells "it" or "its"."""
+    """Whether this is a pronoun that English translates as "it" or "its"."""
     return isinstance(pronoun, Pronoun) and pronoun.form != "plural" and not pronoun.noun.is_person

@@ -1,4 +1,4 @@
-"""English sentences from the trees of the quickstart corpus, its source side."""
+"""English sentences from trees, the source side of the quickstart's corpus."""
 
 from syntax import Adverb, Clause, Compound, Date, Form, Gap, Nominal, Phrase, Pronoun
 
@@ -23,7 +23,7 @@ _POSSESSIVES: dict[Form, str] = {"m": "his", "f": "her", "n": "its", "plural": "
 
 
 def cardinal(number: int) -> str:
-    """A number from 0 to 99 in words, such as "forty-seven"."""
+    """Spells out a number from 0 to 99 ("forty-seven")."""
     if number < 20:
         return _NUMBERS[number]
     tens, unit = divmod(number, 10)
@@ -31,7 +31,7 @@ def cardinal(number: int) -> str:
 
 
 def ordinal(number: int) -> str:
-    """An ordinal from 1 to 99 in words, such as "twenty-first"."""
+    """Spells out the ordinal of a number from 1 to 99 ("twenty-first")."""
     *tens, last = cardinal(number).split("-")
     if last.endswith("y"):
         return f"{last[:-1]}ieth"
@@ -39,7 +39,7 @@ def ordinal(number: int) -> str:
 
 
 def sentence(tree: Clause | Compound) -> list[str]:
-    """The words of a sentence. Commas are words of their own."""
+    """Returns the words and commas of a sentence, in order."""
     if isinstance(tree, Clause):
         return _clause(tree)
     main, other = _clause(tree.main), [tree.conjunction.english, *_clause(tree.other)]
@@ -49,10 +49,7 @@ def sentence(tree: Clause | Compound) -> list[str]:
 
 
 def _clause(clause: Clause) -> list[str]:
-    """The words of a clause.
-
-    The order is subject, verb, objects, predicate, place, time. The time may come first instead.
-    """
+    """Orders a clause as subject, verb, objects, predicate, place and time. The time may come first instead."""
     subject, time, particle = _nominal(clause.subject, _SUBJECTS), _time(clause.time), clause.verb.particle.split()
     words = [*time, *subject] if clause.time_first else [*subject]
     words += [*_verb(clause), *_nominal(clause.indirect, _OBJECTS)]
@@ -70,7 +67,7 @@ def _clause(clause: Clause) -> list[str]:
 
 
 def _verb(clause: Clause) -> list[str]:
-    """The verb with its auxiliary and "not", such as "does not buy" or "will be"."""
+    """Returns the verb with its auxiliary and "not" ("does not buy", "will be", "wants to sell")."""
     verb, plural, negation = clause.verb, clause.subject.form == "plural", ["not"] if clause.negated else []
     if clause.modal:
         if clause.negated:
@@ -98,18 +95,12 @@ def _nominal(nominal: Nominal | None, pronouns: dict[Form, str]) -> list[str]:
 
 
 def _sex(pronoun: Pronoun) -> Form:
-    """The form that selects an English pronoun.
-
-    A singular thing is "it", whatever its German gender.
-    """
+    """Returns the form that chooses the English pronoun. A singular person is he or she, any other singular is it."""
     return pronoun.form if pronoun.form == "plural" or pronoun.antecedent.noun.is_person else "n"
 
 
 def _phrase(phrase: Phrase) -> list[str]:
-    """The words of a phrase.
-
-    The order is determiner, number, adjective, noun, "of" and owner, relative clause.
-    """
+    """Orders a noun phrase as determiner, number, adjective, noun, "of" with an owner, and relative clause."""
     noun = phrase.noun.english_plural if phrase.plural else phrase.noun.english
     words = [cardinal(phrase.number)] if phrase.number else []
     words += [phrase.adjective.english, noun] if phrase.adjective else [noun]

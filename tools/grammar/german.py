@@ -1,7 +1,7 @@
-"""German sentences from the trees of the quickstart corpus, its target side.
+"""German sentences from trees, the target side of the quickstart's corpus.
 
-Clauses are built in topological fields (Vorfeld, linke Klammer, Mittelfeld, rechte Klammer, Nachfeld), the usual
-description of German word order.
+Inflection comes first, then noun phrases, then clauses. Clauses are built from topological fields (Vorfeld, linke
+Klammer, Mittelfeld, rechte Klammer, Nachfeld), the usual description of German word order.
 """
 
 from syntax import (
@@ -19,7 +19,7 @@ from syntax import (
     Pronoun,
 )
 
-# --- The forms of words -----------------------------------------------------------------------------------------------
+# --- Inflection -------------------------------------------------------------------------------------------------------
 
 #             der    die    das    die (plural)
 _ARTICLES: dict[Case, dict[Form, str]] = {
@@ -28,7 +28,7 @@ _ARTICLES: dict[Case, dict[Form, str]] = {
     "dative": {"m": "dem", "f": "der", "n": "dem", "plural": "den"},
     "genitive": {"m": "des", "f": "der", "n": "des", "plural": "der"},
 }
-# Endings of dieser and jeder. Where ein, kein, sein and ihr have an ending, it is the same.
+# of dieser and jeder, and of ein, kein, sein and ihr in the forms that have an ending
 _ENDINGS: dict[Case, dict[Form, str]] = {
     "nominative": {"m": "er", "f": "e", "n": "es", "plural": "e"},
     "accusative": {"m": "en", "f": "e", "n": "es", "plural": "e"},
@@ -59,9 +59,9 @@ def determiner(stem: str, case: Case, form: Form) -> tuple[str, bool]:
     """Inflects a determiner.
 
     Args:
-        stem: One of der, dies, jed, ein, kein, sein and ihr.
+        stem: `der`, `dies`, `jed`, `ein`, `kein`, `sein` or `ihr`.
         case: Case of the noun phrase.
-        form: Gender, or plural.
+        form: Its gender, or plural.
 
     Returns: The determiner, and whether its ending shows gender, number and case.
     """
@@ -74,19 +74,19 @@ def determiner(stem: str, case: Case, form: Form) -> tuple[str, bool]:
 
 
 def adjective_ending(case: Case, form: Form, *, shown: bool) -> str:
-    """The ending of an attributive adjective.
+    """Returns the ending of an attributive adjective.
 
     Args:
         case: Case of the noun phrase.
-        form: Gender, or plural.
-        shown: Whether a determiner with an ending precedes the adjective. If so, the adjective's ending is weak (der
-            alte, einem alten). Otherwise it is strong, like the ending of dieser (ein alter, sieben alte).
+        form: Its gender, or plural.
+        shown: Whether the phrase has a determiner with an ending. If so, the ending is weak (der alte, einem alten).
+            Otherwise it is strong, like the endings of dieser (ein alter, sieben alte).
     """
     if shown:
         singular_e = ("nominative m", "nominative f", "nominative n", "accusative f", "accusative n")
         return "e" if f"{case} {form}" in singular_e else "en"
     if case == "genitive" and form in ("m", "n"):
-        return "en"  # here the noun itself has a genitive ending
+        return "en"  # because the noun shows the genitive
     return _ENDINGS[case][form]
 
 
@@ -101,15 +101,12 @@ def noun(noun: Noun, case: Case, *, plural: bool) -> str:
 
 
 def relative_pronoun(case: Case, form: Form) -> str:
-    """The relative pronoun der, die or das.
-
-    It equals the article except in the dative plural.
-    """
+    """Returns the relative pronoun, which equals the article except in the dative plural (denen)."""
     return "denen" if (case, form) == ("dative", "plural") else _ARTICLES[case][form]
 
 
 def cardinal(number: int) -> str:
-    """A number from 0 to 99 in words, such as "siebenundvierzig"."""
+    """Spells out a number from 0 to 99 (siebenundvierzig)."""
     if number < 13:
         return _NUMBERS[number]
     tens, unit = divmod(number, 10)
@@ -120,7 +117,7 @@ def cardinal(number: int) -> str:
 
 
 def ordinal(number: int) -> str:
-    """The stem of an ordinal from 1 to 99 in words, such as "einundzwanzigst"."""
+    """Returns the stem of the ordinal of a number from 1 to 99 (einundzwanzigst)."""
     if number in _ORDINALS:
         return _ORDINALS[number]
     return cardinal(number) + ("t" if number < 20 else "st")
@@ -140,10 +137,7 @@ def _nominal(nominal: Nominal | None, case: Case, *, negated: bool = False) -> l
 
 
 def _phrase(phrase: Phrase, case: Case, *, negated: bool = False) -> list[str]:
-    """The words of a phrase.
-
-    The order is determiner, number, adjective, noun, genitive attribute, relative clause.
-    """
+    """Orders a noun phrase as determiner, number, adjective, noun, genitive attribute and relative clause."""
     form, shown, words = phrase.form, False, []
     if stem := _determiner_stem(phrase, negated=negated):
         word, shown = determiner(stem, case, form)
@@ -171,7 +165,7 @@ def _determiner_stem(phrase: Phrase, *, negated: bool) -> str:
 
 
 def _place(place: Place) -> list[str]:
-    """The words of a place, such as "im Garten", "zur Schule" or "mit dem Freund"."""
+    """Returns a prepositional phrase (im Garten, zur Schule, mit dem Freund)."""
     first, *others = _phrase(place.phrase, place.preposition.case)
     preposition = place.preposition.german
     if (preposition, first) in _CONTRACTIONS:
@@ -180,7 +174,7 @@ def _place(place: Place) -> list[str]:
 
 
 def _time(time: Adverb | Date | None) -> list[str]:
-    """The words of a time, such as "heute" or "am Montag, dem dritten Mai"."""
+    """Returns an adverb or a date (heute; am Montag; am dritten Mai; am Montag, dem dritten Mai)."""
     match time:
         case Adverb():
             return [time.german]
@@ -197,10 +191,7 @@ def _time(time: Adverb | Date | None) -> list[str]:
 
 
 def sentence(tree: Clause | Compound) -> list[str]:
-    """The words of a sentence.
-
-    Commas are words of their own, and two may be adjacent where two clauses meet.
-    """
+    """Returns the words and commas of a sentence, in order. Commas are doubled where two clauses meet."""
     if isinstance(tree, Clause):
         return _main_clause(tree)
     conjunction = tree.conjunction.german
@@ -213,12 +204,10 @@ def sentence(tree: Clause | Compound) -> list[str]:
 
 
 def _main_clause(clause: Clause, first: list[str] | None = None) -> list[str]:
-    """The words of a main clause, in which the verb is the second constituent.
+    """Orders a main clause as Vorfeld, finite verb, Mittelfeld, the rest of the verb, and Nachfeld.
 
-    The order is Vorfeld, finite verb, Mittelfeld, rest of the verb, Nachfeld.
-
-    The Vorfeld has one constituent: `first` (a subordinate clause), else a time, else the subject. Unless the subject
-    is in the Vorfeld, it follows the finite verb.
+    The Vorfeld holds exactly one constituent, which is `first` (a clause), else a time, else the subject. The subject
+    follows the finite verb if another constituent comes first.
     """
     subject, time = _nominal(clause.subject, "nominative"), _time(clause.time)
     finite, rest = _verb(clause)
@@ -232,22 +221,16 @@ def _main_clause(clause: Clause, first: list[str] | None = None) -> list[str]:
 
 
 def _subordinate_clause(opening: list[str], clause: Clause) -> list[str]:
-    """The words of a subordinate clause, in which the verb comes last.
-
-    All parts of the verb follow subject and Mittelfeld, the finite part last.
-    """
+    """Orders a subordinate clause, whose finite verb comes last. `opening` is a conjunction or relative pronoun."""
     finite, rest = _verb(clause)
     middle = [*_nominal(clause.subject, "nominative"), *_middle_field(clause, _time(clause.time))]
-    if rest == [clause.verb.prefix]:  # macht ... auf, but: dass er ... aufmacht
+    if rest == [clause.verb.prefix]:  # macht ... auf, but dass er ... aufmacht
         return [*opening, *middle, clause.verb.prefix + finite, *_content(clause)]
     return [*opening, *middle, *rest, finite, *_content(clause)]
 
 
 def _relative_clause(clause: Clause) -> list[str]:
-    """The words of a relative clause.
-
-    The relative pronoun agrees with its head in gender and number. Its case is that of the gap in the clause.
-    """
+    """Begins with the relative pronoun, which has the gender and number of its head and the case of its role."""
     roles: list[tuple[Nominal | None, Case]] = [
         (clause.subject, "nominative"),
         (clause.indirect, "dative"),
@@ -262,11 +245,10 @@ def _content(clause: Clause) -> list[str]:
 
 
 def _middle_field(clause: Clause, time: list[str]) -> list[str]:
-    """The words of the Mittelfeld, after the subject.
+    """Orders what follows the subject and the finite verb.
 
-    The order is pronouns, known dative, time, new dative, accusative, nicht, place, predicate.
-
-    "Kein" negates an object with an indefinite article or, in the plural, with none. "Nicht" negates everything else.
+    The order is pronoun, definite dative, time, indefinite dative, accusative, nicht, place, predicate. An object with
+    the indefinite article, or in the plural without an article, is negated by kein, and everything else by nicht.
     """
     direct = _nominal(clause.direct, "accusative", negated=clause.negated)
     indirect = _nominal(clause.indirect, "dative", negated=clause.negated)
@@ -288,15 +270,12 @@ def _is_indefinite(nominal: Nominal | None) -> bool:
 
 
 def _is_new(nominal: Nominal | None) -> bool:
-    """Whether a phrase introduces something new, such as "ein Freund".
-
-    "Kein Freund" and "Freunde" do so as well.
-    """
+    """Whether a nominal introduces something new (ein Freund, kein Freund, Freunde)."""
     return _is_indefinite(nominal) or (isinstance(nominal, Phrase) and nominal.determiner == "no")
 
 
 def _verb(clause: Clause) -> tuple[str, list[str]]:
-    """The finite verb, and the prefix, participle or infinitive that ends a clause."""
+    """Returns the finite verb and the content of the rechte Klammer, a prefix, participle or infinitive."""
     verb, plural = clause.verb, clause.subject.form == "plural"
     if clause.modal:
         return clause.modal.plural if plural else clause.modal.german, [verb.german]

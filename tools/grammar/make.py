@@ -1,9 +1,9 @@
-"""Write the quickstart corpus to one file, or check that file.
+"""Write the corpus of the quickstart, or check the file in the package.
+
+Each line of the file is a pair with its split and tags. Test pairs also have the antecedents of "it" and "its".
 
 python tools/grammar/make.py            # writes transformer/data/quickstart.jsonl.xz
-python tools/grammar/make.py --check    # exits with status 1 if that file differs from what the generator produces
-
-Each line has a pair with its split and tags. Lines of the test set also have the antecedents of "it" and "its".
+python tools/grammar/make.py --check    # exits with status 1 if the file differs from what the generator produces
 """
 
 import argparse
@@ -23,7 +23,7 @@ FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
 def lines() -> Iterator[str]:
-    """Yields the lines of the file in the order in which pairs are generated."""
+    """Yields the lines of the file, one per pair, split by split in the order of generation."""
     for split in SIZES:
         for sentence, tree in generate_trees(split):
             row = {"split": split, "en": sentence.source, "de": sentence.target, TAGS: sentence.tags}
@@ -33,24 +33,24 @@ def lines() -> Iterator[str]:
 
 
 def compress(text: str) -> bytes:
-    """Compresses the text of the file.
-
-    The result depends only on the text and on the version of liblzma.
-    """
+    """Compresses the text. The result depends only on the text and on the version of liblzma."""
     return lzma.compress(text.encode(), format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, filters=FILTERS)
 
 
 def difference(file: Path) -> str | None:
-    """Describes the first line of a file that the generator does not produce.
+    """Describes the first line in which a file differs from what the generator produces.
 
-    The uncompressed text is compared, because another version of liblzma may compress it to other bytes.
+    The decompressed texts are compared, because versions of liblzma may compress the same text to different bytes.
 
-    Returns: A sentence that says what to do, or None if there is no difference.
+    Args:
+        file: The file to check.
+
+    Returns: A sentence that says what to do, or None if the file is up to date.
     """
     try:
         text = lzma.decompress(file.read_bytes()).decode()
     except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
-        return f"{file} cannot be read ({error}). Write it with python tools/grammar/make.py."
+        return f"Could not read {file} ({error}). Write it with python tools/grammar/make.py."
     *there, end = text.split("\n")
     for number, (line, expected) in enumerate(zip_longest(there, lines()), 1):
         if line != expected:
@@ -59,12 +59,12 @@ def difference(file: Path) -> str | None:
 
 
 def main() -> int:
-    """Writes or checks the file, and returns the exit status."""
+    """Writes the file or checks it; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare the file with what the generator produces")
     if not parser.parse_args().check:
         FILE.write_bytes(compress("".join(f"{line}\n" for line in lines())))
-        print(f"{FILE} has {FILE.stat().st_size:,} bytes.")
+        print(f"Wrote {FILE} ({FILE.stat().st_size:,} bytes).")
     elif (found := difference(FILE)) is not None:
         print(found, file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Random phrases and clauses for the templates, constrained by the lexicon."""
+"""Random phrases and clauses for the templates, within what the lexicon allows."""
 
 import random
 from collections.abc import Sequence
@@ -29,24 +29,24 @@ T = TypeVar("T")
 
 
 class Pick:
-    """Draws at random with `Random.random` only.
+    """A random generator that gives the same draws in every version of Python.
 
-    Python guarantees that its sequence never changes.
+    It uses `Random.random` alone, whose sequence for a seed Python guarantees.
     """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
 
     def __call__(self, options: Sequence[T]) -> T:
-        """Draws one of the options, all with the same probability."""
+        """Draws one of the options, each with the same probability."""
         return options[int(self._random() * len(options))]
 
     def chance(self, probability: float) -> bool:
-        """Draws True with this probability."""
+        """Returns True with this probability."""
         return self._random() < probability
 
 
-# --- The options to draw from. A repeated option is drawn more often. -------------------------------------------------
+# --- What is drawn from; an option that is listed n times is drawn n times as often -----------------------------------
 
 TENSES: tuple[Tense, ...] = ("present", "present", "present", "past", "past", "past", "future", "modal", "modal")
 ANY: tuple[Determiner, ...] = ("the", "the", "the", "the", "this", "a", "a", "a", "every")
@@ -64,25 +64,25 @@ OWNABLE = ("clothing", "thing", "device", "vehicle", "animal", "text")
 
 @cache
 def nouns(names: tuple[str, ...]) -> list[Noun]:
-    """The nouns that a list in the lexicon names, without first names."""
+    """The nouns that a list in the lexicon names, one by one or by class, without first names."""
     return [noun for noun in LEXICON.noun if noun.is_among(names) and noun.kind != "name"]
 
 
 @cache
 def verbs(*frames: str) -> list[Verb]:
-    """The verbs with one of these frames."""
+    """The verbs that have one of these frames."""
     return [verb for verb in LEXICON.verb if verb.frame in frames]
 
 
 @cache
 def verbs_with(noun: Noun, *frames: str) -> list[Verb]:
-    """The verbs with one of these frames that take the noun as an object."""
+    """The verbs that have one of these frames and allow the noun as their object."""
     return [verb for verb in verbs(*frames) if noun.is_among(verb.objects)]
 
 
 @cache
 def adjectives(noun: Noun) -> list[Adjective]:
-    """The adjectives that suit a noun."""
+    """The adjectives that can describe a noun."""
     return [adjective for adjective in LEXICON.adjective if noun.is_among(adjective.nouns)]
 
 
@@ -94,7 +94,7 @@ def modals(*, person: bool) -> list[Modal]:
 
 @cache
 def adverbs(tense: Tense) -> list[Adverb]:
-    """The adverbs of time that go with a tense."""
+    """The adverbs of time that agree with a tense."""
     return [adverb for adverb in LEXICON.adverb if tense in adverb.tenses]
 
 
@@ -110,7 +110,7 @@ SINGLE = nouns(
         "purpose", "meaning", "beginning", "end", "work",
     )
 )  # fmt: skip
-"""Parts and aspects that a whole has only one of."""
+"""Parts and aspects of which a whole has exactly one."""
 INTRANSITIVE = [verb for verb in verbs("none") if "person" in verb.subjects]
 TRANSITIVE = [verb for verb in verbs("direct", "indirect", "both") if "person" in verb.subjects]
 ACTIONS = [*TRANSITIVE, *INTRANSITIVE]
@@ -132,9 +132,14 @@ def phrase(
     plural: bool | None = None,
     bare: bool = False,
 ) -> Phrase:
-    """Draws a phrase with the noun, a determiner and perhaps an adjective.
+    """Draws a noun phrase with a determiner and perhaps an adjective.
 
-    `bare` allows plurals without a determiner.
+    Args:
+        pick: The random generator.
+        noun: The head.
+        determiners: The determiners to draw from.
+        plural: Whether the phrase is plural. None draws it.
+        bare: Whether a plural may go without a determiner ("a" in the tree).
     """
     if noun.kind == "name":
         return Phrase(noun, "")
@@ -158,7 +163,16 @@ def participant(
     no_it: bool = False,
     unlike: Nominal | None = None,
 ) -> Phrase:
-    """Draws a phrase with a noun from a list in the lexicon, other than `unlike`."""
+    """Draws a noun phrase for a role in a clause.
+
+    Args:
+        pick: The random generator.
+        names: Nouns and classes of nouns that the lexicon allows in this role.
+        determiners: The determiners to draw from.
+        bare: Whether a plural may go without a determiner.
+        no_it: Avoid what "it" could stand for, so that the pronoun of the sentence has one possible antecedent.
+        unlike: A nominal with another noun than the one drawn.
+    """
     options = NAMES if "person" in names and pick.chance(0.12) else nouns(names)
     noun = pick(options)
     while unlike and noun is unlike.noun:
@@ -178,12 +192,12 @@ def action(
     """Draws a clause with one of the verbs.
 
     Args:
-        pick: The random numbers.
-        options: The verbs to choose from.
-        subject: The subject. None draws one.
-        patient: The object, or the direct one of two objects. None draws one if the verb has objects.
-        tenses: The tenses to choose from.
-        no_it: Whether to draw only persons and plurals, so that nothing drawn could be the antecedent of "it".
+        pick: The random generator.
+        options: The verbs.
+        subject: The subject. None draws one that the verb allows.
+        patient: The object, or the direct object of a verb with two. None draws one that the verb allows.
+        tenses: The tenses to draw from.
+        no_it: Avoid what "it" could stand for in everything that is drawn.
     """
     verb = pick(options)
     negated = is_definite(subject) and is_definite(patient) and pick.chance(0.12)
@@ -205,21 +219,18 @@ def action(
     indirect, direct = (patient, None) if verb.frame == "indirect" else (recipient, patient)
     tense = pick(tenses)
     if tense == "modal" and isinstance(subject, Phrase) and subject.determiner == "no":
-        tense = "present"  # "no guest must sleep" is ambiguous: "darf" or "muss"
+        tense = "present"  # "no guest must sleep" is ambiguous (darf or muss)
     modal = pick(modals(person=subject.noun.is_person)) if tense == "modal" else None
     return Clause(verb, subject, indirect, direct, tense, modal, negated, place)
 
 
 def is_definite(nominal: Nominal | None) -> bool:
-    """Whether "not" in the clause cannot change the meaning of the phrase.
-
-    "Every guest does not sleep" has two readings.
-    """
+    """Whether "not" cannot negate the nominal. "Every guest does not sleep" would have two readings."""
     return not (isinstance(nominal, Phrase) and nominal.determiner in ("a", "every", "no"))
 
 
 def perhaps_owned(pick: Pick, owned: Phrase, owner: Nominal) -> Phrase:
-    """Replaces the article of a phrase, now and then, with "his", "her" or "their"."""
+    """Sometimes replaces the article of a phrase by the owner's possessive (his, her or their)."""
     if (
         isinstance(owner, Phrase)
         and owner.determiner in ("the", "this", "")
@@ -232,12 +243,12 @@ def perhaps_owned(pick: Pick, owned: Phrase, owner: Nominal) -> Phrase:
 
 
 def predicate(pick: Pick, subject: Phrase | Pronoun, *, beside: Clause | None = None) -> Clause:
-    """Draws a clause such as "the house is old" or "it should be old".
+    """Draws a clause that says of the subject what it is, will be or should be.
 
     Args:
-        pick: The random numbers.
-        subject: The subject. The drawn adjective must be compatible with the subject's own adjective.
-        beside: The other clause of the sentence, whose adjective must be compatible as well.
+        pick: The random generator.
+        subject: The subject. The predicate neither repeats nor contradicts its adjective.
+        beside: The other clause of the sentence, whose predicate is neither repeated nor contradicted.
     """
     own = (subject.antecedent if isinstance(subject, Pronoun) else subject).adjective
     said = beside.predicate.adjective if beside and beside.predicate else None
@@ -249,12 +260,12 @@ def predicate(pick: Pick, subject: Phrase | Pronoun, *, beside: Clause | None = 
 
 
 def timed(pick: Pick, clause: Clause) -> Clause:
-    """Adds an adverb of time at the start or end of a clause."""
+    """Adds an adverb of time to the clause, at its start or end."""
     return replace(clause, time=pick(adverbs(clause.tense)), time_first=pick.chance(0.6))
 
 
 def relative_clause(pick: Pick, head: Phrase, *, no_it: bool = False) -> Clause:
-    """Draws a relative clause such as "who sells apples" or "whom the aunt thanks"."""
+    """Draws a clause about a head ("who sells apples", "whom the aunt thanks", "that the women bought")."""
     gap, noun = Gap(head.noun, head.form), head.noun
     if noun.is_person and pick.chance(0.5):
         return action(pick, ACTIONS if pick.chance(0.7) else verbs("place"), subject=gap, no_it=no_it)
@@ -264,7 +275,7 @@ def relative_clause(pick: Pick, head: Phrase, *, no_it: bool = False) -> Clause:
 
 
 def tenses_around(pick: Pick, conjunction: Conjunction) -> tuple[Sequence[Tense], Sequence[Tense]]:
-    """The tenses that a conjunction allows in the main clause and in its own clause."""
+    """Returns the tenses that a conjunction allows in the main clause and in its own clause."""
     match conjunction.tenses:
         case "free":
             return TENSES, TENSES
@@ -276,35 +287,32 @@ def tenses_around(pick: Pick, conjunction: Conjunction) -> tuple[Sequence[Tense]
 
 
 def belonging(pick: Pick, part: Noun, determiner: Determiner | Pronoun, whole: Phrase) -> Phrase:
-    """Draws a part of a whole, such as "the door of the house" or "its door"."""
+    """Draws a noun phrase for a part or an aspect of a whole ("the door of the house", "its door")."""
     plural = False if part in SINGLE and not whole.plural else None
     owned = replace(phrase(pick, part, DEFINITE, plural=plural), determiner=determiner)
     return replace(owned, owner=whole) if determiner == "the" else owned
 
 
 def somebody(pick: Pick) -> Phrase:
-    """Draws persons for a sentence with "it", perhaps with a relative clause."""
+    """Draws a person or persons for a sentence with "it", perhaps with a relative clause."""
     return with_bystanders(pick, participant(pick, ("person",), SOME, no_it=True), 0.2)
 
 
 def with_bystanders(pick: Pick, head: Phrase, probability: float = 1.0) -> Phrase:
-    """Adds, with this probability, a relative clause without antecedents of "it"."""
+    """Adds, with this probability, a relative clause that contains no other antecedent for "it"."""
     if head.noun.kind == "name" or not pick.chance(probability):
         return head
     return replace(head, relative=relative_clause(pick, head, no_it=True))
 
 
 def reporting(pick: Pick, content: Clause, subject: Phrase | None = None) -> Clause:
-    """Draws a clause that reports another, such as "the aunt believes that ..."."""
+    """Draws a clause that reports another one ("Anna believes that ...")."""
     tenses: tuple[Tense, ...] = ("present", "past") if content.tense == "past" else ("present",)
     return replace(action(pick, verbs("content"), subject=subject, tenses=tenses), content=content)
 
 
 def topic(clause: Clause) -> tuple[str, str]:
-    """Two words for the key of a clause.
-
-    The first is its adjective or verb. The second is its object or, if it has none, its place or subject.
-    """
+    """Returns two words for a key: the adjective or verb of a clause, and its object, else place, else subject."""
     word = clause.predicate.adjective.english if clause.predicate else clause.verb.name
     place = clause.place.phrase if clause.place else None
     return word, (clause.direct or clause.indirect or place or clause.subject).noun.english

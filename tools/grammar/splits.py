@@ -1,13 +1,13 @@
-"""The splits of the quickstart corpus of English-German sentence pairs.
+"""The splits of the quickstart's corpus, synthetic English-German pairs from a synchronous grammar.
 
-The pairs are synthetic and come from a synchronous grammar. The corpus is an exercise that can be learned in minutes,
-not a sample of real language. It has few words, few constructions, and one translation of each sentence. The German
-sentence is a function of the English one, so that exact match is a fair score. Much of it depends on distant words:
-articles and adjectives on gender and case, pronouns on their antecedent, and the end of a clause on its verb.
+The corpus is an exercise that a model learns in minutes, and not a sample of either language. It has few words, few
+constructions, and one translation of each sentence. Because the German sentence is a function of the English one, exact
+match is a fair score. Much of the German sentence depends on distant words: articles and adjectives on gender and case,
+pronouns on their antecedent, and the end of a clause on its verb.
 
-A template (in `templates`) draws a tree, and `english` and `german` each turn it into a sentence. The key of a sentence
-is the name of its template with two or three words of the tree. Keys are held out instead of sentences. No key of the
-test set occurs in training, but each of its words does, and the same words may occur together in another template.
+A template (in `templates`) draws a tree, which `english` and `german` translate into words. The key of a sentence is
+the name of its template with two or three words of the tree. Keys are held out, not sentences. No key of the test set
+occurs in training, although each of its words does, and the words may occur together in another template.
 """
 
 import hashlib
@@ -22,31 +22,31 @@ from templates import TEMPLATES, Pick
 Split = Literal["train", "validation", "test"]
 
 SIZES: dict[Split, int] = {"train": 40_000, "validation": 1_000, "test": 2_000}
-"""Number of pairs in each split. All pairs are distinct."""
+"""Pairs of each split, all distinct."""
 HELD_OUT: dict[Split, float] = {"test": 0.05, "validation": 0.025}
-"""Share of all keys that occurs in this split only. All other keys are for training."""
+"""Share of all keys that are reserved for a split. The others are for training."""
 SEEDS: dict[Split, int] = {"train": 1, "validation": 2, "test": 3}
-"""Seed of each split's random numbers."""
+"""Seed of the random numbers of each split."""
 
 
 class Sentence(NamedTuple):
-    """A sentence, its translation, and the phenomena in it."""
+    """A sentence pair with its tags."""
 
     source: str
-    """The English sentence."""
+    """English."""
     target: str
-    """The German sentence."""
+    """German."""
     tags: tuple[str, ...]
-    """The phenomena, in alphabetical order."""
+    """The phenomena in the sentence, in alphabetical order."""
 
 
 def generate(split: Split) -> list[Sentence]:
-    """Generates the distinct pairs of a split, always the same in the same order."""
+    """Generates the distinct pairs of a split, identically on every machine."""
     return [sentence for sentence, _ in generate_trees(split)]
 
 
 def generate_trees(split: Split) -> list[tuple[Sentence, Clause | Compound]]:
-    """Generates the pairs of a split like `generate`, each with its tree."""
+    """Generates the distinct pairs of a split, each with its tree."""
     pick = Pick(SEEDS[split])
     sentences: dict[str, tuple[Sentence, Clause | Compound]] = {}
     while len(sentences) < SIZES[split]:
@@ -61,7 +61,7 @@ def generate_trees(split: Split) -> list[tuple[Sentence, Clause | Compound]]:
 
 @cache
 def split_of(key: tuple[str, ...]) -> Split:
-    """The split that a key belongs to, according to its SHA-256."""
+    """Returns the split of a key, which depends on the SHA-256 of the key alone."""
     share = int.from_bytes(hashlib.sha256("\n".join(key).encode()).digest()[:4], "big") / 2**32
     if share < HELD_OUT["test"]:
         return "test"
@@ -69,7 +69,7 @@ def split_of(key: tuple[str, ...]) -> Split:
 
 
 def phenomena(tree: Tree) -> tuple[str, ...]:
-    """The grammatical phenomena in a tree, in alphabetical order."""
+    """Returns the tags of a tree, in alphabetical order."""
     tags = set()
     for node in tree.nodes():
         match node:
@@ -78,7 +78,7 @@ def phenomena(tree: Tree) -> tuple[str, ...]:
             case Clause():
                 tags |= _of_clause(node)
             case Pronoun():
-                # English has "it" and "its" for every gender, so the German pronoun depends on the antecedent.
+                # "it" and "its" are the same for every gender, so only the antecedent determines the German form.
                 if node.form != "plural" and not node.antecedent.noun.is_person:
                     tags.add("antecedent-gender")
             case Place() if node.preposition.case == "dative":
@@ -120,9 +120,6 @@ def _of_clause(clause: Clause) -> set[str]:
 
 
 def spell(words: list[str]) -> str:
-    """Joins words and commas to a sentence.
-
-    Two adjacent commas become one, and a comma before the full stop is left out.
-    """
+    """Joins words and commas to a sentence. Doubled commas, and a comma before the full stop, are merged."""
     text = f"{' '.join(words)}.".replace(" ,", ",").replace(",,", ",").replace(",.", ".")
     return text[0].upper() + text[1:]

@@ -1,6 +1,6 @@
-"""The abstract syntax of the quickstart corpus, independent of a language.
+"""The abstract syntax of the corpus, its words and its language-independent trees.
 
-`english` and `german` each turn a tree into a sentence. Together they are a synchronous grammar, in the manner of
+`english` and `german` each translate a tree into words. Together they are a synchronous grammar in the style of
 Grammatical Framework (Ranta, 2011).
 """
 
@@ -11,16 +11,16 @@ from typing import Any, Literal
 
 Case = Literal["nominative", "accusative", "dative", "genitive"]
 Form = Literal["m", "f", "n", "plural"]
-"""The form that articles, adjectives and pronouns agree with. It is a gender, or plural, which has no gender."""
+"""What articles, adjectives and pronouns agree with. The plural does not distinguish genders."""
 Tense = Literal["present", "past", "future", "modal"]
 Determiner = Literal["the", "this", "every", "a", "no", ""]
 
-# --- Words. Each is a row of lexicon.tsv, where the columns are explained. --------------------------------------------
+# --- Words, the rows of lexicon.tsv, whose comments explain the columns -----------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)  # each word exists once, so it is compared by identity
+@dataclass(frozen=True, eq=False)  # each word exists once, so words are compared by identity
 class Noun:
-    """A noun, or a first name if its kind is `name`."""
+    """A noun, or a first name if its class is `name`."""
 
     kind: str
     english: str
@@ -33,19 +33,16 @@ class Noun:
 
     @property
     def is_person(self) -> bool:
-        """Whether the English pronoun is "he" or "she"."""
+        """Whether English refers to it as he or she."""
         return self.kind in ("person", "name")
 
     @property
     def has_sex(self) -> bool:
-        """Whether the pronoun shows the sex in both languages.
-
-        It does not for "das Kind", the child.
-        """
+        """Whether both languages refer to it as he or she. A child (das Kind) can be "it"."""
         return self.is_person and self.gender != "n"
 
     def is_among(self, names: tuple[str, ...]) -> bool:
-        """Whether the names contain this noun or its kind."""
+        """Whether the list names this noun or its class."""
         return self.kind in names or self.english in names or (self.kind == "name" and "person" in names)
 
 
@@ -69,7 +66,7 @@ class Verb:
 
     @property
     def name(self) -> str:
-        """The verb with its particle, such as "turn off", which is unique among the verbs."""
+        """The name of the verb, with its particle ("turn off")."""
         return f"{self.english} {self.particle}".rstrip()
 
 
@@ -88,7 +85,7 @@ class Modal:
 
 @dataclass(frozen=True, eq=False)
 class Adjective:
-    """An adjective and the nouns that it suits."""
+    """An adjective and the nouns that it can describe."""
 
     english: str
     comparative: str
@@ -99,10 +96,7 @@ class Adjective:
     nouns: tuple[str, ...]
 
     def goes_with(self, other: "Adjective | None") -> bool:
-        """Whether both adjectives can describe the same thing.
-
-        They must neither repeat nor contradict each other.
-        """
+        """Whether both can describe the same thing without repetition or contradiction."""
         return other is None or (self is not other and (not self.scale or self.scale != other.scale))
 
 
@@ -129,7 +123,7 @@ class Conjunction:
 
 @dataclass(frozen=True, eq=False)
 class Adverb:
-    """An adverb of time and the tenses that it goes with."""
+    """An adverb of time and the tenses that it agrees with."""
 
     english: str
     german: str
@@ -146,10 +140,7 @@ class Day:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """All words by kind.
-
-    The names of the fields are the first cells of the rows in lexicon.tsv.
-    """
+    """All words by kind. The fields have the names of the kinds in lexicon.tsv."""
 
     noun: tuple[Noun, ...]
     verb: tuple[Verb, ...]
@@ -213,20 +204,17 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Phrase(Tree):
-    """A noun phrase, such as "the door of the old house" or "its application".
-
-    "Forty-seven apples" and "Anna" are noun phrases, too.
-    """
+    """A noun phrase such as "the door of the old house", "forty-seven apples", "its application" or "Anna"."""
 
     noun: Noun
     determiner: "Determiner | Pronoun"
-    """A pronoun makes a possessive (its, seine). "a" with a plural or a number adds no word, because the indefinite
-    article has no plural. Names have no determiner."""
+    """A pronoun here is a possessive (its, seine). The indefinite article has no plural form, so "a" with a plural or a
+    number produces no word. Names have no determiner."""
     plural: bool = False
     adjective: Adjective | None = None
     number: int | None = None
     owner: "Phrase | None" = None
-    """The genitive attribute, such as "of the house"."""
+    """The genitive attribute ("of the house")."""
     relative: "Clause | None" = None
     """A relative clause, in which a `Gap` represents this phrase."""
 
@@ -238,30 +226,27 @@ class Phrase(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Pronoun(Tree):
-    """A personal pronoun, or a possessive if it is a determiner.
+    """A personal pronoun, or a possessive as a determiner.
 
-    English chooses it by sex, German by grammatical gender.
+    English chooses the pronoun by sex, German by grammatical gender.
     """
 
     antecedent: Phrase
 
     @property
     def noun(self) -> Noun:
-        """The noun that the pronoun refers to."""
+        """The noun of the antecedent."""
         return self.antecedent.noun
 
     @property
     def form(self) -> Form:
-        """The form of its antecedent, with which it agrees in German."""
+        """The form of the antecedent, with which the pronoun agrees."""
         return self.antecedent.form
 
 
 @dataclass(frozen=True, slots=True)
 class Gap(Tree):
-    """The position in a relative clause from which its head is missing.
-
-    It becomes the relative pronoun.
-    """
+    """The role of a head in its own relative clause, expressed by the relative pronoun."""
 
     noun: Noun
     form: Form
@@ -272,7 +257,7 @@ Nominal = Phrase | Pronoun | Gap
 
 @dataclass(frozen=True, slots=True)
 class Place(Tree):
-    """A prepositional phrase, such as "in the garden"."""
+    """A prepositional phrase such as "in the garden"."""
 
     preposition: Preposition
     phrase: Phrase
@@ -280,7 +265,7 @@ class Place(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Date(Tree):
-    """A weekday, a day of a month, or both, such as "on Monday, the third of May"."""
+    """A weekday, a day of a month, or both ("on Monday, the third of May")."""
 
     weekday: Day | None
     day: int | None = None
@@ -289,7 +274,7 @@ class Date(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Predicate(Tree):
-    """The predicative adjective in "is difficult" or "makes the work more difficult"."""
+    """The adjective in "is difficult" and in "makes the work more difficult"."""
 
     adjective: Adjective
     comparative: bool = False
@@ -297,29 +282,29 @@ class Predicate(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Clause(Tree):
-    """A verb with its subject, objects and modifiers."""
+    """A verb with its subject, objects and adverbials."""
 
     verb: Verb
     subject: Nominal
     indirect: Nominal | None = None
-    """The object that is in the dative in German."""
+    """The object in the dative."""
     direct: Nominal | None = None
-    """The object that is in the accusative in German."""
+    """The object in the accusative."""
     tense: Tense = "present"
     modal: Modal | None = None
-    """The modal verb if the tense is `modal`, else None."""
+    """The modal verb, if `tense` is `modal`."""
     negated: bool = False
     place: Place | None = None
     time: Adverb | Date | None = None
     time_first: bool = False
     predicate: Predicate | None = None
     content: "Clause | None" = None
-    """The clause after "that", for verbs such as "believe"."""
+    """The clause that is reported ("that ...")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compound(Tree):
-    """Two clauses joined by a conjunction, which introduces `other`."""
+    """Two clauses joined by a conjunction, which belongs to the second."""
 
     main: Clause
     conjunction: Conjunction

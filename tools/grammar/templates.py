@@ -1,7 +1,10 @@
-"""The templates of the quickstart corpus, each of which draws one kind of tree.
+"""The templates of the quickstart's corpus.
 
-A pronoun has only one possible antecedent. In sentences with "it" or "its", all other nouns are persons or plurals
-(`no_it`). In sentences with "he", "she" or "they", no other person has that sex or number.
+Each template draws one kind of tree, and returns it with the words of its key (see `splits`). Its docstring is an
+example.
+
+Every pronoun has one possible antecedent. In sentences with "it" or "its", all other nouns are persons or plurals
+(`no_it`). In sentences with "he", "she" or "they", no other noun has that sex or number.
 """
 
 from collections.abc import Callable
@@ -176,7 +179,7 @@ def it_as_object(pick: Pick) -> Drawn:
         conjunction = CONJUNCTIONS[pick(("but", "and", "because", "although"))]
         antecedent_tenses, tenses = tenses_around(pick, conjunction)
     antecedent = action(pick, others, subject=somebody(pick), patient=thing, tenses=antecedent_tenses, no_it=True)
-    # German allows no relative clause between the finite verb and the pronoun ("lobt der Mann sie").
+    # German has no room for a relative clause between the finite verb and the pronoun (lobt der Mann sie).
     subject = participant(pick, ("person",), SOME, no_it=True) if antecedent_first else somebody(pick)
     clause = action(pick, [verb], subject=subject, patient=Pronoun(thing), tenses=tenses, no_it=True)
     main, other = (clause, antecedent) if antecedent_first else (antecedent, clause)
@@ -259,4 +262,4 @@ TEMPLATES: tuple[Callable[[Pick], Drawn], ...] = (
     *[persons] * 2,
     *[more_difficult] * 3,
 )
-"""The templates, each repeated according to how often it is drawn."""
+"""Every template, repeated in proportion to how often it is drawn."""

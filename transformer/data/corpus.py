@@ -9,7 +9,7 @@ from typing import Literal
 from transformer.config import DataConfig
 from transformer.data.normalization import normalize
 from transformer.data.pairs import Pairs, Report
-from transformer.data.records import read_jsonl, read_parquet, to_pairs
+from transformer.data.records import FORMATS, to_pairs
 from transformer.data.text import read_lines
 from transformer.errors import InputError
 from transformer.stages import counted
@@ -148,8 +148,8 @@ def read_files(
             f"{path} has no pairs whose {config.split_key!r} (--data.split-key) is {split!r}. Name its splits with "
             "--data.train, --data.validation and --data.test. To read other files, add --data.corpus files."
         )
-    unit = "row" if _suffix(path) == ".parquet" else "line"
-    return _without_empty(pairs, (path, path), unit, config, empty, advice, numbers)
+    known = FORMATS.get(_suffix(path))
+    return _without_empty(pairs, (path, path), known.unit if known else "line", config, empty, advice, numbers)
 
 
 def read_targets(path: str, config: DataConfig) -> list[str]:
@@ -164,7 +164,7 @@ def read_targets(path: str, config: DataConfig) -> list[str]:
 
 def is_file_of_pairs(path: str) -> bool:
     """Whether a file holds both sides of each pair, according to its suffix."""
-    return _suffix(path) in (".tsv", ".jsonl", ".json", ".parquet")
+    return _suffix(path) in (".tsv", *FORMATS)
 
 
 def _read_one(path: str, config: DataConfig, split: str | None = None) -> tuple[Pairs, Sequence[int] | None]:
@@ -172,17 +172,17 @@ def _read_one(path: str, config: DataConfig, split: str | None = None) -> tuple[
 
     None instead of the numbers means that pair n is record n.
     """
-    match _suffix(path):
-        case ".tsv":
-            return _read_tsv(path, config.tsv_columns), None
-        case ".jsonl" | ".json":
-            return to_pairs(read_jsonl(path), config, name=path, unit="line", split=split)
-        case ".parquet":
-            return to_pairs(read_parquet(path, config), config, name=path, unit="row", split=split)
+    suffix = _suffix(path)
+    if suffix == ".tsv":
+        return _read_tsv(path, config.tsv_columns), None
+    if suffix in FORMATS:
+        read, unit = FORMATS[suffix]
+        return to_pairs(read(path, config), config, name=path, unit=unit, split=split)
+    *others, last = FORMATS
     raise InputError(
-        f"{path} is not a file of pairs, according to its suffix. Give one file that ends in .tsv, .jsonl, .json or "
-        ".parquet, optionally followed by .gz, .xz or .zst. Or give two files, source and target, with one sentence "
-        "per line."
+        f"{path} is not a file of pairs, according to its suffix. Give one file that ends in .tsv, "
+        f"{', '.join(others)} or {last}, optionally followed by .gz, .xz or .zst. Or give two files, source and "
+        "target, with one sentence per line."
     )
 
 

@@ -3,8 +3,8 @@
 import io
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from transformer.config import DataConfig
 from transformer.data.pairs import ANTECEDENTS, TAGS, Antecedent, Pairs
@@ -13,7 +13,7 @@ from transformer.errors import InputError
 from transformer.stages import counted
 
 
-def read_jsonl(path: str) -> Iterator[Any]:
+def read_jsonl(path: str, _: DataConfig) -> Iterator[Any]:
     """Yields the JSON value of each line of a file.
 
     Raises: InputError if the file cannot be read (see `read_bytes`), or if a line is not UTF-8 or not JSON.
@@ -46,6 +46,23 @@ def read_parquet(path: str, config: DataConfig) -> Iterator[dict[str, Any]]:
         yield from counted(rows, file.metadata.num_rows, "rows")
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable parquet file ({error}).") from error
+
+
+class Format(NamedTuple):
+    """A file format whose records name their source and target by keys or columns."""
+
+    read: Callable[[str, DataConfig], Iterable[Any]]
+    """Yields the records of the file at a path."""
+    unit: str
+    """The word for a record in error messages."""
+
+
+FORMATS = {
+    ".jsonl": Format(read_jsonl, "line"),
+    ".json": Format(read_jsonl, "line"),
+    ".parquet": Format(read_parquet, "row"),
+}
+"""Formats by file suffix. `to_pairs` turns their records into sentence pairs."""
 
 
 def to_pairs(

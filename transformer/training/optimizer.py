@@ -6,6 +6,8 @@ to `count = warmup_steps - 1`. The first update uses 1 / warmup_steps of the pea
 reach 0 at `count = steps`, one update after the last, so no update uses a rate of 0.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -115,6 +117,24 @@ def _end_linearly(schedule: optax.Schedule, steps: int, final_fraction: float) -
     return ending
 
 
+def _peak(config: OptimizerConfig) -> float:
+    assert config.peak is not None  # OptimizerConfig has checked it
+    return config.peak
+
+
+SCHEDULES: dict[str, Callable[[OptimizerConfig, int, int], optax.Schedule]] = {
+    "paper": lambda config, d_model, steps: paper_schedule(d_model, config.warmup_steps, config.scale),
+    "inverse_sqrt": lambda config, d_model, steps: inverse_sqrt_schedule(
+        _peak(config), config.warmup_steps, steps, config.final_fraction
+    ),
+    "cosine": lambda config, d_model, steps: cosine_schedule(_peak(config), config.warmup_steps, steps),
+    "warmup_stable_decay": lambda config, d_model, steps: warmup_stable_decay_schedule(
+        _peak(config), config.warmup_steps, steps, config.final_fraction
+    ),
+}
+"""The choices of `optimizer.schedule`, each made from the optimizer's config, d_model and the number of updates."""
+
+
 def learning_rate(config: OptimizerConfig, d_model: int, steps: int) -> optax.Schedule:
     """The learning-rate schedule selected by `config.schedule`.
 
@@ -125,14 +145,7 @@ def learning_rate(config: OptimizerConfig, d_model: int, steps: int) -> optax.Sc
 
     Returns: The learning rate as a function of `count`, the number of updates made so far.
     """
-    if config.schedule == "paper":
-        return paper_schedule(d_model, config.warmup_steps, config.scale)
-    assert config.peak is not None  # OptimizerConfig has checked it
-    if config.schedule == "inverse_sqrt":
-        return inverse_sqrt_schedule(config.peak, config.warmup_steps, steps, config.final_fraction)
-    if config.schedule == "cosine":
-        return cosine_schedule(config.peak, config.warmup_steps, steps)
-    return warmup_stable_decay_schedule(config.peak, config.warmup_steps, steps, config.final_fraction)
+    return SCHEDULES[config.schedule](config, d_model, steps)
 
 
 def rates(schedule: optax.Schedule, steps: int) -> Float[np.ndarray, "steps"]:

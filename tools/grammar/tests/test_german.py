@@ -10,7 +10,7 @@ FORMS: tuple[Form, ...] = ("m", "f", "n", "plural")
 CASES: tuple[Case, ...] = ("nominative", "accusative", "dative", "genitive")
 NOUNS = {noun.english: noun for noun in LEXICON.noun}
 
-# Written by hand, a column each for old man (m), old woman (f), old house (n) and old men (plural).
+# Written by hand. The columns are old man (m), old woman (f), old house (n) and old men (plural).
 PARADIGMS = {
     "der": """
         der alte Mann | die alte Frau | das alte Haus | die alten Männer
@@ -49,7 +49,7 @@ def test_paradigms_of_determiner_adjective_and_noun(stem):
 
 
 def test_strong_endings_in_the_singular_without_a_determiner():
-    # kalter Kaffee, heiße Milch, frisches Brot: a paradigm from any grammar
+    # kalter Kaffee, heiße Milch, frisches Brot, a paradigm that every grammar book has
     expected = ("er en em en", "e e er er", "es es em en")
     for form, endings in zip(FORMS[:3], expected, strict=True):
         assert [german.adjective_ending(case, form, shown=False) for case in CASES] == endings.split()

@@ -1,4 +1,4 @@
-"""Checks of the hand-written rows: what is missing, doubled or irregular is a slip of the pen more often than not."""
+"""Checks of the rows written by hand, where missing, doubled and irregular forms are mostly typing errors."""
 
 import re
 from collections import Counter
@@ -115,7 +115,7 @@ def test_an_english_form_belongs_to_one_word():
 
 
 def test_every_noun_has_enough_to_be_said_of_it():
-    # A thing's own adjective and the one said of it in a clause before must leave another.
+    # A third adjective must remain after the noun's own and the one that an earlier clause has said of it.
     for noun in LEXICON.noun:
         adjectives = [adjective for adjective in LEXICON.adjective if noun.is_among(adjective.nouns)]
         assert len({adjective.scale or adjective.english for adjective in adjectives}) >= 3, noun

@@ -10,7 +10,7 @@ from splits import SIZES
 
 
 def test_the_file_of_the_package_is_what_the_generator_produces():
-    # Another order of sets than here, if any set had a say in it.
+    # Another hash seed changes the iteration order of sets, which must not matter.
     environment = os.environ | {"PYTHONHASHSEED": "1"}
     command = [sys.executable, make.__file__, "--check"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -21,7 +21,7 @@ def test_the_file_of_the_package_is_what_the_generator_produces():
 
 @pytest.fixture
 def few_lines(monkeypatch, tmp_path):
-    """Ten pairs instead of all, and their file in another folder."""
+    """A corpus of ten pairs, and its file in another folder."""
     for split, size in (("train", 6), ("validation", 2), ("test", 2)):
         monkeypatch.setitem(SIZES, split, size)
     monkeypatch.setattr(make, "FILE", tmp_path / "few.jsonl.xz")
@@ -67,4 +67,6 @@ def test_a_file_that_cannot_be_read_fails_the_check(few_lines, monkeypatch, caps
         make.FILE.write_bytes(content)
     monkeypatch.setattr(sys, "argv", ["make.py", "--check"])
     assert make.main() == 1
-    assert "few.jsonl.xz cannot be read" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("Could not read ")
+    assert "few.jsonl.xz" in error

@@ -1,4 +1,4 @@
-"""Trees by hand, and what they are in both languages."""
+"""Trees written by hand, with their sentences in both languages."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ DAY = {day.english: day for day in (*LEXICON.month, *LEXICON.weekday)}
 
 
 def np(text: str, **more: Any) -> Phrase:
-    """`the old house` or, in the plural, `the old house +`."""
+    """Parses a noun phrase such as `the old house` or, in the plural, `the old house +`."""
     *words, name = text.removesuffix(" +").split()
     determiner, *adjective = words or [""]
     written: Any = determiner
@@ -53,7 +53,7 @@ UNCLE, LADIES, CHILD = np("the uncle"), np("the lady +"), np("the child")
 IN_THE_CITY = Place(PREPOSITION["in"], np("the city"))
 TEACHERS = np("the teacher +", relative=Clause(VERB["live"], gap("the teacher +"), place=IN_THE_CITY))
 THIRD_OF_MAY = Date(DAY["Monday"], 3, DAY["May"])
-# By hand: what the lecture shows, and each rule of word order once.
+# The examples of the lecture, and every rule of word order once.
 PAIRS = [
     (
         Compound(

@@ -26,7 +26,7 @@ TAGS = {
     "separable",
     "verb-last",
 }
-# SHA-256 of the first thousand training pairs. A change to the lexicon or the templates changes it. Note that in the
+# SHA-256 of the first thousand training pairs. Changes to the lexicon or the templates change it, and belong in the
 # change log, because scores from before and after cannot be compared.
 FIRST_THOUSAND = "f2fd8cce4758f97287b18951777ee70e38dc7306e8d028bd8d55dff862f4922c"
 
@@ -55,7 +55,7 @@ def test_splits_share_no_sentence(corpus):
 
 
 def test_combinations_of_the_test_set_are_not_in_training(corpus):
-    # Keys do not show in a sentence, except that of a date: its day and month.
+    # A sentence does not show its key, except for dates, whose key is the day and the month.
     dates = {}
     for split in SIZES:
         found = (re.search(r"the ([\w-]+) of ([A-Z]\w+)", sentence["en"]) for sentence in corpus[split])
@@ -111,7 +111,7 @@ def test_each_phenomenon_has_a_hundred_test_sentences(corpus):
 
 
 def test_the_antecedent_cannot_be_guessed_from_the_nearest_noun(corpus):
-    # Of sentences with "it", how often would the last German noun before er/sie/es give the right pronoun?
+    # How often would the last German noun before er/sie/es give the right pronoun of a sentence with "it"?
     genders = {}
     for noun in LEXICON.noun:
         genders |= {noun.german: noun.gender, noun.genitive: noun.gender, noun.plural: "plural"}
@@ -120,9 +120,9 @@ def test_the_antecedent_cannot_be_guessed_from_the_nearest_noun(corpus):
     for sentence in corpus["test"]:
         if {"antecedent-gender", "pronoun"} <= {*sentence["tags"]} and "possessive-pronoun" not in sentence["tags"]:
             german_words = words(sentence["de"])
-            place = max(i for i, word in enumerate(german_words) if word in ("er", "sie", "es", "ihn"))
-            before = [genders[word] for word in german_words[:place] if word in genders]
-            right += german_words[place] in pronouns[before[-1]]
+            position = max(i for i, word in enumerate(german_words) if word in ("er", "sie", "es", "ihn"))
+            before = [genders[word] for word in german_words[:position] if word in genders]
+            right += german_words[position] in pronouns[before[-1]]
             total += 1
     assert total > 100
     assert right / total < 0.6

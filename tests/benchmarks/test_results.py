@@ -9,6 +9,8 @@ from results import FILE, Row, append, read
 ROOT = Path(__file__).parents[2]
 ROWS = read()
 NUMBER = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?")
+# How the settings of README's quantities begin in the file: S is d_model 256, B the paper's base.
+README_SETTINGS = {"d_model 256": "S;", "base": "B;", "greedy": "greedy;", "beam of 4": "beam 4;"}
 
 
 def table_after(file: str, words: str) -> list[list[str]]:
@@ -53,7 +55,6 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("README.md", "Training, source and target tokens a second"),
         ("docs/performance.md", "## Side by side"),
         ("docs/performance.md", "### On slower cores"),
         ("docs/performance.md", "In float32 ("),
@@ -81,6 +82,21 @@ def test_tables_of_decoding_are_quotations(words: str) -> None:
         assert_quoted(" ".join(cells), [row for row in ROWS if row.program == program and row.benchmark == "decoding"])
 
 
-def test_readme_quotes_the_speed_of_decoding() -> None:
-    (cell,) = (row[1] for row in table_after("README.md", "## Measured") if row[0].startswith("translation of"))
-    assert_quoted(cell, [row for row in ROWS if row.benchmark == "decoding" and row.quantity == "speed"])
+def test_readme_quotes_speed_and_memory() -> None:
+    """Each cell of README's table, in the units that the benchmarks record."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Measured")[2]
+    lines = re.findall(r"^\|(.*)\|$", text, re.MULTILINE)
+    header, _, *table = ([cell.strip(" `") for cell in line.split("|")] for line in lines)
+    assert header[:3] == ["quantity", "unit", "device"]
+    quoted = 0
+    for quantity, unit, _, *values in table:
+        if unit not in {"tokens/s", "GiB", "sentences/s"}:
+            continue
+        benchmark = "decoding" if unit == "sentences/s" else "training"
+        setting = next(words for name, words in README_SETTINGS.items() if name in quantity)
+        rows = [row for row in ROWS if (row.benchmark, row.unit) == (benchmark, unit) and row.setting.startswith(setting)]
+        for program, value in zip(header[3:-1], values[:-1], strict=True):
+            if value:
+                assert_quoted(value, [row for row in rows if row.program == program])
+                quoted += 1
+    assert quoted == 18

@@ -11,14 +11,11 @@ import importlib
 import re
 from collections.abc import Iterator
 from importlib.metadata import version as version_of
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import transformer.config
 from transformer.config.bounds import Bound
-
-ROOT = Path(__file__).resolve().parents[1]
 
 project = "transformer-jax"
 version = release = version_of(project)
@@ -28,11 +25,15 @@ html_title = f"{project} {version}"
 html_show_copyright = False
 myst_heading_anchors = 3
 default_role = "literal"
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # flax's docstring of `setup` is about flax
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
+
+_COLON = "\ue000"  # a character that no docstring has
 
 # A field's bounds are shown by their words; by default they would be shown as the address of a function.
 Bound.__repr__ = lambda self: f"'{self.words}'"
@@ -42,6 +43,9 @@ def setup(app: Any) -> None:
     """Connects the conventions with Sphinx."""
     app.connect("source-read", _read_source)
     app.connect("autodoc-process-docstring", _to_restructured_text, priority=400)  # before napoleon's, 500
+    app.connect("autodoc-process-docstring", _restore_colons, priority=600)
+    app.connect("autodoc-skip-member", _skip_types)
+    app.connect("autodoc-process-signature", _shorten)
 
 
 def _read_source(app: Any, page: str, content: list[str]) -> None:
@@ -75,23 +79,47 @@ def _with_docstrings(text: str) -> Iterator[str]:
 def _options(module: ModuleType) -> Iterator[str]:
     """What is shown of a module: its public names, wherever they are defined, except submodules."""
     yield ":members:"
-    yield ":undoc-members:"
     if hasattr(module, "__all__"):
         yield ":imported-members:"
         other = set(transformer.config.__all__) if module is transformer else set()
-        hidden = [
-            name for name in module.__all__ if name in other or isinstance(getattr(module, name), ModuleType)
-        ]
+        hidden = [name for name in module.__all__ if name in other or isinstance(getattr(module, name), ModuleType)]
         if hidden:
             yield f":exclude-members: {', '.join(hidden)}"
 
 
 def _to_restructured_text(app: Any, what: str, name: str, member: Any, options: Any, lines: list[str]) -> None:
-    """Makes reStructuredText of a docstring: indented paragraphs are literal, and characters of markup are escaped."""
-    text = "\n".join(_with_literal_blocks(lines))
+    """Makes reStructuredText of a docstring: indented blocks are literal, and characters of markup are escaped."""
+    text = "\n".join(_with_literal_blocks([*_with_attributes(lines)]))
     parts = re.split(r"(`[^`]*`|(?m:^::\n(?:\n| .*(?:\n|$))*))", text)
     escaped = [part if index % 2 else re.sub(r"([*|\\]|_(?!\w))", r"\\\1", part) for index, part in enumerate(parts)]
     lines[:] = "".join(escaped).split("\n")
+    if lines[0].startswith("Alias for field number"):  # of a named tuple; the type is what it says
+        lines.clear()
+    if what in {"attribute", "data", "property"}:  # napoleon takes what comes before a colon for the type
+        lines[:] = [line.replace(":", _COLON) for line in lines]
+
+
+def _restore_colons(app: Any, what: str, name: str, member: Any, options: Any, lines: list[str]) -> None:
+    """Undoes what `_to_restructured_text` did to keep a colon from napoleon."""
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
+
+
+def _skip_types(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out fields whose default is a type: autodoc would show them as another name for it."""
+    return True if what == "class" and isinstance(member, type) and member.__name__ != name else None
+
+
+def _with_attributes(lines: list[str]) -> Iterator[str]:
+    """The lines, with a list of `name: meaning` at their margin made a section of attributes."""
+    inside, before = False, ""
+    for line in lines:
+        if not line.strip():
+            inside = False
+        elif not before.strip() and re.match(r"[a-z_]+: ", line):
+            inside = True
+            yield "Attributes:"
+        yield f"    {line}" if inside else line
+        before = line
 
 
 def _with_literal_blocks(lines: list[str]) -> Iterator[str]:
@@ -103,3 +131,17 @@ def _with_literal_blocks(lines: list[str]) -> Iterator[str]:
             yield "::"
             yield ""
         yield line
+
+
+def _shorten(
+    app: Any, what: str, name: str, member: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Writes types as the code does, and leaves out the arguments that flax adds to every module."""
+
+    def short(text: str | None) -> str | None:
+        if text is None:
+            return None
+        text = re.sub(r", parent: .*_Sentinel object.*?>, name: str \| None = None", "", text)
+        return re.sub(r"<class '([\w.]+)'>", r"\1", re.sub(r"\b(?:jaxlib\._jax|jax)\.Array\b", "Array", text))
+
+    return short(signature), short(returned)

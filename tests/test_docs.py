@@ -47,7 +47,7 @@ def test_readme_is_short() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     """Files and headings. On the site, links out of docs/ are text, so Sphinx does not check them."""
-    for link in re.findall(r"\]\(([^)]+)\)", _without_code(page.read_text("utf-8"))):
+    for link in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", _without_code(page.read_text("utf-8"))):
         if link.startswith(("http://", "https://")):
             continue
         name, _, anchor = link.partition("#")

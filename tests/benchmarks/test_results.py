@@ -94,7 +94,9 @@ def test_readme_quotes_speed_and_memory() -> None:
             continue
         benchmark = "decoding" if unit == "sentences/s" else "training"
         setting = next(words for name, words in README_SETTINGS.items() if name in quantity)
-        rows = [row for row in ROWS if (row.benchmark, row.unit) == (benchmark, unit) and row.setting.startswith(setting)]
+        rows = [
+            row for row in ROWS if (row.benchmark, row.unit) == (benchmark, unit) and row.setting.startswith(setting)
+        ]
         for program, value in zip(header[3:-1], values[:-1], strict=True):
             if value:
                 assert_quoted(value, [row for row in rows if row.program == program])

@@ -1,4 +1,7 @@
-"""README's code blocks, as a newcomer would run them one after the other: the first one trains the quickstart."""
+"""The code blocks of README and of the pages about a trained run, as a newcomer would run them one after the other.
+
+The first block trains the quickstart. `.ci/readme` runs the pages that train further models.
+"""
 
 import json
 import os
@@ -11,17 +14,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+PAGES = ("README.md", "docs/translate-and-evaluate.md", "docs/look-inside.md")
+TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 INSTALL = re.compile(r"^pip install .+? && ")
 
 
 def commands(shell: str) -> list[str]:
-    """The commands of a block, without the installation, which this test stands on."""
-    lines = [line.split("  #")[0] for line in shell.replace("\\\n", " ").splitlines() if line.strip()]
+    """The commands of a block, without the installation, which these tests need."""
+    joined = re.sub(r"\s*\\\n\s*", " ", shell)
+    lines = [line.split("  #")[0].strip() for line in joined.splitlines() if line.strip()]
     return [INSTALL.sub("", line) for line in lines]
 
 
-SHELL = [command for language, block in BLOCKS if language == "sh" for command in commands(block)]
+SHELL = [*dict.fromkeys(command for language, block in BLOCKS if language == "sh" for command in commands(block))]
 PYTHON = [block for language, block in BLOCKS if language == "python"]
 
 WRITE_FILES = """
@@ -83,7 +89,7 @@ def test_commands(folder, quickstart, command):
     if command == "pytest":
         pytest.skip("that is this run")
     if command.startswith("python train.py --data"):
-        command += " --training.steps 20"  # a look at it, not the whole run
+        command += " --training.steps 20"  # enough to show that it works
     said = run(folder, "bash", "-c", command)
     written = re.search(r"(?:>|--output) (\S+)", command)
     assert said.strip() if written is None else (folder / written[1]).stat().st_size

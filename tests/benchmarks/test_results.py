@@ -9,15 +9,8 @@ from results import FILE, Row, append, read
 ROOT = Path(__file__).parents[2]
 ROWS = read()
 NUMBER = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?")
-
-
-def table_after(file: str, words: str) -> list[list[str]]:
-    """The cells of the first table after some words, without its header."""
-    _, found, text = (ROOT / file).read_text(encoding="utf-8").partition(words)
-    assert found, f"{file} no longer says: {words}"
-    lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert lines is not None
-    return [line.strip("| ").split(" | ") for line in lines[0].replace("`", "").splitlines()[2:]]
+# How the settings of README's quantities begin in the file: S is d_model 256, B the paper's base.
+README_SETTINGS = {"d_model 256": "S;", "base": "B;", "greedy": "greedy;", "beam of 4": "beam 4;"}
 
 
 def assert_quoted(text: str, rows: list[Row]) -> None:
@@ -131,13 +124,23 @@ def test_tables_of_decoding_are_quotations(words: str, machine: str, date: str, 
     assert count == numbers
 
 
-def test_readme_quotes_the_speed_of_training() -> None:
-    for first, *cells in table_after("README.md", "Training, source and target tokens a second"):
-        program = first.removesuffix(", bfloat16")
-        rows = [row for row in ROWS if row.benchmark == "training" and row.program == program]
-        assert_quoted(" ".join(cells), rows)
-
-
-def test_readme_quotes_the_speed_of_decoding() -> None:
-    (cell,) = (row[1] for row in table_after("README.md", "## Measured") if row[0].startswith("translation of"))
-    assert_quoted(cell, [row for row in ROWS if row.benchmark == "decoding" and row.quantity == "speed"])
+def test_readme_quotes_speed_and_memory() -> None:
+    """Each cell of README's table, in the units that the benchmarks record."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Measured")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\|(.*)\|$", text, re.MULTILINE)
+    header, _, *table = ([cell.strip(" `") for cell in line.split("|")] for line in lines)
+    assert header[:3] == ["quantity", "unit", "device"]
+    quoted = 0
+    for quantity, unit, _, *values in table:
+        if unit not in {"tokens/s", "GiB", "sentences/s"}:
+            continue
+        benchmark = "decoding" if unit == "sentences/s" else "training"
+        setting = next(words for name, words in README_SETTINGS.items() if name in quantity)
+        rows = [
+            row for row in ROWS if (row.benchmark, row.unit) == (benchmark, unit) and row.setting.startswith(setting)
+        ]
+        for program, value in zip(header[3:-1], values[:-1], strict=True):
+            if value:
+                assert_quoted(value, [row for row in rows if row.program == program])
+                quoted += 1
+    assert quoted == 18

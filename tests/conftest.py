@@ -30,9 +30,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no process waits at the end for one that has begun late."""
+    """Runs files with slow tests first and the short tests of data last, so that all processes end at the same time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, item.path.parent.name == "data"))
 
 
 def pytest_unconfigure() -> None:

@@ -1,6 +1,7 @@
 """The one way in which numeric functions are tested: against float64 NumPy, values and gradients, jitted."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
+
+# `jax.jit` for entire models that run only a few times. Without LLVM's optimizations, XLA's fusion emitters take about
+# half of the remaining time to compile; the older emitters compute the same.
+quick_jit: Any = partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+)
 
 
 def assert_close(actual: Any, expected: Any, dtype: str) -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
+from numerics import quick_jit
 from reference_model import (
     LABEL_SMOOTHING,
     Arrays,
@@ -104,11 +105,6 @@ def random_batch(config: ModelConfig) -> Batch:
     return Batch(source, source_mask, target_input[:, :7], target_output[:, :7], target_mask[:, :7], row)
 
 
-def quickly_compiled(function: Callable) -> Callable:
-    """Jitted, but without optimizing the machine code of each operation: half the time, for arrays so small."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
 class Case(NamedTuple):
     """One model, run by us and by the reference."""
 
@@ -155,7 +151,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     params, stats = random_variables(config)
     key = dropout_key(seed=3, step=5, row=jnp.array(batch.row)) if training else None
 
-    @quickly_compiled
+    @quick_jit
     def run(params: Any, variables: Any, batch: Batch):
         def loss(params: Any):
             (total, tokens), new_stats = model.apply(

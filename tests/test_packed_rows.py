@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numerics import quick_jit
 
 from transformer import parameters
 from transformer.config import ModelConfig, TokenizerConfig
@@ -64,7 +65,7 @@ def loss_and_gradient(model: Transformer, variables: Any, batch: Batch, training
         )
         return loss, (count, updated)
 
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    return quick_jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
 
 @pytest.mark.parametrize(

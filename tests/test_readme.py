@@ -34,7 +34,7 @@ WRITE_FILES = """
 from pathlib import Path
 from transformer.config import DataConfig
 from transformer.data.corpus import read_pairs
-for name, split, number in (("train", "train", 10_000), ("val", "validation", 200), ("test", "test", 200)):
+for name, split, number in (("train", "train", 10_000), ("val", "validation", 50), ("test", "test", 50)):
     pairs, _ = read_pairs(DataConfig(corpus="package:quickstart.jsonl.xz"), split)
     for language, texts in (("en", pairs.sources), ("de", pairs.targets)):
         Path(f"{name}.{language}").write_text("".join(f"{text}\\n" for text in texts[:number]), encoding="utf-8")
@@ -88,8 +88,11 @@ def test_quickstart_learns_its_corpus(folder, quickstart):
 def test_commands(folder, quickstart, command):
     if command == "pytest":
         pytest.skip("that is this run")
+    # Fewer steps and sentences than the command's own, to save time.
     if command.startswith("python train.py --data"):
-        command += " --training.steps 20"  # enough to show that it works
+        command += " --training.steps 20"
+    if command.startswith("transformer heads"):
+        command += " --sentences 100"
     said = run(folder, "bash", "-c", command)
     written = re.search(r"(?:>|--output) (\S+)", command)
     assert said.strip() if written is None else (folder / written[1]).stat().st_size

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numerics import quick_jit
 
 from transformer import parameters
 from transformer.config import ModelConfig
@@ -42,7 +43,7 @@ def outputs(scan_unroll: int | None, **changes: Any) -> Any:
     model, variables = unrolled(scan_unroll, **changes)
     statistics = {name: tree for name, tree in variables.items() if name != "params"}
 
-    @jax.jit
+    @quick_jit
     def run(params: Any) -> Any:
         def total(params: Any) -> Any:
             key = dropout_key(0, 1, jnp.arange(2))
@@ -62,26 +63,35 @@ def outputs(scan_unroll: int | None, **changes: Any) -> Any:
     return run(variables["params"])
 
 
+# One layer; two, which do not divide three; more than there are.
 @pytest.mark.parametrize(
-    "changes", [{}, {"norm": "batch", "norm_position": "pre"}, {"implementation": "plain"}], ids=str
+    ("changes", "unrollings"),
+    [
+        ({}, (1, 100)),
+        ({"norm": "batch", "norm_position": "pre"}, (1, 2)),  # also stacks statistics, and compiles fast
+        ({"implementation": "plain"}, (1,)),
+    ],
+    ids=str,
 )
-def test_however_far_the_loop_is_unrolled_the_result_is_the_same(changes):
+def test_however_far_the_loop_is_unrolled_the_result_is_the_same(changes, unrollings):
     expected = outputs(None, **changes)
-    for scan_unroll in (1, 2, 100):  # one layer; two, which do not divide three; more than there are
+    for scan_unroll in unrollings:
         actual = outputs(scan_unroll, **changes)
         assert jax.tree.structure(actual) == jax.tree.structure(expected)
         for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * float(np.abs(other).max()))
+            # The gradient of a bias before batch norm is 0 up to rounding, hence the lower bound.
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=max(1e-7, 1e-5 * float(np.abs(other).max())))
 
 
 def test_decoding_step_by_step_equals_the_whole_at_any_unrolling():
     """Two hypotheses a sentence, both the same: each attends to its own tokens in the shared cache. Positions that are
     added to the embeddings never reach the layers: rotary ones do."""
+    model, variables = unrolled(None, positions="rotary")
+    whole, _ = jax.jit(model.apply)(variables, SOURCE, SOURCE_MASK, TARGET)
+    memory, _ = jax.jit(partial(model.apply, method="encode"))(variables, Side(SOURCE, SOURCE_MASK))
     for scan_unroll in (None, 1, 2):
         model, variables = unrolled(scan_unroll, positions="rotary")
         apply = partial(model.apply, variables)
-        whole, _ = jax.jit(apply)(SOURCE, SOURCE_MASK, TARGET)
-        memory, _ = jax.jit(partial(apply, method="encode"))(Side(SOURCE, SOURCE_MASK))
         caches, keys_and_values = jax.jit(partial(apply, method="start_decoding"))(memory)
         leaves = jax.tree.leaves(caches)
         assert {leaf.shape[-3:] for leaf in leaves} == {(2, 0, 8)}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from numerics import quick_jit
 
 from transformer import ops, parameters
 from transformer.config import ModelConfig
@@ -198,7 +199,7 @@ def test_a_plain_model_differentiates_in_every_mode(name):
     loss, point = loss_of_a_model(implementation="plain", **MODELS[name])
     one, other = drawer()(2, point.size)
 
-    @jax.jit
+    @quick_jit
     def derivatives(x, direction):
         """Value and gradient, and by how much they grow along a direction: its slope, and the Hessian times it."""
         return jax.jvp(jax.value_and_grad(loss), (x,), (direction,))

@@ -35,7 +35,7 @@ from transformer.analysis.figures.attention import heat_maps
 from transformer.analysis.heads import describe
 from transformer.analysis.page import Start
 from transformer.data.corpus import read_pairs
-from transformer.data.tokenizer import Pieces, Tokenizer
+from transformer.data.tokenizer import TokenizedText, Tokenizer
 from transformer.layers import Build, MultiHeadAttention
 
 rcParams.update(STYLE | {"figure.dpi": 150})
@@ -193,7 +193,7 @@ def shift(distance):
 projected = np.stack([table @ (24 * shift(distance)) for distance in (-1, 0, 1)])  # 24 makes the softmax sharp
 keys = np.stack([table] * 3)
 _, weights = ops.scaled_dot_product_attention(projected, keys, keys, return_weights=True)
-side = Pieces(" ".join(words), words, words, [*range(len(words))])
+side = TokenizedText(" ".join(words), words, words, [*range(len(words))])
 by_hand = Attention(side, side, {"encoder": np.asarray(weights)[None]})
 heat_maps(by_hand, Start("encoder"))
 

@@ -35,7 +35,7 @@ class TranslationOptions(DecodingOptions):
     `tokens` (length in tokens, including the end token)."""
     alignments: bool = False
     """With --jsonl, also write `alignment`: for each target token, the index of the source token that it attends to
-    most, or null if either text is longer than the model's positions. `source_pieces` and `target_pieces` are the
+    most, or null if either text is longer than the model's positions. `source_tokens` and `target_tokens` are the
     tokens. `source_offsets` are the start and end of each source token in `source`, in characters."""
 
 
@@ -132,12 +132,12 @@ def _alignments(
     tokenizer = translator.tokenizer
     for (source, target), fits in zip(pairs, fit, strict=True):
         source_tokens, target_tokens = (
-            tokenizer.pieces([*ids, tokenizer.end_id]) for ids in tokenizer.encode_batch([source, target])
+            tokenizer.tokens([*ids, tokenizer.end_id]) for ids in tokenizer.encode_batch([source, target])
         )
         yield {
-            "source_pieces": source_tokens,
+            "source_tokens": source_tokens,
             "source_offsets": [*tokenizer.offsets(source), (len(source), len(source))],
-            "target_pieces": target_tokens,
+            "target_tokens": target_tokens,
             "alignment": next(indices) if fits else None,  # None: translated in chunks
         }
 

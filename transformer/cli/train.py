@@ -66,7 +66,7 @@ def parse_config(arguments: list[str]) -> Config:
     It is the experiment's config, in which the given options replace fields.
 
     Args:
-        arguments: those after the command.
+        arguments: the arguments after the command.
 
     Raises:
         InputError: the experiment cannot be loaded, or an option is invalid.

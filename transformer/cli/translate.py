@@ -25,7 +25,7 @@ class TranslationOptions(DecodingOptions):
     """Translate standard input to standard output, one line out for each line in.
 
     Input and output are UTF-8. Lines are answered as soon as no more input is waiting, so another program can keep this
-    one open and ask line by line. An empty line stays empty. Everything else is said on standard error.
+    one open and ask line by line. An empty line stays empty. All other messages go to standard error.
 
         transformer translate runs/quickstart < test.en > test.de
         transformer translate runs/quickstart --jsonl --num-best 4 < test.en"""

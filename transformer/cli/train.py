@@ -40,7 +40,10 @@ class TrainingOptions(Config, ExperimentOption):
     finds one (pip install 'transformer-jax[cuda12]' or [tpu]), otherwise on the CPU."""
 
     def __post_init__(self) -> None:
-        """Checks nothing: tyro would print an error with the names of fields instead of options."""
+        """Checks nothing.
+
+        An error at this point would be printed by tyro, with the names of fields instead of options.
+        """
 
 
 def main(arguments: list[str]) -> None:
@@ -82,7 +85,7 @@ def parse_config(arguments: list[str]) -> Config:
 
 
 def options_in(text: str) -> str:
-    """Replaces names of config fields by the options that set them, such as `--model.d-model`."""
+    """Replaces names of config fields in a text by options, such as `--model.d-model`."""
     names = [field.name for field in fields(Config) if not is_dataclass(field.type)]
     for part in fields(Config):
         if is_dataclass(part.type):

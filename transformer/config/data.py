@@ -116,7 +116,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Byte-level BPE tokenizer, joint for both languages. `model.vocabulary_size` sets its size."""
+    """Byte-level BPE tokenizer, joint for both languages.
+
+    `model.vocabulary_size` sets its size.
+    """
 
     file: str | None = None
     """Path of a `tokenizer.json` to use, instead of training one on the

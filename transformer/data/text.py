@@ -128,7 +128,7 @@ def _line_number(data: bytes, position: int) -> int:
 
 
 def locate(path: str) -> Path:
-    """The path of a file. `package:NAME` is a file that comes with this package."""
+    """The path of a file, where `package:NAME` comes with this package."""
     name = path.removeprefix(PACKAGE)
     return Path(name) if name == path else Path(__file__).parent / name
 

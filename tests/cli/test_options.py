@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
         (["train", "--model.d-model", "many"], "d-model.*many"),
         (["train", "--config"], "Missing value for argument '--config'"),
         (["train", "--confg", "x.py"], "Unrecognized options: --confg, x.py .* --config"),
-        (["train", "--config={}/none.py"], r"There is no config file .*none\.py"),
+        (["train", "--config={}/none.py"], r"Found no config file .*none\.py"),
         (["train", "--config", "multi3k"], r"no config file multi3k\. .* base, multi30k, quickstart, wmt14_base"),
         (["trian"], r"^error: Unknown command trian\. Did you mean train\?$"),
         (["--seed", "1"], rf"^error: Unknown command --seed\. The commands are {', '.join(COMMANDS)}\.$"),

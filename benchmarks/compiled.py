@@ -4,7 +4,7 @@
     python benchmarks/compiled.py --target h100 --config base --batch 390x64
     python benchmarks/compiled.py --target v5e:2x2 --config multi30k --layers 12 --json
 
-All other options are those of `transformer train`, and make the same config. The program is the step of one device, as
+Other options are as in `transformer train`, and make the same config. The program is the step of one device, as
 training maps it. For an H100, its time is estimated as well (`accelerators/estimate.py`). Autotuning and Triton
 products are off for it, because they need the card.
 """

@@ -18,7 +18,7 @@
 #
 # **Time.** About 25 seconds on two CPU cores.
 #
-# The axis letters are those of `transformer/shapes.py`: `B` rows of the batch, `S` source length, `T` target length,
+# The axis letters are listed in `transformer/shapes.py`: `B` rows of the batch, `S` source length, `T` target length,
 # `Q` and `K` query and key length, `D` d_model, `H` heads, `E` size of one head, `L` layers, `V` vocabulary.
 
 # %%
@@ -159,7 +159,7 @@ assert np.allclose(separately, logits, atol=1e-5)
 # %% [markdown]
 # Gradients are `jax.grad` of a function of the parameters. The next cell computes how strongly the embedding of each
 # source token influences the first logits. Every source token gets an embedding row of its own, so that its gradient is
-# separate from that of the target. Padding has no influence.
+# separate from the gradient of a target token. Padding has no influence.
 
 
 # %%

@@ -94,7 +94,7 @@ print("self-attention of the first encoder layer [B, H, Q, K]", attention["encod
 # is a source token, and each row sums to 1.
 
 # %%
-source, target = run.tokenizer.pieces(batch.source[0]), run.tokenizer.pieces(batch.target_output[0])
+source, target = run.tokenizer.tokens(batch.source[0]), run.tokenizer.tokens(batch.target_output[0])
 
 
 def draw(weights, rows, columns, title):

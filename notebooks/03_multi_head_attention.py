@@ -18,7 +18,7 @@
 #
 # **Time.** About 10 seconds on two CPU cores.
 #
-# The axis letters are those of `transformer/shapes.py`: `Q` and `K` query and key length, `D` d_model, `H` heads, `E`
+# The axis letters are listed in `transformer/shapes.py`: `Q` and `K` query and key length, `D` d_model, `H` heads, `E`
 # size of one head (the paper's d_k).
 
 # %%
@@ -35,7 +35,7 @@ from transformer.analysis.figures.attention import heat_maps
 from transformer.analysis.heads import describe
 from transformer.analysis.page import Start
 from transformer.data.corpus import read_pairs
-from transformer.data.tokenizer import Pieces, Tokenizer
+from transformer.data.tokenizer import TokenizedText, Tokenizer
 from transformer.layers import Build, MultiHeadAttention
 
 rcParams.update(STYLE | {"figure.dpi": 150})
@@ -182,7 +182,7 @@ table = np.asarray(ops.sinusoidal_positions(len(words), 64, "interleaved"))
 
 
 def shift(distance):
-    """The matrix that turns the encoding of every position p into that of p + distance."""
+    """The matrix that turns the encoding of every position p into the encoding of p + distance."""
     turned = np.zeros((64, 64), np.float32)
     for pair, angle in enumerate(distance / 10000 ** (np.arange(32) / 32)):
         block = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
@@ -193,7 +193,7 @@ def shift(distance):
 projected = np.stack([table @ (24 * shift(distance)) for distance in (-1, 0, 1)])  # 24 makes the softmax sharp
 keys = np.stack([table] * 3)
 _, weights = ops.scaled_dot_product_attention(projected, keys, keys, return_weights=True)
-side = Pieces(" ".join(words), words, words, [*range(len(words))])
+side = TokenizedText(" ".join(words), words, words, [*range(len(words))])
 by_hand = Attention(side, side, {"encoder": np.asarray(weights)[None]})
 heat_maps(by_hand, Start("encoder"))
 
@@ -256,6 +256,6 @@ run.attention(source, target)
 # ## Something to try
 #
 # - Lower the factor 24 of the heads made by hand. How does their entropy change, and which weight suffers first?
-# - Make a head that attends to the position two before. What do the first two queries attend to?
+# - Make a head that attends to the position before the previous one. What do the first two queries attend to?
 # - Sharpen the untrained heads: multiply the query kernels in `run.params` by 10 and call `run.attention` on
 #   `dataclasses.replace(run, params=changed)`.

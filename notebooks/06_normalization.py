@@ -84,7 +84,7 @@ tokenizer = Tokenizer.train(train.sources[:10_000] + train.targets[:10_000], VOC
 tokens = tokenize(train, tokenizer, data_config, Report(("quickstart",), len(train.sources)), filter=True)
 batches = Batches(tokens, tokenizer_config, tokens=16 * LENGTH, row_multiple=1, seed=0)
 print(f"{batches.per_epoch} batches an epoch, in the shape (S, T, rows) {batches.shape}")
-print(tokenizer.pieces(batches[0].source[0]))
+print(tokenizer.tokens(batches[0].source[0]))
 
 # %%
 SEEDS, STEPS = range(3), 100

@@ -12,6 +12,8 @@ import pytest
 
 from transformer import compilation
 from transformer.compilation import Compilations, announce_compilations
+from transformer.inference.decoding import _search
+from transformer.inference.forced_decoding import apply, strongest_sources, token_log_probabilities
 
 UNIQUE = iter(range(10**6))  # part of each program, so that no cache has it from an earlier test
 
@@ -110,6 +112,19 @@ def test_the_commands_announce_on_standard_error(monkeypatch, capsys):
     said = capsys.readouterr()
     assert said.out == ""
     assert re.fullmatch(r"Compiling wave: 0\.02 s so far .*\nCompiled wave in \d\.\d s\.\n", said.err)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (token_log_probabilities, "the scoring of translations"),
+        (strongest_sources, "the alignment of translations"),
+        (apply, "the model"),
+        (_search, "a search"),
+    ],
+)
+def test_the_functions_of_a_run_are_announced_in_users_words(function, name):
+    assert compilation._name({"fun_name": f"jit({function.__name__})"}) == name
 
 
 def test_what_pmap_compiles_has_a_name(monkeypatch):

@@ -12,6 +12,14 @@ from transformer.stages import LONG
 # from the cache, it records _CACHE_HIT in between.
 _COMPILATION = "/jax/core/compile/backend_compile_duration"
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
+# What users call the functions that may take long to compile. jax.pmap calls every function `_fun`.
+_PROGRAMS = {
+    "_fun": "a training or validation step",
+    "_search": "a search",
+    "token_log_probabilities": "the scoring of translations",
+    "strongest_sources": "the alignment of translations",
+    "apply": "the model",
+}
 
 
 class Compilations:
@@ -98,6 +106,6 @@ def announce_compilations() -> None:
 
 
 def _name(about: dict[str, str | int]) -> str:
-    """Returns the name of the function, which JAX reports as `jit(f)`."""
+    """Returns what to call the program of a function, which JAX reports as `jit(f)`."""
     name = str(about["fun_name"]).removeprefix("jit(").removesuffix(")")
-    return "a training or validation step" if name == "_fun" else name.strip("_")  # jax.pmap calls every function _fun
+    return _PROGRAMS.get(name, name.strip("_"))

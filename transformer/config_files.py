@@ -114,7 +114,7 @@ def load_config(experiment: str) -> Config:
     file = shipped.get(experiment, Path(experiment))
     require(
         file.is_file(),
-        f"There is no config file {experiment}. Give --config the path of a Python file that defines `config`, or the "
+        f"Found no config file {experiment}. Give --config the path of a Python file that defines `config`, or the "
         f"name of an experiment that comes with the project: {', '.join(shipped)}.",
     )
     require(file.suffix == ".py", f"A config file must be a Python file that defines `config`: {file} is not a .py.")

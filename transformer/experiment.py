@@ -165,7 +165,7 @@ def finished_scores(config: Config) -> str | None:
 
 
 def data_modified(config: DataConfig, report: Path) -> bool:
-    """Whether a local data file was modified after its report, `data.json`, was written."""
+    """Whether a local data file was modified after `data.json` was written."""
     names = chain([config.corpus], *(getattr(config, split) for split in splits(config)))
     times = [Path(name).stat().st_mtime_ns for name in names if Path(name).is_file()]
     return not report.exists() or max(times, default=0) > report.stat().st_mtime_ns

@@ -145,7 +145,7 @@ class Transformer(nn.Module):
     def encode(
         self, source: Side, dropout: DropoutKey | None = None, return_weights: bool = False
     ) -> tuple[Float[Array, "B S D"], Weights]:
-        """Computes the encoder's output, and its attention weights if asked for.
+        """Computes the encoder's output, and its attention weights if requested.
 
         Args:
             source: Sequences that the encoder reads.

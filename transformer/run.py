@@ -28,7 +28,7 @@ _NOT_COPIED = {"config.json", "tokenizer.json", "scores.json", "hypotheses.txt",
 class Run(Translator):
     """A trained model that translates, scores, and shows its attention.
 
-    Attributes, in addition to those of a `Translator`:
+    Attributes, in addition to the attributes of a `Translator`:
         run_dir: The run directory that it was loaded from; None if it was not loaded.
     """
 

@@ -41,7 +41,7 @@ def use_compilation_cache() -> None:
 def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory in the process, if JAX will compute on the CPU.
 
-    XLA:CPU allocates its temporary buffer anew at each step. By default, glibc maps and unmaps it each time, and the
+    XLA:CPU allocates its temporary buffer again at each step. By default, glibc maps and unmaps it each time, and the
     page faults take a large part of the step. Call this before any thread starts. Without glibc it does nothing.
     """
     if sys.platform != "linux" or not _computes_on_cpu():

@@ -10,7 +10,7 @@ import pytest
 from transformer.analysis.attention import KINDS, Attention, Kind
 from transformer.analysis.view import View
 from transformer.config import Config, DataConfig, ModelConfig, SearchConfig, TokenizerConfig
-from transformer.data.tokenizer import Pieces, Tokenizer
+from transformer.data.tokenizer import TokenizedText, Tokenizer
 from transformer.model import Transformer
 from transformer.run import Run
 
@@ -50,7 +50,7 @@ def make_attention() -> Callable[[list[str], int, int], Attention]:
     """Makes random weights between the given tokens, the same for each kind."""
 
     def make(tokens: list[str], layers: int, heads: int) -> Attention:
-        side = Pieces(" ".join(tokens), tokens, tokens, [*range(len(tokens))])
+        side = TokenizedText(" ".join(tokens), tokens, tokens, [*range(len(tokens))])
         shape = (layers, heads, len(tokens))
         weights = np.random.default_rng(0).dirichlet(np.full(len(tokens), 0.3), shape).astype(np.float32)
         by_kind: dict[Kind, np.ndarray] = {kind: weights[:1, :1] if kind == "rollout" else weights for kind in KINDS}

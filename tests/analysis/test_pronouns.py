@@ -22,7 +22,7 @@ PAIRS = Pairs([LAW, "the old dog", DOG], ["das Gesetz ist gut"] * 3, None, [(ITS
 
 
 def test_the_noun_with_the_most_weight_is_the_answer(run):
-    tokens = run.tokenizer.cut(LAW)
+    tokens = run.tokenizer.tokenize(LAW)
     words = [tokens.words[index] for index in tokens.word_of]
     size = len(words) + 3  # plus the end token and padding
     weights = np.zeros((2, 1, size, size), np.float32)

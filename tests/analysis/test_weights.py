@@ -5,7 +5,7 @@ import pytest
 
 from transformer.analysis.attention import Attention, attention, rollout, strongest
 from transformer.config import TokenizerConfig
-from transformer.data.tokenizer import Pieces, Tokenizer
+from transformer.data.tokenizer import TokenizedText, Tokenizer
 from transformer.errors import InputError
 from transformer.model import Transformer
 
@@ -120,8 +120,8 @@ def test_strongest_first():
 
 
 def test_a_word_of_several_tokens_keeps_its_text():
-    side = Pieces("ab c", ["a", "b", "c"], ["ab", "c"], [0, 0, 1])
+    side = TokenizedText("ab c", ["a", "b", "c"], ["ab", "c"], [0, 0, 1])
     rows = np.array([[0.2, 0.3, 0.5], [0.4, 0.4, 0.2], [0.1, 0.1, 0.8]])[None, None]
     joined = Attention(side, side, {"encoder": rows}).joined()
     np.testing.assert_allclose(joined.weights["encoder"][0, 0], [[0.65, 0.35], [0.2, 0.8]], atol=1e-6)
-    assert joined.source == Pieces("ab c", ["ab", "c"], ["ab", "c"], [0, 1])
+    assert joined.source == TokenizedText("ab c", ["ab", "c"], ["ab", "c"], [0, 1])

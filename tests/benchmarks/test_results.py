@@ -53,7 +53,7 @@ COLUMNS = {
     "share of the limit, %": ("share of the matmul limit", "median"),
     "peak memory, GiB": ("peak memory", "median"),
     "first step, s": ("first step", "median"),
-    "equal, %": ("translations equal to those of transformer-jax in float32", "median"),
+    "equal, %": ("translations equal to the float32 translations of transformer-jax", "median"),
 }
 ZEN_4, ZEN_5 = ("AMD EPYC (family 25, model 17), 2 cores", "AMD EPYC (family 26), 2 cores")
 

@@ -141,7 +141,7 @@ def test_evaluate_splits_a_line_that_is_too_long_and_says_so(corpus, trained, tm
     )
 
 
-def test_evaluate_in_another_compute_type(corpus, trained, tmp_path):
+def test_evaluate_in_another_compute_dtype(corpus, trained, tmp_path):
     out = tmp_path / "out"
     found = call("evaluate", f"{corpus}/run", "--dtype", "float32", "--output", str(out))
     assert (found.status, found.err) == (0, "compute dtype: float32 (as configured)\n")
@@ -240,6 +240,6 @@ def test_tune_finds_a_beam_and_a_penalty(corpus, run):
         *(["1", "wu", "0.00"], ["2", "wu", "0.00"], ["2", "wu", "1.00"], ["2", "power", "1.00"]),
     ]
     assert "Highest BLEU: --beam-size " in first.out
-    assert len(first.err.splitlines()) == 1  # the compute type
+    assert len(first.err.splitlines()) == 1  # the compute dtype
     assert_refused(call("tune", run, "--source", f"{corpus}/val.en"), "--source and --reference go together")
     assert_refused(call("tune", run, "--beams", "0"), "--beams must be at least 1")

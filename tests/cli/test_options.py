@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
         (["train", "--model.d-model", "many"], "d-model.*many"),
         (["train", "--config"], "Missing value for argument '--config'"),
         (["train", "--confg", "x.py"], "Unrecognized options: --confg, x.py .* --config"),
-        (["train", "--config={}/none.py"], r"There is no config file .*none\.py"),
+        (["train", "--config={}/none.py"], r"Found no config file .*none\.py"),
         (["train", "--config", "multi3k"], r"no config file multi3k\. .* base, multi30k, quickstart, wmt14_base"),
         (["trian"], r"^error: Unknown command trian\. Did you mean train\?$"),
         (["--seed", "1"], rf"^error: Unknown command --seed\. The commands are {', '.join(COMMANDS)}\.$"),
@@ -90,6 +90,28 @@ def test_an_option_given_twice_is_refused(arguments, message):
 )
 def test_values_that_look_like_options_are_accepted(arguments):
     refuse_repeated_options(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--training.steps", "0"], "--training.steps must be at least 1, but is 0."),
+        (["--seed", "-1"], "--seed must not be negative, but is -1."),
+        (["--data.max-length", "500"], "--data.max-length (500) must not exceed --model.max-positions (128)."),
+        (
+            ["--search.top-k", "3"],
+            "--search.temperature, --search.top-k and --search.top-p only affect sampling, so they need "
+            "--search.sample.",
+        ),
+        (
+            ["--average", "9"],
+            "--average must be between 1 and --training.keep-last (5), but is 9. Only checkpoints that are kept can "
+            "be averaged.",
+        ),
+    ],
+)
+def test_train_names_options_in_errors_as_they_are_typed(arguments, message):
+    assert call("train", *arguments).err == f"error: {message}\n"
 
 
 def test_train_starts_from_an_experiment():

@@ -143,7 +143,7 @@ def test_a_run_that_diverges_says_so_and_is_finished(tmp_path, command):
         ("--data.train", ["{}/train.en", "{}/test.de"], r"train\.en has 200 lines, but .*test\.de has 10\. Line n"),
         ("--data.train", [], "No training pairs are given: name them with --data.train"),
         ("--model.vocabulary-size", ["5000"], r"only \d+ BPE tokens, fewer than --model\.vocabulary-size 5000\."),
-        ("--model.num-heads", ["3"], "d_model must be divisible by model.num_heads, but 8 is not"),
+        ("--model.num-heads", ["3"], r"--model\.d-model must be divisible by --model\.num-heads, but 8 is not"),
         ("--training.batch-tokens", ["2"], "A batch of 2 tokens is too small"),
         ("--run-dir", ["{}"], "neither empty nor a run directory"),
     ],

@@ -56,7 +56,7 @@ def test_a_line_of_100_000_characters_is_translated_in_chunks(corpus, trained):
     assert len(long["source"]) > 100_000
     assert long["translations"][0]["alignment"] is None
     assert long["translations"][0]["tokens"] > 500
-    assert len(short["translations"][0]["alignment"]) == len(short["translations"][0]["target_pieces"])
+    assert len(short["translations"][0]["alignment"]) == len(short["translations"][0]["target_tokens"])
 
 
 def test_translate_refuses_what_it_cannot_write(corpus, trained):
@@ -83,11 +83,11 @@ def test_translate_to_json(corpus, trained):
         scores = [translation["score"] for translation in record["translations"]]
         assert scores == sorted(scores, reverse=True)
         for translation in record["translations"]:
-            assert len(translation["alignment"]) == len(translation["target_pieces"])
-            assert max(translation["alignment"]) < len(translation["source_pieces"])
+            assert len(translation["alignment"]) == len(translation["target_tokens"])
+            assert max(translation["alignment"]) < len(translation["source_tokens"])
             typed = [record["source"][start:end] for start, end in translation["source_offsets"]]
-            assert typed == [*translation["source_pieces"][:-1], ""]
-            assert translation["source_pieces"][-1] == "</s>"
+            assert typed == [*translation["source_tokens"][:-1], ""]
+            assert translation["source_tokens"][-1] == "</s>"
 
 
 def start(run, *options):
@@ -177,8 +177,8 @@ def test_score_gives_each_pair_its_probability(corpus, trained):
     records = [json.loads(line) for line in call("score", f"{corpus}/run", *files, "--tokens").out.splitlines()]
     assert len(totals) == len(records) == 10
     for total, record in zip(totals, records, strict=True):
-        assert record["pieces"][-1] == "</s>"
-        assert len(record["pieces"]) == len(record["log_probabilities"])
+        assert record["target_tokens"][-1] == "</s>"
+        assert len(record["target_tokens"]) == len(record["log_probabilities"])
         assert total == pytest.approx(sum(record["log_probabilities"]), abs=1e-3)
     assert_refused(call("score", f"{corpus}/run", *files[:2]), "--target is missing: line n of --target must translate")
     other = ("--source", f"{corpus}/val.en", "--target", f"{corpus}/test.de")

@@ -81,9 +81,9 @@ def test_the_tokenizer_reads_normalized_text_and_tells_where_it_was():
     ids = tokenizer.encode(plain)
     assert tokenizer.encode(typed) == ids
     assert tokenizer.encode_batch([typed, plain]) == [ids, ids]
-    cut, expected = tokenizer.cut(typed), tokenizer.cut(plain)
-    assert cut.text == typed
-    assert (cut.tokens, cut.words, cut.word_of) == expected[1:]
+    tokenized, expected = tokenizer.tokenize(typed), tokenizer.tokenize(plain)
+    assert tokenized.text == typed
+    assert (tokenized.tokens, tokenized.words, tokenized.word_of) == expected[1:]
     offsets = tokenizer.offsets(typed)
     assert len(offsets) == len(ids)
     shown = dict.fromkeys(offsets)  # the bytes of one character have the same offsets

@@ -174,29 +174,29 @@ def test_load_errors(tmp_path, tokenizer):
             Tokenizer.load(path, CONFIG, 320)
 
 
-def test_pieces_decode_each_id_separately(tokenizer):
+def test_tokens_decode_each_id_separately(tokenizer):
     ids = tokenizer.encode_batch(["The old man sees <pad>."])[0]
-    pieces = tokenizer.pieces([CONFIG.start_id, *ids, CONFIG.end_id, CONFIG.pad_id])
-    assert len(pieces) == len(ids) + 3
-    assert (pieces[0], *pieces[-2:]) == ("<s>", "</s>", "<pad>")
-    assert "".join(pieces[1:-2]) == "Theoldmansees<pad>."
-    assert tokenizer.pieces([]) == []
+    shown = tokenizer.tokens([CONFIG.start_id, *ids, CONFIG.end_id, CONFIG.pad_id])
+    assert len(shown) == len(ids) + 3
+    assert (shown[0], *shown[-2:]) == ("<s>", "</s>", "<pad>")
+    assert "".join(shown[1:-2]) == "Theoldmansees<pad>."
+    assert tokenizer.tokens([]) == []
 
 
 def test_cut_shows_tokens_and_words(tokenizer):
     text = "The old man,  sees\t€5 </s> \U0001f600!"
     tokens = tokenizer.encode_batch([text])[0]
-    cut = tokenizer.cut(text)
-    assert cut.text == text
-    assert len(cut.tokens) == len(cut.word_of) == len(tokens)
-    assert cut.word_of == sorted(cut.word_of)
-    assert [*dict.fromkeys(cut.word_of)] == [*range(len(cut.words))]
-    assert [word for word in cut.words if word != "␣"] == [
+    tokenized = tokenizer.tokenize(text)
+    assert tokenized.text == text
+    assert len(tokenized.tokens) == len(tokenized.word_of) == len(tokens)
+    assert tokenized.word_of == sorted(tokenized.word_of)
+    assert [*dict.fromkeys(tokenized.word_of)] == [*range(len(tokenized.words))]
+    assert [word for word in tokenized.words if word != "␣"] == [
         *("The", "old", "man", ",", "sees", "€", "5", "</", "s", ">", "\U0001f600!"),
     ]
-    assert [token for token in cut.tokens if token.startswith("€")] == ["€ 1/3", "€ 2/3", "€ 3/3"]
-    assert "\ufffd" not in "".join(cut.tokens)
-    assert all(token.strip() == token != "" for token in cut.tokens)
+    assert [token for token in tokenized.tokens if token.startswith("€")] == ["€ 1/3", "€ 2/3", "€ 3/3"]
+    assert "\ufffd" not in "".join(tokenized.tokens)
+    assert all(token.strip() == token != "" for token in tokenized.tokens)
     plain = "The old man sees it"
-    assert "".join(tokenizer.cut(plain).tokens).replace("␣", "") == plain.replace(" ", "")
-    assert tokenizer.cut("") == ("", [], [], [])
+    assert "".join(tokenizer.tokenize(plain).tokens).replace("␣", "") == plain.replace(" ", "")
+    assert tokenizer.tokenize("") == ("", [], [], [])

@@ -94,7 +94,7 @@ def test_an_unpaired_surrogate_is_refused(translator):
         lambda: translator.translate("\ud83d"),
         lambda: translator.loss(["a"], ["\ud83d"]),
         lambda: translator.tokenizer.encode("\ud83d"),
-        lambda: translator.tokenizer.cut("\ud83d"),
+        lambda: translator.tokenizer.tokenize("\ud83d"),
         lambda: translator.tokenizer.offsets("\ud83d"),
     ):
         with pytest.raises(InputError, match=r"(Line 1|Text 1|The text) has an unpaired surrogate \(U\+D83D\)"):
@@ -218,7 +218,7 @@ def test_constraints_on_what_is_generated(translator, tokenizer):
         assert max(found.tokens for found in best) <= 4
     both = search_ids(tokenizer, SearchConfig(forbidden=("a",))).forbidden
     assert len(both) == 2  # after a space, and without one
-    assert tokenizer.pieces(both) == ["a", "a"]
+    assert tokenizer.tokens(both) == ["a", "a"]
     for special in ("</s>", "<pad>"):
         with pytest.raises(InputError, match=r"Cannot forbid .* Only a single token"):
             search_ids(tokenizer, SearchConfig(forbidden=(special,)))

@@ -1,4 +1,4 @@
-"""The antecedents of "it" and "its" in the sentences of the quickstart's corpus, read from their trees."""
+"""The antecedents of "it" and "its" in the corpus, read from the trees."""
 
 import re
 

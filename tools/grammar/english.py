@@ -49,7 +49,10 @@ def sentence(tree: Clause | Compound) -> list[str]:
 
 
 def _clause(clause: Clause) -> list[str]:
-    """Orders a clause as subject, verb, objects, predicate, place and time. The time may come first instead."""
+    """Orders a clause as subject, verb, objects, predicate, place and time.
+
+    The time may come first instead.
+    """
     subject, time, particle = _nominal(clause.subject, _SUBJECTS), _time(clause.time), clause.verb.particle.split()
     words = [*time, *subject] if clause.time_first else [*subject]
     words += [*_verb(clause), *_nominal(clause.indirect, _OBJECTS)]
@@ -67,7 +70,7 @@ def _clause(clause: Clause) -> list[str]:
 
 
 def _verb(clause: Clause) -> list[str]:
-    """Returns the verb with its auxiliary and "not" ("does not buy", "will be", "wants to sell")."""
+    """Returns the verb with its auxiliary and "not", such as "does not buy"."""
     verb, plural, negation = clause.verb, clause.subject.form == "plural", ["not"] if clause.negated else []
     if clause.modal:
         if clause.negated:
@@ -95,12 +98,18 @@ def _nominal(nominal: Nominal | None, pronouns: dict[Form, str]) -> list[str]:
 
 
 def _sex(pronoun: Pronoun) -> Form:
-    """Returns the form that chooses the English pronoun. A singular person is he or she, any other singular is it."""
+    """Returns the form that chooses the English pronoun.
+
+    A singular person is he or she, any other singular is it.
+    """
     return pronoun.form if pronoun.form == "plural" or pronoun.antecedent.noun.is_person else "n"
 
 
 def _phrase(phrase: Phrase) -> list[str]:
-    """Orders a noun phrase as determiner, number, adjective, noun, "of" with an owner, and relative clause."""
+    """Orders a noun phrase.
+
+    The order is determiner, number, adjective, noun, "of" with an owner, and relative clause.
+    """
     noun = phrase.noun.english_plural if phrase.plural else phrase.noun.english
     words = [cardinal(phrase.number)] if phrase.number else []
     words += [phrase.adjective.english, noun] if phrase.adjective else [noun]

@@ -101,7 +101,7 @@ def noun(noun: Noun, case: Case, *, plural: bool) -> str:
 
 
 def relative_pronoun(case: Case, form: Form) -> str:
-    """Returns the relative pronoun, which equals the article except in the dative plural (denen)."""
+    """Returns the relative pronoun, the article except in the dative plural (denen)."""
     return "denen" if (case, form) == ("dative", "plural") else _ARTICLES[case][form]
 
 
@@ -137,7 +137,7 @@ def _nominal(nominal: Nominal | None, case: Case, *, negated: bool = False) -> l
 
 
 def _phrase(phrase: Phrase, case: Case, *, negated: bool = False) -> list[str]:
-    """Orders a noun phrase as determiner, number, adjective, noun, genitive attribute and relative clause."""
+    """Orders a noun phrase, with genitive attribute and relative clause at its end."""
     form, shown, words = phrase.form, False, []
     if stem := _determiner_stem(phrase, negated=negated):
         word, shown = determiner(stem, case, form)
@@ -174,7 +174,7 @@ def _place(place: Place) -> list[str]:
 
 
 def _time(time: Adverb | Date | None) -> list[str]:
-    """Returns an adverb or a date (heute; am Montag; am dritten Mai; am Montag, dem dritten Mai)."""
+    """Returns an adverb or a date (heute; am Montag, dem dritten Mai)."""
     match time:
         case Adverb():
             return [time.german]
@@ -191,7 +191,7 @@ def _time(time: Adverb | Date | None) -> list[str]:
 
 
 def sentence(tree: Clause | Compound) -> list[str]:
-    """Returns the words and commas of a sentence, in order. Commas are doubled where two clauses meet."""
+    """Returns the words of a sentence and its commas, doubled between clauses."""
     if isinstance(tree, Clause):
         return _main_clause(tree)
     conjunction = tree.conjunction.german
@@ -204,10 +204,11 @@ def sentence(tree: Clause | Compound) -> list[str]:
 
 
 def _main_clause(clause: Clause, first: list[str] | None = None) -> list[str]:
-    """Orders a main clause as Vorfeld, finite verb, Mittelfeld, the rest of the verb, and Nachfeld.
+    """Orders a main clause.
 
-    The Vorfeld holds exactly one constituent, which is `first` (a clause), else a time, else the subject. The subject
-    follows the finite verb if another constituent comes first.
+    The order is Vorfeld, finite verb, Mittelfeld, the rest of the verb, and Nachfeld. The Vorfeld holds exactly one
+    constituent, which is `first` (a clause), else a time, else the subject. The subject follows the finite verb if
+    another constituent comes first.
     """
     subject, time = _nominal(clause.subject, "nominative"), _time(clause.time)
     finite, rest = _verb(clause)
@@ -221,7 +222,7 @@ def _main_clause(clause: Clause, first: list[str] | None = None) -> list[str]:
 
 
 def _subordinate_clause(opening: list[str], clause: Clause) -> list[str]:
-    """Orders a subordinate clause, whose finite verb comes last. `opening` is a conjunction or relative pronoun."""
+    """Orders a subordinate clause after its conjunction or relative pronoun."""
     finite, rest = _verb(clause)
     middle = [*_nominal(clause.subject, "nominative"), *_middle_field(clause, _time(clause.time))]
     if rest == [clause.verb.prefix]:  # macht ... auf, but dass er ... aufmacht
@@ -230,7 +231,7 @@ def _subordinate_clause(opening: list[str], clause: Clause) -> list[str]:
 
 
 def _relative_clause(clause: Clause) -> list[str]:
-    """Begins with the relative pronoun, which has the gender and number of its head and the case of its role."""
+    """Orders a relative clause. Its pronoun has the gender and number of the head."""
     roles: list[tuple[Nominal | None, Case]] = [
         (clause.subject, "nominative"),
         (clause.indirect, "dative"),
@@ -275,7 +276,7 @@ def _is_new(nominal: Nominal | None) -> bool:
 
 
 def _verb(clause: Clause) -> tuple[str, list[str]]:
-    """Returns the finite verb and the content of the rechte Klammer, a prefix, participle or infinitive."""
+    """Returns the finite verb, and its prefix, participle or infinitive."""
     verb, plural = clause.verb, clause.subject.form == "plural"
     if clause.modal:
         return clause.modal.plural if plural else clause.modal.german, [verb.german]

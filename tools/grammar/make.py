@@ -23,7 +23,7 @@ FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
 def lines() -> Iterator[str]:
-    """Yields the lines of the file, one per pair, split by split in the order of generation."""
+    """Yields the lines of the file, one per pair, in the order of generation."""
     for split in SIZES:
         for sentence, tree in generate_trees(split):
             row = {"split": split, "en": sentence.source, "de": sentence.target, TAGS: sentence.tags}
@@ -33,12 +33,15 @@ def lines() -> Iterator[str]:
 
 
 def compress(text: str) -> bytes:
-    """Compresses the text. The result depends only on the text and on the version of liblzma."""
+    """Compresses the text.
+
+    The result depends only on the text and on the version of liblzma.
+    """
     return lzma.compress(text.encode(), format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, filters=FILTERS)
 
 
 def difference(file: Path) -> str | None:
-    """Describes the first line in which a file differs from what the generator produces.
+    """Describes the first line in which a file differs from the generated one.
 
     The decompressed texts are compared, because versions of liblzma may compress the same text to different bytes.
 

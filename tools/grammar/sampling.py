@@ -64,7 +64,7 @@ OWNABLE = ("clothing", "thing", "device", "vehicle", "animal", "text")
 
 @cache
 def nouns(names: tuple[str, ...]) -> list[Noun]:
-    """The nouns that a list in the lexicon names, one by one or by class, without first names."""
+    """The nouns that a list in the lexicon names, without first names."""
     return [noun for noun in LEXICON.noun if noun.is_among(names) and noun.kind != "name"]
 
 
@@ -225,12 +225,12 @@ def action(
 
 
 def is_definite(nominal: Nominal | None) -> bool:
-    """Whether "not" cannot negate the nominal. "Every guest does not sleep" would have two readings."""
+    """Whether "not" cannot negate it. "Every guest does not sleep" is ambiguous."""
     return not (isinstance(nominal, Phrase) and nominal.determiner in ("a", "every", "no"))
 
 
 def perhaps_owned(pick: Pick, owned: Phrase, owner: Nominal) -> Phrase:
-    """Sometimes replaces the article of a phrase by the owner's possessive (his, her or their)."""
+    """Sometimes replaces the article of a phrase by the owner's possessive."""
     if (
         isinstance(owner, Phrase)
         and owner.determiner in ("the", "this", "")
@@ -265,7 +265,7 @@ def timed(pick: Pick, clause: Clause) -> Clause:
 
 
 def relative_clause(pick: Pick, head: Phrase, *, no_it: bool = False) -> Clause:
-    """Draws a clause about a head ("who sells apples", "whom the aunt thanks", "that the women bought")."""
+    """Draws a clause about a head, such as "whom the aunt thanks"."""
     gap, noun = Gap(head.noun, head.form), head.noun
     if noun.is_person and pick.chance(0.5):
         return action(pick, ACTIONS if pick.chance(0.7) else verbs("place"), subject=gap, no_it=no_it)
@@ -275,7 +275,7 @@ def relative_clause(pick: Pick, head: Phrase, *, no_it: bool = False) -> Clause:
 
 
 def tenses_around(pick: Pick, conjunction: Conjunction) -> tuple[Sequence[Tense], Sequence[Tense]]:
-    """Returns the tenses that a conjunction allows in the main clause and in its own clause."""
+    """Returns the tenses that a conjunction allows in both clauses, main clause first."""
     match conjunction.tenses:
         case "free":
             return TENSES, TENSES
@@ -287,19 +287,19 @@ def tenses_around(pick: Pick, conjunction: Conjunction) -> tuple[Sequence[Tense]
 
 
 def belonging(pick: Pick, part: Noun, determiner: Determiner | Pronoun, whole: Phrase) -> Phrase:
-    """Draws a noun phrase for a part or an aspect of a whole ("the door of the house", "its door")."""
+    """Draws a noun phrase for a part or an aspect, such as "the door of the house"."""
     plural = False if part in SINGLE and not whole.plural else None
     owned = replace(phrase(pick, part, DEFINITE, plural=plural), determiner=determiner)
     return replace(owned, owner=whole) if determiner == "the" else owned
 
 
 def somebody(pick: Pick) -> Phrase:
-    """Draws a person or persons for a sentence with "it", perhaps with a relative clause."""
+    """Draws one or more persons for a sentence with "it", perhaps with a clause."""
     return with_bystanders(pick, participant(pick, ("person",), SOME, no_it=True), 0.2)
 
 
 def with_bystanders(pick: Pick, head: Phrase, probability: float = 1.0) -> Phrase:
-    """Adds, with this probability, a relative clause that contains no other antecedent for "it"."""
+    """Adds, with this probability, a relative clause without an antecedent for "it"."""
     if head.noun.kind == "name" or not pick.chance(probability):
         return head
     return replace(head, relative=relative_clause(pick, head, no_it=True))
@@ -312,7 +312,7 @@ def reporting(pick: Pick, content: Clause, subject: Phrase | None = None) -> Cla
 
 
 def topic(clause: Clause) -> tuple[str, str]:
-    """Returns two words for a key: the adjective or verb of a clause, and its object, else place, else subject."""
+    """Returns two words for a key, the predicate and object, else place, else subject."""
     word = clause.predicate.adjective.english if clause.predicate else clause.verb.name
     place = clause.place.phrase if clause.place else None
     return word, (clause.direct or clause.indirect or place or clause.subject).noun.english

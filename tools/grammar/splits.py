@@ -1,9 +1,10 @@
-"""The splits of the quickstart's corpus, synthetic English-German pairs from a synchronous grammar.
+"""The splits of the quickstart's corpus.
 
-The corpus is an exercise that a model learns in minutes, and not a sample of either language. It has few words, few
-constructions, and one translation of each sentence. Because the German sentence is a function of the English one, exact
-match is a fair score. Much of the German sentence depends on distant words: articles and adjectives on gender and case,
-pronouns on their antecedent, and the end of a clause on its verb.
+It consists of synthetic English-German pairs from a synchronous grammar. The corpus is an exercise that a model learns
+in minutes, and not a sample of either language. It has few words, few constructions, and one translation of each
+sentence. Because the German sentence is a function of the English one, exact match is a fair score. Much of the German
+sentence depends on distant words: articles and adjectives on gender and case, pronouns on their antecedent, and the end
+of a clause on its verb.
 
 A template (in `templates`) draws a tree, which `english` and `german` translate into words. The key of a sentence is
 the name of its template with two or three words of the tree. Keys are held out, not sentences. No key of the test set
@@ -120,6 +121,9 @@ def _of_clause(clause: Clause) -> set[str]:
 
 
 def spell(words: list[str]) -> str:
-    """Joins words and commas to a sentence. Doubled commas, and a comma before the full stop, are merged."""
+    """Joins words and commas to a sentence.
+
+    Doubled commas, and a comma before the full stop, are merged.
+    """
     text = f"{' '.join(words)}.".replace(" ,", ",").replace(",,", ",").replace(",.", ".")
     return text[0].upper() + text[1:]

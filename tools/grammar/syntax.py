@@ -204,7 +204,7 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Phrase(Tree):
-    """A noun phrase such as "the door of the old house", "forty-seven apples", "its application" or "Anna"."""
+    """A noun phrase such as "the door of the old house" or "forty-seven apples"."""
 
     noun: Noun
     determiner: "Determiner | Pronoun"
@@ -246,7 +246,7 @@ class Pronoun(Tree):
 
 @dataclass(frozen=True, slots=True)
 class Gap(Tree):
-    """The role of a head in its own relative clause, expressed by the relative pronoun."""
+    """The role of a head in its relative clause, expressed by the relative pronoun."""
 
     noun: Noun
     form: Form

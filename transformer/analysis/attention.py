@@ -11,7 +11,7 @@ from jaxtyping import Float
 from transformer.config import SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.data.lengths import check_lengths
-from transformer.data.tokenizer import Pieces
+from transformer.data.tokenizer import TokenizedText
 from transformer.errors import InputError
 from transformer.inference.translator import Translator
 from transformer.shapes import Batch
@@ -37,15 +37,15 @@ class Attention:
             rollout has one layer and one head.
     """
 
-    source: Pieces
-    target: Pieces
+    source: TokenizedText
+    target: TokenizedText
     weights: dict[Kind, Float[np.ndarray, "_ _ _ _"]]
 
-    def queries(self, kind: Kind) -> Pieces:
+    def queries(self, kind: Kind) -> TokenizedText:
         """The side whose tokens are the queries."""
         return self.source if kind in ("encoder", "rollout") else self.target
 
-    def keys(self, kind: Kind) -> Pieces:
+    def keys(self, kind: Kind) -> TokenizedText:
         """The side whose tokens are the keys."""
         return self.target if kind == "decoder" else self.source
 
@@ -114,13 +114,13 @@ def attention(run: Translator, source: str, target: str | None = None, search: S
             continue
         if not run.tokenizer.normalize(text).strip():
             raise InputError(f"The {name} sentence is empty. It must have at least one token.")
-        length = len(run.tokenizer.cut(text).tokens) + 1
+        length = len(run.tokenizer.tokenize(text).tokens) + 1
         check_lengths([length], longest, lambda _, name=name: f"The {name}", "Shorten it.")
     if target is None:
         (target,) = run.translate([source], search)
     batch = run.batch([source], [target])
     _, weights = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
-    read, written = run.tokenizer.cut(source), run.tokenizer.cut(target)
+    read, written = run.tokenizer.tokenize(source), run.tokenizer.tokenize(target)
     S, T = len(read.tokens) + 1, len(written.tokens) + 1  # plus the end token, and plus the start token
     rows, columns = {"encoder": S, "decoder": T, "cross": T}, {"encoder": S, "decoder": T, "cross": S}
     by_kind: dict[Kind, np.ndarray] = {}
@@ -128,8 +128,8 @@ def attention(run: Translator, source: str, target: str | None = None, search: S
         by_kind[kind] = np.asarray(weights[kind])[:, 0, :, : rows[kind], : columns[kind]]
     by_kind["rollout"] = rollout(by_kind["encoder"].mean(1))[None, None]
     return Attention(
-        source=Pieces(source, [*read.tokens, "</s>"], [*read.words, "</s>"], [*read.word_of, len(read.words)]),
-        target=Pieces(
+        source=TokenizedText(source, [*read.tokens, "</s>"], [*read.words, "</s>"], [*read.word_of, len(read.words)]),
+        target=TokenizedText(
             target, ["<s>", *written.tokens], ["<s>", *written.words], [0, *(1 + word for word in written.word_of)]
         ),
         weights=by_kind,
@@ -190,7 +190,7 @@ def strongest(weights: Float[np.ndarray, "Q K"], queries: list[str], keys: list[
     return "\n".join(lines)
 
 
-def _membership(side: Pieces, mean: bool) -> Float[np.ndarray, "W T"]:
+def _membership(side: TokenizedText, mean: bool) -> Float[np.ndarray, "W T"]:
     """A matrix of 1 where a token is part of a word, or of means over its tokens."""
     members = np.arange(len(side.words))[:, None] == np.array(side.word_of)
     return (members / members.sum(1, keepdims=True) if mean else members).astype(np.float32)

@@ -94,7 +94,7 @@ def describe(
     They are named like the fields of `Head`.
 
     Args:
-        weights: the weights of each layer, sentence and head. Those on padding are 0.
+        weights: the weights of each layer, sentence and head. Weights on padding are 0.
         boundary: the index of each sentence's boundary token among the keys.
         self_attention: whether queries and keys are the same tokens, so that they have a distance.
     """

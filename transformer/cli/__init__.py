@@ -115,7 +115,7 @@ def refuse_repeated_options(arguments: list[str]) -> None:
     `--` there are no options.
 
     Args:
-        arguments: those after the command.
+        arguments: the arguments after the command.
 
     Raises:
         InputError: an option is given twice.

@@ -107,7 +107,7 @@ def _kept(run_dir: str) -> "Result":
 def _of_checkpoint(name: str, run: str, checkpoint: Checkpoint) -> "Result":
     """A checkpoint's translations of the test set.
 
-    Those that `evaluate --watch` kept are read; otherwise the test set is translated now.
+    Translations that `evaluate --watch` kept are read; otherwise the test set is translated now.
     """
     from transformer.experiment import read_test_set
     from transformer.inference.results import EVALUATION, evaluate, read_result

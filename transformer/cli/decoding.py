@@ -70,7 +70,7 @@ def parse(options: type[Options], arguments: list[str], command: str) -> Options
 
     Args:
         options: the command's dataclass of options.
-        arguments: those after the command.
+        arguments: the arguments after the command.
         command: its name, for help and messages.
 
     Raises:

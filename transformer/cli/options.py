@@ -25,7 +25,7 @@ def parse(options: Callable[..., T], arguments: Sequence[str], command: str, **s
 
     Args:
         options: a dataclass, perhaps with defaults bound by `functools.partial`.
-        arguments: those after the command.
+        arguments: the arguments after the command.
         command: its name.
         settings: further arguments of `tyro.cli`.
     """

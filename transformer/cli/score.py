@@ -21,8 +21,8 @@ class ScoringOptions(DecodingOptions):
     target: str | None = None
     """File of their translations, in the same formats. Required."""
     tokens: bool = False
-    """Print a JSON object per pair instead: `log_probability`, the target tokens (`pieces`), and the log-probability of
-    each (`log_probabilities`)."""
+    """Print a JSON object per pair instead: `log_probability`, the target tokens (`target_tokens`), and the
+    log-probability of each (`log_probabilities`)."""
 
 
 def main(arguments: list[str]) -> None:
@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> None:
     for ids, log_probs in zip(tokenizer.encode_batch(pairs.targets), found, strict=True):
         total = float(log_probs.sum())
         if options.tokens:
-            tokens = tokenizer.pieces([*ids, tokenizer.end_id])
-            record = {"log_probability": total, "pieces": tokens, "log_probabilities": log_probs.tolist()}
+            tokens = tokenizer.tokens([*ids, tokenizer.end_id])
+            record = {"log_probability": total, "target_tokens": tokens, "log_probabilities": log_probs.tolist()}
             print(json.dumps(record, ensure_ascii=False))
         else:
             print(f"{total:.4f}")

@@ -1,15 +1,18 @@
 """The `transformer train` command, which trains a run and scores its test set."""
 
+import re
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from transformer.cli.options import parse
 from transformer.config import Config
 from transformer.config_files import load_config
+from transformer.errors import InputError
 from transformer.interruption import Interrupted, deferred
 
 
@@ -36,6 +39,12 @@ class TrainingOptions(Config, ExperimentOption):
     save a checkpoint and stop. The same command resumes from the last checkpoint. JAX computes on a GPU or TPU if it
     finds one (pip install 'transformer-jax[cuda12]' or [tpu]), otherwise on the CPU."""
 
+    def __post_init__(self) -> None:
+        """Checks nothing.
+
+        An error at this point would be printed by tyro, with the names of fields instead of options.
+        """
+
 
 def main(arguments: list[str]) -> None:
     """Trains, then scores the test set."""
@@ -60,12 +69,44 @@ def parse_config(arguments: list[str]) -> Config:
     It is the experiment's config, in which the given options replace fields.
 
     Args:
-        arguments: those after the command.
+        arguments: the arguments after the command.
 
     Raises:
         InputError: the experiment cannot be loaded, or an option is invalid.
     """
     experiment, _ = tyro.cli(ExperimentOption, args=arguments, add_help=False, return_unknown_args=True)
-    default = TrainingOptions(experiment.config, **vars(load_config(experiment.config)))
-    options = parse(TrainingOptions, arguments, "train", default=default)
-    return Config(**{field.name: getattr(options, field.name) for field in fields(Config)})
+    config = load_config(experiment.config)
+    values = {field.name: _unchecked(getattr(config, field.name)) for field in fields(Config)}
+    options = parse(TrainingOptions, arguments, "train", default=TrainingOptions(experiment.config, **values))
+    try:
+        return Config(**{field.name: _checked(field.type, getattr(options, field.name)) for field in fields(Config)})
+    except InputError as error:
+        raise InputError(options_in(str(error))) from error
+
+
+def options_in(text: str) -> str:
+    """Replaces names of config fields in a text by options, such as `--model.d-model`."""
+    names = [field.name for field in fields(Config) if not is_dataclass(field.type)]
+    for part in fields(Config):
+        if is_dataclass(part.type):
+            names += [f"{part.name}.{field.name}" for field in fields(part.type)]
+    known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+    # A top-level name may also be an ordinary word, so it must begin the sentence.
+    return re.sub(
+        rf"(?<![\w./-])(?:{known})\b(?!\.\w)",
+        lambda found: f"--{found[0].replace('_', '-')}" if "." in found[0] or found.start() == 0 else found[0],
+        text,
+    )
+
+
+def _unchecked(value: Any) -> Any:
+    """The same part of a config, in a class that checks nothing."""
+    if not is_dataclass(value):
+        return value
+    namespace = {"__post_init__": lambda self: None, "__doc__": type(value).__doc__}
+    unchecked = make_dataclass(type(value).__name__, [], bases=(type(value),), namespace=namespace, frozen=True)
+    return unchecked(**vars(value))
+
+
+def _checked(cls: Any, value: Any) -> Any:
+    return cls(**vars(value)) if is_dataclass(value) else value

@@ -25,7 +25,7 @@ class TranslationOptions(DecodingOptions):
     """Translate standard input to standard output, one line out for each line in.
 
     Input and output are UTF-8. Lines are answered as soon as no more input is waiting, so another program can keep this
-    one open and ask line by line. An empty line stays empty. Everything else is said on standard error.
+    one open and ask line by line. An empty line stays empty. All other messages go to standard error.
 
         transformer translate runs/quickstart < test.en > test.de
         transformer translate runs/quickstart --jsonl --num-best 4 < test.en"""
@@ -35,7 +35,7 @@ class TranslationOptions(DecodingOptions):
     `tokens` (length in tokens, including the end token)."""
     alignments: bool = False
     """With --jsonl, also write `alignment`: for each target token, the index of the source token that it attends to
-    most, or null if either text is longer than the model's positions. `source_pieces` and `target_pieces` are the
+    most, or null if either text is longer than the model's positions. `source_tokens` and `target_tokens` are the
     tokens. `source_offsets` are the start and end of each source token in `source`, in characters."""
 
 
@@ -132,12 +132,12 @@ def _alignments(
     tokenizer = translator.tokenizer
     for (source, target), fits in zip(pairs, fit, strict=True):
         source_tokens, target_tokens = (
-            tokenizer.pieces([*ids, tokenizer.end_id]) for ids in tokenizer.encode_batch([source, target])
+            tokenizer.tokens([*ids, tokenizer.end_id]) for ids in tokenizer.encode_batch([source, target])
         )
         yield {
-            "source_pieces": source_tokens,
+            "source_tokens": source_tokens,
             "source_offsets": [*tokenizer.offsets(source), (len(source), len(source))],
-            "target_pieces": target_tokens,
+            "target_tokens": target_tokens,
             "alignment": next(indices) if fits else None,  # None: translated in chunks
         }
 

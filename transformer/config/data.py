@@ -101,7 +101,8 @@ class DataConfig:
         )
         require(
             self.corpus_config is None or not (self.corpus == "files" or self.is_one_file),
-            f"data.corpus_config={self.corpus_config} is for a Hugging Face dataset, but data.corpus is {self.corpus}.",
+            f"data.corpus_config={self.corpus_config} is for a Hugging Face dataset, but data.corpus is {self.corpus}. "
+            "Set it to None.",
         )
         require(
             self.tsv_columns[0] != self.tsv_columns[1] and min(self.tsv_columns) >= 0,
@@ -116,7 +117,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Byte-level BPE tokenizer, joint for both languages. `model.vocabulary_size` sets its size."""
+    """Byte-level BPE tokenizer, joint for both languages.
+
+    `model.vocabulary_size` sets its size.
+    """
 
     file: str | None = None
     """Path of a `tokenizer.json` to use, instead of training one on the

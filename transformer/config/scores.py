@@ -9,7 +9,10 @@ from transformer.errors import require
 
 @dataclass(frozen=True)
 class ScoresConfig:
-    """Metrics of sacreBLEU to compute, and their settings. The signature of each score records them."""
+    """Metrics of sacreBLEU to compute, and their settings.
+
+    The signature of each score records them.
+    """
 
     metrics: tuple[Literal["bleu", "chrf", "ter"], ...] = ("bleu", "chrf", "ter")
     """Metrics to compute: BLEU, chrF and TER."""

@@ -130,7 +130,7 @@ class Batches:
     Attributes:
         shape: Source tokens of a row, target tokens of a row, and rows of a batch.
         per_epoch: Number of batches per epoch.
-        padding: Share of all source and target positions that hold no token, including those of empty rows.
+        padding: Share of all source and target positions that hold no token, including positions of empty rows.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def decode_lines(data: bytes, name: str) -> list[str]:
     return split_lines(data, name)
 
 
-def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
+def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
     """Splits a text into chunks that fit, by halving it as often as necessary.
 
     Each split is at the sentence end nearest to the middle, if the middle half of the text has one. Otherwise it is
@@ -69,7 +69,7 @@ def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
         if distance <= len(text) // 2:
             middle = min(max(end, 1), len(text) - 1)
             break
-    return [*cut(text[:middle].strip(), fits), *cut(text[middle:].strip(), fits)]
+    return [*split_text(text[:middle].strip(), fits), *split_text(text[middle:].strip(), fits)]
 
 
 def check_text(text: object, name: str) -> None:
@@ -128,7 +128,7 @@ def _line_number(data: bytes, position: int) -> int:
 
 
 def locate(path: str) -> Path:
-    """The path of a file. `package:NAME` is a file that comes with this package."""
+    """The path of a file, where `package:NAME` comes with this package."""
     name = path.removeprefix(PACKAGE)
     return Path(name) if name == path else Path(__file__).parent / name
 

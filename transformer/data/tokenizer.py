@@ -29,7 +29,7 @@ _NUM_BYTES = 256
 _TEXTS = 20_000
 
 
-class Pieces(NamedTuple):
+class TokenizedText(NamedTuple):
     """The tokens of a text in readable form, and the words that they belong to."""
 
     text: str
@@ -243,7 +243,7 @@ class Tokenizer:
         kept = [[int(index) for index in sequence if index not in special] for sequence in sequences]
         return self._tokenizer.decode_batch(kept, skip_special_tokens=True)
 
-    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+    def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """Decodes each token id separately, for display.
 
         Special ids become `<pad>`, `<s>` and `</s>`.
@@ -262,7 +262,7 @@ class Tokenizer:
         ends = [0, *(end for _, end in typed)]
         return [(typed[start][0], ends[end]) if start < end else (ends[end], ends[end]) for start, end in spans]
 
-    def cut(self, text: str) -> Pieces:
+    def tokenize(self, text: str) -> TokenizedText:
         """Splits a text into its tokens in readable form, and their words.
 
         The tokens correspond to the ids of `encode`.
@@ -277,7 +277,7 @@ class Tokenizer:
             parts = [span for _, span in members]
             words.append(normalized[parts[0][0] : parts[-1][1]].strip() or "␣")
             word_of += [word] * len(parts)
-        return Pieces(text, tokens, words, word_of)
+        return TokenizedText(text, tokens, words, word_of)
 
     def _spans(self, text: str) -> tuple[str, list[tuple[int, int]], list[int | None]]:
         """The normalized text, and the start and end and the word of each token.

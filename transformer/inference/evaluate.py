@@ -154,7 +154,7 @@ class Scores:
     def to_json(self) -> str:
         """Formats the scores as the JSON of `scores.json`.
 
-        The keys are those of `by_metric`, with the fields of each score, and the other attributes of this class.
+        The keys of `by_metric`, with the fields of each score, and the other attributes of this class.
         """
         values = dataclasses.asdict(self)
         values = values.pop("by_metric") | {"length_ratio": self.length_ratio, **values, "perplexity": self.perplexity}

@@ -10,7 +10,7 @@ import numpy as np
 
 from transformer.config import SearchConfig
 from transformer.data.lengths import check_lengths
-from transformer.data.text import check_text, cut
+from transformer.data.text import check_text, split_text
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.inference.decoding import Members, SearchIds, decode, longest_source
@@ -169,7 +169,7 @@ def _sources(
         if len(ids) < longest:
             parts = [ids] if text else []
         else:
-            parts = tokenizer.encode_batch(cut(text, lambda part: len(tokenizer.encode(part)) < longest))
+            parts = tokenizer.encode_batch(split_text(text, lambda part: len(tokenizer.encode(part)) < longest))
         lines += [line] * len(parts)
         chunks += parts
     return lines, chunks

@@ -21,7 +21,7 @@ TITLES = {
 }
 REFERENCE = "ours:float32"
 NAMES = {1: "greedy", 4: "beam 4"}
-SPEED, EQUAL = ("speed", "sentences/s"), ("translations equal to those of transformer-jax in float32", "%")
+SPEED, EQUAL = ("speed", "sentences/s"), ("translations equal to the float32 translations of transformer-jax", "%")
 PROCESSOR, BLEU = ("processor time of 1,000 sentences", "s"), ("BLEU", "")
 
 

@@ -8,7 +8,10 @@ from make import FILE
 
 @pytest.fixture(scope="session")
 def corpus():
-    """The rows of each split in the package's file. test_make.py checks that the generator produces them."""
+    """The rows of each split in the package's file.
+
+    test_make.py checks that the generator produces them.
+    """
     found = {}
     for line in lzma.decompress(FILE.read_bytes()).decode().splitlines():
         row = json.loads(line)

@@ -1,4 +1,7 @@
-"""Checks of the rows written by hand, where missing, doubled and irregular forms are mostly typing errors."""
+"""Checks of the rows written by hand.
+
+Missing, doubled and irregular forms are mostly typing errors.
+"""
 
 import re
 from collections import Counter

@@ -56,6 +56,17 @@ def test_fields_that_change_the_next_step_are_refused_by_name(part, field, value
         changes(Config(), replace(Config(), part, **{field: value}), 0)
 
 
+def test_a_refusal_names_every_field_or_counts_them():
+    now = replace(replace(Config(), "model", dropout=0.3), "optimizer", scale=2.0)
+    with pytest.raises(
+        InputError, match=r"^--model\.dropout was .* now 0\.3, and --optimizer\.scale was .* now 2\.0\.$"
+    ):
+        changes(Config(), now, 0)
+    now = replace(replace(now, "model", attention_bias=True), "optimizer", b1=0.8, b2=0.9, epsilon=1e-6)
+    with pytest.raises(InputError, match=r"(--.* was .*){4}, and 2 more options differ\.$"):
+        changes(Config(), now, 0)
+
+
 def test_fields_that_change_no_step_may_change():
     before = Config()
     now = dataclasses.replace(before, run_dir="elsewhere", average=2, compilation_cache=False)

@@ -147,6 +147,9 @@ TYPES = {
     "ModelConfig(norm='group')": "model.norm must be one of layer, rms, batch, but is 'group'.",
     "OptimizerConfig(schedule='warmup_decay', peak=1.0)": "optimizer.schedule must be one of paper, inverse_sqrt, "
     "cosine, warmup_stable_decay, but is 'warmup_decay'. Did you mean warmup_stable_decay?",
+    "DataConfig(normalization='NFC')": "data.normalization must be one of nfc, none, but is 'NFC'. Did you mean nfc?",
+    "ScoresConfig(metrics=('bleu', 'chfr'))": "scores.metrics must be a tuple of bleu, chrf, ter, but is "
+    "('bleu', 'chfr'). Did you mean chrf?",
     "ModelConfig(d_model=512.0)": "model.d_model must be of type int, but is 512.0.",
     "ModelConfig(dropout=True)": "model.dropout must be of type float, but is True.",
     "ModelConfig(scan_unroll='2')": "model.scan_unroll must be of type int or None, but is '2'.",

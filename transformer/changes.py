@@ -12,6 +12,7 @@ from typing import Any
 from transformer.config import Config, OptimizerConfig
 from transformer.errors import InputError
 
+NAMED = 4  # options that a refusal names; it counts the others
 # Fields that say what is logged, validated, saved, kept and searched, or that change a step by rounding only.
 FREE = {
     "run_dir",
@@ -66,30 +67,34 @@ def changes(before: Config, now: Config, step: int) -> dict[str, tuple[Any, Any]
         out.
 
     Raises:
-        InputError: A field differs that changes the next step. The message names it.
+        InputError: Fields differ that change the next step. The message names them, at most `NAMED`.
     """
     old, new = _fields(before), _fields(now)
     found = {name: (old[name], new[name]) for name in new if old[name] != new[name] and name != "run_dir"}
-    for name, (there, here) in found.items():
-        reason = _obstacle(name, before, now, step)
-        if reason is not None:
-            raise InputError(f"--{name.replace('_', '-')} was {there!r} and is now {here!r}{reason}")
+    refused = [
+        f"--{name.replace('_', '-')} was {there!r} and is now {here!r}{reason}"
+        for name, (there, here) in found.items()
+        if (reason := _obstacle(name, before, now, step)) is not None
+    ]
+    if refused:
+        more = [f"{len(refused) - NAMED} more options differ"] if len(refused) > NAMED else []
+        raise InputError(", and ".join(refused[:NAMED] + more) + ".")
     return found
 
 
 def _obstacle(name: str, before: Config, now: Config, step: int) -> str | None:
-    """Returns why a field may not change, as the end of a sentence, or None if it may."""
+    """Returns why a field may not change, to be added to a sentence, or None if it may. Mostly no reason is needed."""
     if name in FREE or name in SOURCES or name.startswith(("search.", "scores.")):
         return None
     if name == "training.accumulation_steps" and now.model.norm != "batch":
         return None
     if name == "training.steps":
         if now.training.steps < step:
-            return f", but {step} steps have already been made."
+            return f", but {step} steps have already been made"
         if step <= min(_independent_updates(config.optimizer, config.training.steps) for config in (before, now)):
             return None
-        return f", which would have changed the learning rate of the {step} steps made so far."
-    return "."
+        return f", which would have changed the learning rate of the {step} steps made so far"
+    return ""
 
 
 def _independent_updates(optimizer: OptimizerConfig, steps: int) -> float:

@@ -35,5 +35,6 @@ def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 def did_you_mean(value: Any, choices: Sequence[str]) -> str:
     """A suggestion such as " Did you mean adam?", empty if nothing is similar."""
-    close = difflib.get_close_matches(str(value), choices, n=1)
-    return f" Did you mean {close[0]}?" if close else ""
+    by_lower_case = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(str(value).lower(), by_lower_case, n=1)
+    return f" Did you mean {by_lower_case[close[0]]}?" if close else ""

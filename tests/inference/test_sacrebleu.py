@@ -114,6 +114,7 @@ def test_the_language_decides_the_tokenizer(language, tokenizer):
         ("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", "ja", "auto", r"sacrebleu\[ja\]"),
         ("sacrebleu.tokenizers.tokenizer_ko_mecab.MeCab", "ko", "auto", r"sacrebleu\[ko\]"),
         (None, "de", "flores200", "sentencepiece"),
+        (None, "de", "spm", "sentencepiece"),
     ],
 )
 def test_a_missing_package_is_named_with_its_command(monkeypatch, module, language, tokenize, package):
@@ -122,8 +123,11 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, module, langua
     else:
         monkeypatch.setattr(module, None)
     metrics = Metrics(ScoresConfig(tokenize=tokenize), language)
+    name = metrics.tokenize if tokenize == "auto" else tokenize  # as the user knows it
     for attempt in (metrics.bleu, metrics.chosen, lambda: score_translations(["a"], ["a"], metrics=metrics)):
-        with pytest.raises(InputError, match=rf"Run pip install '{package}', or choose another tokenizer with --tok"):
+        with pytest.raises(
+            InputError, match=rf"tokenizer {name} needs .*'{package}', or choose another tokenizer with --tok"
+        ):
             attempt()
     chrf = Metrics(ScoresConfig(tokenize=tokenize, metrics=("chrf",)), language)  # needs no tokenizer
     assert score_translations(["a"], ["a"], metrics=chrf, bootstrap=2).chrf.score == 100
@@ -143,7 +147,7 @@ def test_nothing_is_downloaded_unless_its_name_is_given(monkeypatch):
     for language in ("de", "zh", "th"):
         Metrics(language=language).chosen()
     assert asked == []
-    with pytest.raises(InputError, match=r"flores101 of BLEU cannot be downloaded \(no network\)"):
+    with pytest.raises(InputError, match=r"The tokenizer spm of BLEU cannot be downloaded \(no network\)"):
         Metrics(ScoresConfig(tokenize="spm")).bleu()
     assert len(asked) == 1
 

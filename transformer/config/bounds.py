@@ -84,6 +84,8 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 def _expected(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    if choices := _choices_of_items(hint):
+        return f"a tuple of {', '.join(choices)}"
     return f"of type {' or '.join(map(_type_name, _alternatives(hint)))}"
 
 
@@ -94,4 +96,12 @@ def _type_name(hint: Any) -> str:
 
 
 def _closest(value: Any, hint: Any) -> str:
+    if (choices := _choices_of_items(hint)) and isinstance(value, tuple):
+        return did_you_mean(next(item for item in value if item not in choices), choices)
     return did_you_mean(value, typing.get_args(hint) if typing.get_origin(hint) is Literal else ())
+
+
+def _choices_of_items(hint: Any) -> tuple[str, ...]:
+    """Returns the choices of each item if the annotation is a tuple of choices, and nothing otherwise."""
+    item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+    return typing.get_args(item) if typing.get_origin(item) is Literal else ()

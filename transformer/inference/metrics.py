@@ -72,19 +72,21 @@ class Metrics:
         Raises:
             InputError: The tokenizer needs a package that is not installed, or its model cannot be downloaded.
         """
-        name, other = self.tokenize, "or choose another tokenizer with --tokenize (--scores.tokenize for train)."
+        name = self.tokenize
+        given = name if self.config.tokenize == "auto" else self.config.tokenize
+        other = "or choose another tokenizer with --tokenize (--scores.tokenize for train)."
         try:
             return BLEU(tokenize=name, lowercase=self.config.lowercase)
         except (ImportError, RuntimeError) as error:  # the MeCab tokenizers raise RuntimeError
             if name not in PACKAGES:
                 raise
             raise InputError(
-                f"BLEU with the tokenizer {name} needs a package that is missing or unusable. Run pip install "
+                f"BLEU with the tokenizer {given} needs a package that is missing or unusable. Run pip install "
                 f"'{PACKAGES[name]}', {other}"
             ) from error
         except OSError as error:
             raise InputError(
-                f"The tokenizer {name} of BLEU cannot be downloaded ({error}). Try again, {other}"
+                f"The tokenizer {given} of BLEU cannot be downloaded ({error}). Try again, {other}"
             ) from error
 
     def chrf(self) -> CHRF:

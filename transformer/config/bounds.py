@@ -97,7 +97,7 @@ def _type_name(hint: Any) -> str:
 
 def _closest(value: Any, hint: Any) -> str:
     if (choices := _choices_of_items(hint)) and isinstance(value, tuple):
-        return did_you_mean(next(item for item in value if item not in choices), choices)
+        return did_you_mean(next((item for item in value if item not in choices), ""), choices)
     return did_you_mean(value, typing.get_args(hint) if typing.get_origin(hint) is Literal else ())
 
 

@@ -126,11 +126,13 @@ def test_freed_memory_is_kept_only_where_glibc_is(no_plugins, monkeypatch):
 @pytest.mark.parametrize(("prepare", "kept"), [("pass", False), ("runtime.keep_freed_memory()", True)])
 def test_memory_that_was_freed_is_used_again_without_page_faults(monkeypatch, prepare: str, kept: bool):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("NUMPY_MADVISE_HUGEPAGE", "0")
     program = (
         "import resource\nimport numpy as np\nfrom transformer import runtime\n"
         f"{prepare}\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "np.ones(2**23)\nbefore = faults()\nnp.ones(2**23)\nprint(faults() - before < 100)"  # 64 MiB are 16,384 pages
+        # 64 MiB are 16,384 pages, or 32 where the kernel gives out huge ones.
+        "np.ones(2**23)\nbefore = faults()\nnp.ones(2**23)\nprint(faults() - before < 16)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == f"{kept}\n"

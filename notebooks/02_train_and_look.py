@@ -17,7 +17,7 @@
 # example is a pronoun. German has *er*, *sie* and *es* for "it", depending on the gender of the noun that it stands
 # for. So a model that translates "it" correctly must have found that noun.
 #
-# **Time.** About 20 seconds on two CPU cores, once the quickstart is trained. Training it takes about four minutes.
+# **Time.** About 25 seconds on two CPU cores, once the quickstart is trained. Training it takes about four minutes.
 
 # %%
 from pathlib import Path

@@ -20,7 +20,7 @@
 # the position of the norm and the warm-up shape the first gradients. Small models show it, trained here on the
 # quickstart's corpus.
 #
-# **Time.** About 55 seconds on two CPU cores.
+# **Time.** About 70 seconds on two CPU cores.
 
 # %%
 # %matplotlib inline

@@ -112,10 +112,8 @@ def load_members(options: RunOptions) -> tuple["Translator", list[Member]]:
     named = [(options.run, options.checkpoint), *(named_checkpoint(other, options.checkpoint) for other in others)]
     with stage(f"loading {options.run}", partial(print, file=sys.stderr, flush=True)):
         loaded = [load(run, checkpoint, options.average, options.dtype) for run, checkpoint in named]
-    translator, members = (
-        ensemble(loaded),
-        [Member(run, [*one.checkpoints]) for (run, _), one in zip(named, loaded, strict=True)],
-    )
+    translator = ensemble(loaded)
+    members = [Member(run, [*one.checkpoints]) for (run, _), one in zip(named, loaded, strict=True)]
     if isinstance(options, DecodingOptions):  # so that forced decoding has the batch size of the options, too
         config = dataclasses.replace(translator.config, search=options.search)
         translator = dataclasses.replace(translator, config=config)

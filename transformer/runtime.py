@@ -1,4 +1,4 @@
-"""Settings that must be made before JAX starts, and the devices that JAX finds."""
+"""The environment, settings that must be made before JAX starts, and the devices that JAX finds."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from transformer.errors import InputError, require_choice
+from transformer.errors import InputError, require, require_choice
 
 CACHED_FROM = 0.1  # seconds of compilation; loading a faster one from the cache would save nothing
 
@@ -16,6 +16,18 @@ CACHED_FROM = 0.1  # seconds of compilation; loading a faster one from the cache
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 # Oldest major driver versions that support CUDA 12 and CUDA 13.
 _CUDA12_DRIVER, _CUDA13_DRIVER = 525, 580
+
+
+def require_bootstrap_seed() -> None:
+    """Raises InputError if SACREBLEU_SEED, sacreBLEU's seed of the bootstrap, is set to what is no seed.
+
+    sacreBLEU itself would notice only after everything is translated.
+    """
+    seed = os.environ.get("SACREBLEU_SEED", "none")
+    require(
+        seed.lower() == "none" or seed.isdecimal(),
+        f"SACREBLEU_SEED must be a non-negative integer or none, but is {seed!r}. Correct or unset it.",
+    )
 
 
 def use_compilation_cache() -> None:

@@ -12,6 +12,7 @@ from command_line import ROOT, Result, assert_refused, call
 from transformer.cli import main, process, usage
 from transformer.config import Config
 from transformer.errors import InputError
+from transformer.runtime import require_bootstrap_seed
 
 PROGRAM = [sys.executable, "-c", "import sys; from transformer.cli import main; sys.exit(main())"]
 
@@ -86,7 +87,7 @@ def test_no_other_file_gets_the_number_of_a_closed_stream(tmp_path: Path):
 def test_the_seed_of_sacrebleu(monkeypatch, seed, usable):
     monkeypatch.setenv("SACREBLEU_SEED", seed)
     if usable:
-        process.require_environment()
+        require_bootstrap_seed()
     else:
         message = f"error: SACREBLEU_SEED must be a non-negative integer or none, but is '{seed}'"
         assert_refused(call("evaluate", "none"), message)

@@ -14,7 +14,7 @@ from itertools import takewhile
 from transformer.cli import process
 from transformer.errors import InputError, did_you_mean
 from transformer.interruption import Interrupted
-from transformer.runtime import keep_freed_memory
+from transformer.runtime import keep_freed_memory, require_bootstrap_seed
 
 COMMANDS = {
     "train": "train a model on a parallel corpus, then score it on the test set",
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             known = did_you_mean(given[0], [*COMMANDS]) or f" The commands are {', '.join(COMMANDS)}."
             raise InputError(f"Unknown command {given[0]}.{known}")
         process.require_streams(given[0])
-        process.require_environment()
+        require_bootstrap_seed()  # before anything is translated
         given = [process.expand_home(argument) for argument in given]
         refuse_repeated_options(given[1:])
         keep_freed_memory()

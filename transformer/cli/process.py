@@ -1,6 +1,6 @@
 """What a process is started with, and how errors name options.
 
-Standard streams, arguments and environment are checked before a command runs.
+Standard streams and arguments are checked before a command runs.
 """
 
 import os
@@ -48,18 +48,6 @@ def require_utf8(arguments: Sequence[str]) -> None:
                 f"The argument {argument!a} is not {encoding.upper()}{reason}. Use UTF-8, in a UTF-8 locale or with "
                 "PYTHONUTF8=1."
             ) from error
-
-
-def require_environment() -> None:
-    """Raises InputError if the seed for sacreBLEU is invalid.
-
-    sacreBLEU itself would notice only after everything is translated.
-    """
-    seed = os.environ.get("SACREBLEU_SEED", "none")
-    require(
-        seed.lower() == "none" or seed.strip().isdecimal(),
-        f"SACREBLEU_SEED must be a non-negative integer or none, but is {seed!r}.",
-    )
 
 
 def expand_home(argument: str) -> str:

@@ -1,6 +1,5 @@
 """The metrics of sacreBLEU, with a tokenizer that suits the target language."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from sacrebleu.metrics.ter import TER, TERScore
 
 from transformer.config import Config, ScoresConfig
 from transformer.errors import InputError
+from transformer.runtime import require_bootstrap_seed
 
 # Tokenizers of sacreBLEU by the primary subtag of a language code, so that zh-CN and zho_Hans count as Chinese.
 TOKENIZERS = {
@@ -108,11 +108,7 @@ class Metrics:
             InputError: The BLEU metric cannot be made, or the environment variable SACREBLEU_SEED (the seed of the
                 bootstrap) is not a number.
         """
-        seed = os.environ.get("SACREBLEU_SEED", "none")
-        if seed.lower() != "none" and not seed.isdecimal():
-            raise InputError(
-                f"SACREBLEU_SEED must be a non-negative integer or none, but is {seed!r}. Correct or unset it."
-            )
+        require_bootstrap_seed()
         makers = {"bleu": self.bleu, "chrf": self.chrf, "ter": self.ter}
         return {name: make() for name, make in makers.items() if name in self.config.metrics}
 

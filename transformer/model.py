@@ -238,9 +238,9 @@ class Transformer(nn.Module):
         """Returns the output embedding [V, D]."""
         return self.output_embedding if self.config.shared_embeddings == "none" else self.target_table()
 
-    def output_bias(self) -> Array:
-        """Returns the bias of the logits [V], zeros if the model has none."""
-        return self.logits_bias if self.config.final_logits_bias else jnp.zeros(self.config.vocabulary_size)
+    def output_bias(self) -> Array | None:
+        """Returns the bias of the logits [V], or None if the model has none."""
+        return self.logits_bias if self.config.final_logits_bias else None
 
     def _both(
         self, source: Side, target: Side, dropout: DropoutKey | None, return_weights: bool

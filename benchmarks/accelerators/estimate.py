@@ -241,7 +241,7 @@ def _cost(program: Program, instruction: Instruction, operands: list[Instruction
 def fusion_bytes(body: list[Instruction], operands: list[Instruction], results: int) -> int:
     """The number of bytes that a fusion moves.
 
-    For an operand that is only sliced, the slice counts. A result that updates a slice of an operand is written in
+    For an operand that is only sliced, the slices count, at most as much as the operand. A result that updates a slice of an operand is written in
     place, so only the update counts.
 
     Args:
@@ -262,13 +262,14 @@ def fusion_bytes(body: list[Instruction], operands: list[Instruction], results: 
             if name not in parameters:
                 continue
             number = parameters[name]
-            moved = operands[number].bytes if number < len(operands) else 0
-            if index == 0 and instruction.opcode in ("dynamic-slice", "gather"):
+            whole = operands[number].bytes if number < len(operands) else 0
+            moved = whole
+            if index == 0 and instruction.opcode in ("slice", "dynamic-slice", "gather"):
                 moved = instruction.bytes
             elif index == 0 and instruction.opcode == "dynamic-update-slice":
                 written += fused[instruction.operands[1]].bytes - instruction.bytes
                 moved = 0
-            read[number] = max(read[number], moved)
+            read[number] = min(read[number] + moved, whole)
     return sum(read.values()) + max(written, 0)
 
 

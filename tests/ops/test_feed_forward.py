@@ -40,9 +40,16 @@ def test_an_unknown_activation_is_refused():
         feed_forward(*map(jnp.float32, arguments()), activation="Relu")
 
 
-def test_feed_forward_with_a_linear_map_that_is_written_out(written_out, dtype, assert_matches):
-    function = partial(feed_forward, activation="gelu", linear=written_out.linear)
-    assert_matches(function, partial(reference, "gelu"), arguments(), dtype, activations=1)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_feed_forward_written_out(written_out, activation, dtype, assert_matches):
+    implementation = {"linear": written_out.linear, "activations": written_out.activations}
+    function = partial(feed_forward, activation=activation, **implementation)
+    assert_matches(function, partial(reference, activation), arguments(), dtype, activations=1)
+
+
+def test_relu_has_no_gradient_at_0(ops):
+    x = jnp.array([-1.0, -0.0, 0.0, 1.0])
+    np.testing.assert_array_equal(jax.grad(lambda x: ops.activations["relu"](x).sum())(x), [0, 0, 0, 1])
 
 
 def test_gelu_is_the_exact_one_not_the_tanh_approximation():

@@ -47,6 +47,11 @@ MAPPED, ROWS = 3, 2
 # all of them below a mapped axis.
 CASES: dict[str, tuple[Callable, list[tuple[int, ...]], list[tuple[str, tuple[int, ...]]]]] = {
     "linear": (lambda ops, *arrays: ops.linear(*arrays), [(ROWS, 9, 32), (32, 24), (24,)], []),
+    "activations": (
+        lambda ops, x: {name: activation(x) for name, activation in ops.activations.items()},
+        [(ROWS, 9, 32)],
+        [],
+    ),
     "output_logits": (lambda ops, *arrays: ops.output_logits(*arrays), [(ROWS, 9, 32), (40, 32), (40,)], []),
     "attention": (
         attend,

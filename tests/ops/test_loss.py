@@ -13,7 +13,7 @@ from transformer.ops.loss import CHUNK
 
 @pytest.fixture
 def cross_entropy(ops):
-    """In chunks of 4 tokens; an accelerator's hold 512 at least, so that there is one."""
+    """In chunks of 4 tokens; an accelerator's hold 64 at least, so that there is one."""
     return ops.cross_entropy if ops is ACCELERATOR else partial(ops.cross_entropy, chunk=4)
 
 
@@ -75,7 +75,7 @@ def test_value_and_gradients_are_those_of_the_formula(cross_entropy, label_smoot
 
 
 def test_many_tokens_are_as_many_chunks(ops, monkeypatch, assert_close):
-    """1,100 tokens in chunks of 512, the size that the model leaves to the implementation: the last is filled up."""
+    """1,100 tokens in three chunks, of 512 tokens, or on an accelerator of equal size. The last is filled up."""
     vocabulary = 11
     monkeypatch.setattr(implementation, "LOGITS_OF_A_CHUNK", 512 * vocabulary)
     arrays, targets, mask = arguments(1100, vocabulary)
@@ -90,7 +90,8 @@ def test_many_tokens_are_as_many_chunks(ops, monkeypatch, assert_close):
     assert_close(total, reference(*exact, **given), "float32")
     for gradient, expected in zip(gradients, reference_gradients(*exact, **given), strict=True):
         assert_close(gradient, expected, "float32")
-    assert f"f32[512,{vocabulary}]" in str(jax.make_jaxpr(loss)(*arrays))
+    size = 384 if ops is ACCELERATOR else 512
+    assert f"f32[{size},{vocabulary}]" in str(jax.make_jaxpr(loss)(*arrays))
 
 
 def test_gradients_are_those_of_finite_differences(cross_entropy, assert_matches):
@@ -196,10 +197,15 @@ def test_all_the_logits_never_exist(ops, label_smoothing):
     assert min(largest(control, tokens, vocabulary)) >= tokens * vocabulary
 
 
-def test_chunks_of_an_accelerator_are_as_large_as_its_memory_allows():
+def test_chunks_of_an_accelerator_are_few_and_of_equal_size():
+    """Padding in the last chunk costs as much as tokens do: it is less than 64 tokens a chunk."""
+    tokens = 390 * 64
+
     def loss(*arrays):
         return ACCELERATOR.cross_entropy(*arrays)[0]
 
-    for vocabulary in (1000, 32_000):
-        for size in largest(loss, 2**20, vocabulary):
-            assert LOGITS_OF_A_CHUNK - CHUNK * vocabulary < size <= LOGITS_OF_A_CHUNK
+    for vocabulary, chunks in ((1000, 1), (37_000, 4), (65_000, 7)):
+        assert math.ceil(tokens * vocabulary / LOGITS_OF_A_CHUNK) == chunks
+        for size in largest(loss, tokens, vocabulary):
+            assert size % (64 * vocabulary) == 0
+            assert 0 <= chunks * size // vocabulary - tokens < 64 * chunks

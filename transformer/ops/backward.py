@@ -11,6 +11,7 @@ The functions are the same on every backend; only `Products` differs.
 import math
 from collections.abc import Callable
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from jaxtyping import Float, Shaped
 
 from transformer.ops.attention import masked_softmax
 from transformer.ops.dropout import DropoutKey, keep_mask, scale_kept
+from transformer.ops.feed_forward import ACTIVATIONS as PLAIN_ACTIVATIONS
 from transformer.ops.dropout import dropout as plain_dropout
 
 custom_vjp: Any = jax.custom_vjp  # its annotations lose the return type of the decorated function
@@ -53,11 +55,12 @@ def linear(
 
 
 def output_logits(
-    products: Products, hidden: Float[Array, "*batch D"], embedding: Float[Array, "V D"], bias: Float[Array, " V"]
+    products: Products, hidden: Float[Array, "*batch D"], embedding: Float[Array, "V D"], bias: Float[Array, " V"] | None = None
 ) -> Float[Array, "*batch V"]:
     """Computes `ops.output_logits`, with the embedding in the dtype of `hidden`."""
     rows = _rows(hidden)
-    logits = _product_transposed(products, rows, embedding.astype(rows.dtype)) + bias
+    logits = _product_transposed(products, rows, embedding.astype(rows.dtype))
+    logits = logits if bias is None else logits + bias
     return logits.reshape(*hidden.shape[:-1], -1)
 
 
@@ -94,6 +97,25 @@ def merge_heads(products: Products, x: Float[Array, "*batch H T E"]) -> Float[Ar
     """Computes `ops.merge_heads`."""
     *batch, heads, length, size = x.shape
     return products.move_axis(x, -3, -2).reshape(*batch, length, heads * size)
+
+
+@custom_vjp
+def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Computes max(0, x). Its residual is the result, which the next product needs anyway."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y: Array, g: Array) -> tuple[Array]:
+    return (jnp.where(y > 0, g, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+ACTIVATIONS = MappingProxyType({**PLAIN_ACTIVATIONS, "relu": relu})
 
 
 @partial(custom_vjp, nondiff_argnums=(0,))

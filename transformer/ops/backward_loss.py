@@ -1,10 +1,12 @@
 """The loss of `ops` with its backward pass written out, as in `backward.py`."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Shaped
 
 from transformer.ops.backward import Products, custom_vjp
@@ -12,16 +14,29 @@ from transformer.ops.loss import cross_entropy as plain_cross_entropy
 from transformer.ops.loss import in_chunks
 
 
+class Logits(NamedTuple):
+    """How a backend computes the logits of a chunk, and their softmax.
+
+    Attributes:
+        dtype: Dtype in which the logits are stored; None for that of `hidden`.
+        softmax: Function of logits [N, V]. It returns probabilities in float32, and the log of each denominator [N, 1].
+    """
+
+    dtype: DTypeLike | None
+    softmax: Callable[[Array], tuple[Array, Array]]
+
+
 def cross_entropy(
     products: Products,
     hidden: Float[Array, "N D"],
     embedding: Float[Array, "V D"],
-    bias: Float[Array, " V"],
+    bias: Float[Array, " V"] | None,
     targets: Int[Array, " N"],
     mask: Shaped[Array, " N"],
     *,
     label_smoothing: float | Float[Array, ""] = 0.0,
     chunk: int,
+    logits: Logits,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Computes `ops.cross_entropy`, forming each chunk's logits only once.
 
@@ -33,66 +48,98 @@ def cross_entropy(
     if isinstance(label_smoothing, Array):
         return plain_cross_entropy(hidden, embedding, bias, targets, mask, label_smoothing=label_smoothing, chunk=chunk)
     chunks = in_chunks(hidden, targets, mask, chunk)
-    return _loss_sum(products, label_smoothing, chunks, embedding, bias), mask.sum(dtype=jnp.float32)
+    settings = Settings(products, logits, label_smoothing)
+    return _loss_sum(settings, chunks, embedding, bias), mask.sum(dtype=jnp.float32)
+
+
+def softmax_in_two_passes(logits: Array) -> tuple[Array, Array]:
+    """Computes a softmax from the maximum and the sum. The exponentials are computed once, for sum and quotient."""
+    top = logits.max(axis=-1, keepdims=True)
+    exponentials = jnp.exp(logits - top)
+    total = exponentials.sum(axis=-1, keepdims=True)
+    return exponentials / total, jnp.log(total) + top
+
+
+def softmax_in_one_pass(logits: Array) -> tuple[Array, Array]:
+    """Computes maximum and sum in one pass over the logits, which are large (Milakov and Gimelshein 2018)."""
+    logits = logits.astype(jnp.float32)
+
+    def combine(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+        top = jnp.maximum(one[0], other[0])
+        return top, sum(total * jnp.exp(own - top) for own, total in (one, other))
+
+    start = jnp.finfo(jnp.float32).min, jnp.float32(0)
+    top, total = lax.reduce((logits, jnp.ones_like(logits)), start, combine, (logits.ndim - 1,))
+    log_total = (top + jnp.log(total))[..., None]
+    return jnp.exp(logits - log_total), log_total
+
+
+class Settings(NamedTuple):
+    """What is known of a loss when it is traced."""
+
+    products: Products
+    logits: Logits
+    label_smoothing: float
 
 
 def _chunk_loss(
-    products: Products,
-    label_smoothing: float,
-    chunk: tuple[Array, Array, Array],
-    embedding: Array,
-    bias: Array,
+    settings: Settings, chunk: tuple[Array, Array, Array], embedding: Array, bias: Array | None
 ) -> tuple[Array, Array]:
     """Computes the loss of one chunk, and its gradient with respect to the logits."""
-    hidden, targets, mask = chunk
-    logits = products.dot(hidden, embedding, (1, 1), 0, jnp.float32) + bias
-    size = logits.shape[-1]
-    top = logits.max(axis=-1, keepdims=True)
-    exponentials = jnp.exp(logits - top)  # shared: no pass over the logits costs more
-    total = exponentials.sum(axis=-1, keepdims=True)
-    true_logit = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    expected = (1.0 - label_smoothing) * true_logit
-    if label_smoothing:
-        expected += label_smoothing * logits.mean(axis=-1)
-    loss = jnp.sum(((jnp.log(total) + top)[:, 0] - expected) * mask)
+    (hidden, targets, mask), smoothing, size = chunk, settings.label_smoothing, embedding.shape[0]
+    logits = settings.products.dot(hidden, embedding, (1, 1), 0, settings.logits.dtype or hidden.dtype)
+    logits = logits if bias is None else (logits + bias).astype(logits.dtype)
+    probabilities, log_total = settings.logits.softmax(logits)
+    true_logit = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0].astype(jnp.float32)
+    expected = (1.0 - smoothing) * true_logit
+    if smoothing:
+        # The mean of the logits, from the mean of the embedding's rows: the logits are not read for it.
+        mean = (hidden.astype(jnp.float32) * embedding.astype(jnp.float32).mean(0)).sum(-1)
+        expected += smoothing * (mean if bias is None else mean + bias.mean())
+    loss = jnp.sum((log_total[:, 0] - expected) * mask)
     is_true = jnp.arange(size) == targets[:, None]
-    wanted = jnp.where(is_true, 1.0 - label_smoothing, 0.0) + label_smoothing / size
-    return loss, (exponentials / total - wanted) * mask[:, None]
+    wanted = jnp.where(is_true, 1.0 - smoothing, 0.0) + smoothing / size
+    return loss, (probabilities - wanted) * mask[:, None]
 
 
-@partial(custom_vjp, nondiff_argnums=(0, 1))
-def _loss_sum(
-    products: Products, label_smoothing: float, chunks: tuple[Array, Array, Array], embedding: Array, bias: Array
-) -> Array:
-    embedding, bias = embedding.astype(chunks[0].dtype), bias.astype(jnp.float32)
+@partial(custom_vjp, nondiff_argnums=(0,))
+def _loss_sum(settings: Settings, chunks: tuple[Array, Array, Array], embedding: Array, bias: Array | None) -> Array:
+    embedding, bias = embedding.astype(chunks[0].dtype), _in_float32(bias)
 
     def add(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        return total + _chunk_loss(products, label_smoothing, chunk, embedding, bias)[0], None
+        return total + _chunk_loss(settings, chunk, embedding, bias)[0], None
 
     return lax.scan(add, jnp.zeros(()), chunks)[0]
 
 
 def _loss_sum_forward(
-    products: Products, label_smoothing: float, chunks: tuple[Array, Array, Array], embedding: Array, bias: Array
+    settings: Settings, chunks: tuple[Array, Array, Array], embedding: Array, bias: Array | None
 ) -> tuple[Array, tuple]:
-    weights, offset = embedding.astype(chunks[0].dtype), bias.astype(jnp.float32)
+    weights, offset = embedding.astype(chunks[0].dtype), _in_float32(bias)
+    dot, move_axis = settings.products.dot, settings.products.move_axis
 
-    def add(sums: tuple[Array, Array, Array], chunk: tuple[Array, Array, Array]) -> tuple[tuple, Array]:
+    def add(sums: tuple[Array, Array, Array | None], chunk: tuple[Array, Array, Array]) -> tuple[tuple, Array]:
         total, dweights, doffset = sums
-        loss, dlogits = _chunk_loss(products, label_smoothing, chunk, weights, offset)
+        loss, dlogits = _chunk_loss(settings, chunk, weights, offset)
         dlogits = dlogits.astype(weights.dtype)
-        dhidden = products.dot(dlogits, weights, (1, 0), 0, weights.dtype)
-        dweights += products.dot(products.move_axis(chunk[0], -1, 0), dlogits, (1, 0), 0, jnp.float32)
-        return (total + loss, dweights, doffset + dlogits.sum(0, dtype=jnp.float32)), dhidden
+        dhidden = dot(dlogits, weights, (1, 0), 0, weights.dtype)
+        dweights += dot(move_axis(chunk[0], -1, 0), dlogits, (1, 0), 0, jnp.float32)
+        doffset = None if doffset is None else doffset + dlogits.sum(0, dtype=jnp.float32)
+        return (total + loss, dweights, doffset), dhidden
 
-    zeros = jnp.zeros(()), jnp.zeros(weights.shape[::-1]), jnp.zeros(offset.shape)
+    zeros = jnp.zeros(()), jnp.zeros(weights.shape[::-1]), None if offset is None else jnp.zeros(offset.shape)
     (total, dweights, doffset), dhidden = lax.scan(add, zeros, chunks)
-    return total, (dhidden, dweights.T.astype(embedding.dtype), doffset.astype(bias.dtype))
+    dbias = None if bias is None else doffset.astype(bias.dtype)
+    return total, (dhidden, dweights.T.astype(embedding.dtype), dbias)
 
 
-def _loss_sum_backward(products: Products, label_smoothing: float, saved: tuple[Array, Array, Array], g: Array) -> Any:
+def _loss_sum_backward(settings: Settings, saved: tuple[Array, Array, Array | None], g: Array) -> Any:
     dhidden, dembedding, dbias = saved
-    return (dhidden * g.astype(dhidden.dtype), None, None), dembedding * g, dbias * g
+    return (dhidden * g.astype(dhidden.dtype), None, None), dembedding * g, None if dbias is None else dbias * g
 
 
 _loss_sum.defvjp(_loss_sum_forward, _loss_sum_backward)
+
+
+def _in_float32(bias: Array | None) -> Array | None:
+    return None if bias is None else bias.astype(jnp.float32)

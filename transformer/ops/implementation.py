@@ -1,6 +1,7 @@
 """Selection of the functions that a model calls, by name and backend."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -12,12 +13,19 @@ from transformer.errors import require_choice
 from transformer.ops import backward, backward_loss, cpu
 from transformer.ops.attention import merge_heads, scaled_dot_product_attention, split_heads
 from transformer.ops.backward import Products
+from transformer.ops.backward_loss import Logits, softmax_in_one_pass, softmax_in_two_passes
 from transformer.ops.dropout import dropout
+from transformer.ops.feed_forward import ACTIVATIONS
 from transformer.ops.linear import linear, output_logits
-from transformer.ops.loss import CHUNK, cross_entropy
+from transformer.ops.loss import cross_entropy
 from transformer.ops.normalization import layer_norm
 
-LOGITS_OF_A_CHUNK = 2**28  # elements, or 1 GiB in float32, on an accelerator
+LOGITS_OF_A_CHUNK = 2**28  # elements, or 512 MiB in bfloat16, on an accelerator
+ROWS = 64  # of a tile that an accelerator multiplies: a chunk has a multiple of them
+
+
+IN_FLOAT32 = Logits(jnp.float32, softmax_in_two_passes)
+AS_HIDDEN = Logits(None, softmax_in_one_pass)
 
 
 class Implementation(NamedTuple):
@@ -28,6 +36,7 @@ class Implementation(NamedTuple):
     """
 
     linear: Callable[..., Array]
+    activations: Mapping[str, Callable[[Array], Array]]
     output_logits: Callable[..., Array]
     attention: Callable[..., tuple[Array, Array | None]]
     split_heads: Callable[..., Array]
@@ -60,6 +69,7 @@ def select(name: Literal["auto", "plain"], backend: str) -> Implementation:
 def _written_out(products: Products, cross_entropy: Callable[..., tuple[Array, Array]]) -> Implementation:
     return Implementation(
         linear=partial(backward.linear, products),
+        activations=backward.ACTIVATIONS,
         output_logits=partial(backward.output_logits, products),
         attention=partial(backward.scaled_dot_product_attention, products),
         split_heads=partial(backward.split_heads, products),
@@ -80,12 +90,16 @@ def _product_transposed(a: Array, b: Array) -> Array:
 
 
 def _cross_entropy(products: Products, hidden: Array, embedding: Array, *rest: Array, **options: Any) -> Any:
-    chunk = max(LOGITS_OF_A_CHUNK // embedding.shape[0] // CHUNK, 1) * CHUNK
-    return backward_loss.cross_entropy(products, hidden, embedding, *rest, chunk=chunk, **options)
+    """In as few chunks as memory allows, of equal size, because the last one is filled up with padding."""
+    tokens, vocabulary = hidden.shape[0], embedding.shape[0]
+    chunks = math.ceil(tokens * vocabulary / LOGITS_OF_A_CHUNK)
+    chunk = math.ceil(tokens / chunks / ROWS) * ROWS
+    return backward_loss.cross_entropy(products, hidden, embedding, *rest, chunk=chunk, logits=AS_HIDDEN, **options)
 
 
 PLAIN = Implementation(
     linear=linear,
+    activations=ACTIVATIONS,
     output_logits=output_logits,
     attention=scaled_dot_product_attention,
     split_heads=split_heads,
@@ -94,5 +108,5 @@ PLAIN = Implementation(
     dropout=dropout,
     cross_entropy=cross_entropy,
 )
-CPU = _written_out(cpu.PRODUCTS, partial(backward_loss.cross_entropy, chunk=cpu.CHUNK))
+CPU = _written_out(cpu.PRODUCTS, partial(backward_loss.cross_entropy, chunk=cpu.CHUNK, logits=IN_FLOAT32))
 ACCELERATOR = _written_out(Products(_dot, _product_transposed, jnp.moveaxis), _cross_entropy)

@@ -25,7 +25,7 @@ def linear(
 
 
 def output_logits(
-    hidden: Float[Array, "*batch D"], embedding: Float[Array, "V D"], bias: Float[Array, " V"]
+    hidden: Float[Array, "*batch D"], embedding: Float[Array, "V D"], bias: Float[Array, " V"] | None = None
 ) -> Float[Array, "*batch V"]:
     """Computes the logits of the output layer (section 3.4).
 
@@ -34,9 +34,10 @@ def output_logits(
     Args:
         hidden: Output h of the decoder.
         embedding: Output embedding W, one row for each token of the vocabulary.
-        bias: Bias b of the logits; zeros in the paper's model.
+        bias: Bias b of the logits; None for the paper's model, which has none.
 
     Returns:
         The logits in float32.
     """
-    return jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), embedding) + bias
+    logits = jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), embedding)
+    return logits if bias is None else logits + bias

@@ -16,7 +16,7 @@ CHUNK = 512  # tokens whose logits exist at the same time
 def cross_entropy(
     hidden: Float[Array, "N D"],
     embedding: Float[Array, "V D"],
-    bias: Float[Array, " V"],
+    bias: Float[Array, " V"] | None,
     targets: Int[Array, " N"],
     mask: Shaped[Array, " N"],
     *,

@@ -1,5 +1,7 @@
 """Boolean attention masks (section 3.2.3), True where a query may attend."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Int, Shaped
@@ -94,3 +96,49 @@ def segment_mask(query_segments: Int[Array, "B Q"], key_segments: Int[Array, "B 
     """
     query, key = query_segments[:, None, :, None], key_segments[:, None, None, :]
     return (query == key) & (key != 0)
+
+
+class AttentionMask(NamedTuple):
+    """Which keys each query may attend to, without an array of queries and keys.
+
+    Attributes:
+        queries: Segment of each query, from 1; 0 is padding, which attends to nothing. None makes each row one
+            segment.
+        keys: Segment of each key. If `queries` is None, True for tokens and False for padding. None if there is no
+            padding.
+        is_causal: Whether no query attends to a key after its own position.
+    """
+
+    queries: Int[Array, "B Q"] | None
+    keys: Shaped[Array, "B K"] | None
+    is_causal: bool = False
+
+    def dense(self, length: int) -> Bool[Array, "#B 1 #Q K"] | None:
+        """Makes the mask as an array that broadcasts to [B, H, Q, K].
+
+        Args:
+            length: Number of queries Q.
+
+        Returns:
+            True where a query may attend to a key, or None if every query may attend to every key.
+        """
+        if self.queries is not None and self.keys is not None:
+            allowed = segment_mask(self.queries, self.keys)
+        else:
+            allowed = None if self.keys is None else padding_mask(self.keys)
+        if not self.is_causal:
+            return allowed
+        causal = causal_mask(length)
+        return causal if allowed is None else causal & allowed
+
+    def segments(self, batch: int, queries: int, keys: int) -> tuple[Int[Array, "B Q"], Int[Array, "B K"]]:
+        """Makes the segments of all queries and keys. A row that is one segment has segment 1.
+
+        Args:
+            batch: Number of rows B.
+            queries: Number of queries Q.
+            keys: Number of keys K.
+        """
+        of_queries = jnp.ones((batch, queries), jnp.int32) if self.queries is None else self.queries
+        of_keys = jnp.ones((batch, keys), jnp.int32) if self.keys is None else self.keys.astype(jnp.int32)
+        return of_queries, of_keys

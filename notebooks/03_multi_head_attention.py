@@ -34,9 +34,10 @@ from transformer.analysis.figures import STYLE
 from transformer.analysis.figures.attention import heat_maps
 from transformer.analysis.heads import describe
 from transformer.analysis.page import Start
+from transformer.attention import MultiHeadAttention
 from transformer.data.corpus import read_pairs
 from transformer.data.tokenizer import TokenizedText, Tokenizer
-from transformer.layers import Build, MultiHeadAttention
+from transformer.layers import Build
 
 rcParams.update(STYLE | {"figure.dpi": 150})
 generator = np.random.default_rng(0)

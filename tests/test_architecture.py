@@ -25,6 +25,7 @@ ROOMS = [
     "data",
     "batch_norm",
     "layers",
+    "attention",
     "stack",
     "model",
     "parameters",

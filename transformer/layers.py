@@ -1,4 +1,4 @@
-"""The sub-layers of Figure 1.
+"""The sub-layers of Figure 1, except attention.
 
 They are linen modules that own parameters, and every formula is a call into `ops`. `dropout` is an argument of
 each call: a `DropoutKey` in training, None in evaluation.
@@ -12,24 +12,15 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 from jax import Array
-from jax.nn.initializers import Initializer
 
 from transformer.batch_norm import BatchNorm
 from transformer.config import ModelConfig
 from transformer.ops.dropout import DropoutKey
 from transformer.ops.feed_forward import feed_forward
-from transformer.ops.implementation import Implementation, select
+from transformer.ops.implementation import FusedAttention, Implementation, select, select_fused
 from transformer.ops.normalization import rms_norm
-from transformer.ops.positions import rotate
-
-# Keys and values of one attention, each [B, H, K, E]. `stack.Caches` holds them for all layers of a stack.
-KeysAndValues = tuple[Array, Array]
 
 glorot = nn.initializers.xavier_uniform()
-# Query, key and value projections are initialized as parts of one matrix [D, 3 D], with Glorot's variance
-# 2 / (D + 3 D). This is half the variance of a matrix [D, D]. With twice as much, a small post-norm model did not learn
-# to attend to the source (docs/experiments.md).
-glorot_of_three = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 
 
 class Build(NamedTuple):
@@ -38,10 +29,12 @@ class Build(NamedTuple):
     Attributes:
         config: Architecture of the model.
         ops: Implementation of the equations.
+        backend: Backend that the program is compiled for.
     """
 
     config: ModelConfig
     ops: Implementation
+    backend: str
 
     @classmethod
     def choose(cls, config: ModelConfig, backend: str | None = None) -> "Build":
@@ -52,7 +45,14 @@ class Build(NamedTuple):
             backend: Backend that the program is compiled for; None is JAX's default backend.
         """
         backend = jax.default_backend() if backend is None else backend
-        return cls(config, select(config.implementation, backend))
+        return cls(config, select(config.implementation, backend), backend)
+
+    def fused(self, keys: int) -> FusedAttention | None:
+        """Returns the attention over rows of `keys` tokens, if it is one that stores no attention weights."""
+        config = self.config
+        if config.implementation == "plain" or config.attention_dropout:
+            return None
+        return select_fused(config.attention, self.backend, keys)
 
 
 def _site(path: tuple[str, ...]) -> int:
@@ -117,105 +117,6 @@ def make_norm(build: Build) -> Norm | BatchNorm:
     training.
     """
     return NORMS[build.config.norm](build)
-
-
-class Linear(nn.Module):
-    """Linear projection to the model's width, x W + b.
-
-    Attributes:
-        build: Settings of the model.
-        kernel_init: Initializer of W.
-    """
-
-    build: Build
-    kernel_init: Initializer = glorot
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        width = self.build.config.d_model
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], width))
-        has_bias = self.build.config.attention_bias
-        bias = self.param("bias", nn.initializers.zeros, (width,)) if has_bias else None
-        return self.build.ops.linear(x, kernel, bias)
-
-
-class MultiHeadAttention(nn.Module):
-    """Multi-head attention (section 3.2.2).
-
-        MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O
-
-    One projection computes the queries of all heads, and so for keys and values. `rotation` holds the sinusoids of the
-    positions, [T, E] or [B, T, E], by which queries and keys are rotated; None rotates nothing.
-
-    Attributes:
-        build: Settings of the model.
-    """
-
-    build: Build
-
-    def setup(self) -> None:
-        self.query = Linear(self.build, glorot_of_three)
-        self.key = Linear(self.build, glorot_of_three)
-        self.value = Linear(self.build, glorot_of_three)
-        self.output = Linear(self.build)
-        self.dropout = Dropout(self.build, self.build.config.attention_dropout)
-
-    def keys_and_values(self, x: Array, rotation: Array | None = None) -> KeysAndValues:
-        """Projects activations [B, T, D] to keys and values, each [B, H, T, E]."""
-        return self._split(self.key(x), rotation), self._split(self.value(x))
-
-    def attend(
-        self,
-        x: Array,
-        keys: Array,
-        values: Array,
-        mask: Array | None,
-        dropout: DropoutKey | None = None,
-        return_weights: bool = False,
-        rotation: Array | None = None,
-    ) -> tuple[Array, Array | None]:
-        """Attends to keys and values that have already been projected.
-
-        Args:
-            x: Activations [B, T, D] that the queries are projected from.
-            keys: Projected keys [B, H, K, E].
-            values: Projected values [B, H, K, E].
-            mask: True where a query may attend to a key, broadcast to [B, H, T, K]; None for everywhere.
-            dropout: Key of the dropout on the attention weights; None in evaluation.
-            return_weights: Whether to return the attention weights.
-            rotation: Sinusoids of the queries' positions.
-
-        Returns:
-            The output [B, T, D], and the attention weights [B, H, T, K] in float32 or None.
-        """
-        heads, weights = self.build.ops.attention(
-            self._split(self.query(x), rotation),
-            keys,
-            values,
-            mask,
-            dropout=self.dropout.bind_key(dropout),
-            return_weights=return_weights,
-        )
-        return self.output(self.build.ops.merge_heads(heads)), weights
-
-    def __call__(
-        self,
-        x: Array,
-        memory: Array,
-        mask: Array | None,
-        dropout: DropoutKey | None = None,
-        return_weights: bool = False,
-        rotation: Array | None = None,
-    ) -> tuple[Array, Array | None]:
-        """Attends from `x` [B, T, D] to `memory` [B, K, D].
-
-        `attend` describes the other arguments and the result. `rotation` applies to queries and keys alike.
-        """
-        return self.attend(x, *self.keys_and_values(memory, rotation), mask, dropout, return_weights, rotation)
-
-    def _split(self, x: Array, rotation: Array | None = None) -> Array:
-        heads = self.build.ops.split_heads(x, self.build.config.num_heads)
-        return heads if rotation is None else rotate(heads, rotation[..., None, :, :])
 
 
 class FeedForward(nn.Module):

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from transformer.config import ModelConfig
 from transformer.layers import Build, Dropout
 from transformer.ops.dropout import DropoutKey
-from transformer.ops.masks import ancestor_mask, causal_mask, padding_mask, segment_mask
+from transformer.ops.masks import AttentionMask, ancestor_mask, padding_mask
 from transformer.ops.positions import segment_positions, sinusoidal_positions
 from transformer.shapes import Batch
 from transformer.stack import Caches, Context, Stack
@@ -70,8 +70,7 @@ class Transformer(nn.Module):
         if config.positions == "learned":
             self.position_table = self.param("positions", normal, (config.max_positions, config.d_model))
         backend = jax.default_backend() if self.backend is None else self.backend
-        build = Build.choose(config, backend)
-        self.ops = build.ops
+        self.build = build = Build.choose(config, backend)
         self.source_dropout = Dropout(build, config.dropout)
         self.target_dropout = Dropout(build, config.dropout)
 
@@ -133,7 +132,7 @@ class Transformer(nn.Module):
             The sum of the losses in nats, and the number of target tokens.
         """
         hidden = self.hidden(batch, dropout)
-        return self.ops.cross_entropy(
+        return self.build.ops.cross_entropy(
             hidden.reshape(-1, hidden.shape[-1]),
             self.output_table(),
             self.output_bias(),
@@ -155,7 +154,7 @@ class Transformer(nn.Module):
         positions = self._positions(source)
         x = self._embed(source.tokens, self.source_table(), positions)
         x = self.source_dropout(x, dropout)
-        context = Context(source.mask, _sentence_mask(source, source), None, self._rotation(positions))
+        context = Context(source.mask, self._mask(source, source, return_weights), None, self._rotation(positions))
         x, (weights, _) = self.encoder(x, None, context, dropout, return_weights)
         return x, {} if weights is None else {"encoder": weights}
 
@@ -180,10 +179,9 @@ class Transformer(nn.Module):
         positions = self._positions(target)
         x = self._embed(target.tokens, self.target_table(), positions)
         x = self.target_dropout(x, dropout)
-        own = causal_mask(target.tokens.shape[1])
-        if target.segments is not None:
-            own &= segment_mask(target.segments, target.segments)
-        context = Context(target.mask, own, _sentence_mask(target, source), self._rotation(positions))
+        # No target position attends to a later one, so padding at the end needs no mask.
+        own = self._mask(target, target._replace(mask=None), return_weights, is_causal=True)
+        context = Context(target.mask, own, self._mask(target, source, return_weights), self._rotation(positions))
         x, (self_weights, cross_weights) = self.decoder(x, memory, context, dropout, return_weights)
         if self_weights is None or cross_weights is None:
             return x, {}
@@ -224,7 +222,7 @@ class Transformer(nn.Module):
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Computes logits in float32 from the decoder's output (section 3.4)."""
-        return self.ops.output_logits(x, self.output_table(), self.output_bias())
+        return self.build.ops.output_logits(x, self.output_table(), self.output_bias())
 
     def source_table(self) -> Array:
         """Returns the embedding of source tokens [V, D]."""
@@ -254,6 +252,18 @@ class Transformer(nn.Module):
         scale = math.sqrt(self.config.d_model) if self.config.scale_embeddings else 1.0
         x = table[tokens] * scale
         return (x if self._rotary else x + positions).astype(self.dtype)
+
+    def _mask(
+        self, queries: Side, keys: Side, return_weights: bool, is_causal: bool = False
+    ) -> Array | AttentionMask | None:
+        """Lets a sentence attend to all of its own tokens, or to all of its translation."""
+        if queries.segments is not None and keys.segments is not None:
+            mask = AttentionMask(queries.segments, keys.segments, is_causal)
+        else:
+            mask = AttentionMask(None, keys.mask, is_causal)
+        length = keys.tokens.shape[1]
+        is_fused = not return_weights and isinstance(length, int) and self.build.fused(length) is not None
+        return mask if is_fused else mask.dense(queries.tokens.shape[1])
 
     def _rotation(self, positions: Array) -> Array | None:
         """Returns the positions that the layers rotate by, or None if they are not rotary."""
@@ -289,10 +299,3 @@ def _sides(batch: Batch) -> tuple[Side, Side]:
         Side(on_device.source, on_device.source_mask, on_device.source_segments),
         Side(on_device.target_input, on_device.target_mask, on_device.target_segments),
     )
-
-
-def _sentence_mask(queries: Side, keys: Side) -> Array | None:
-    """Lets a sentence attend to all of its own tokens, or to all of its translation."""
-    if queries.segments is not None and keys.segments is not None:
-        return segment_mask(queries.segments, keys.segments)
-    return None if keys.mask is None else padding_mask(keys.mask)

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from transformer.layers import AddAndNorm, Build, FeedForward, KeysAndValues, MultiHeadAttention, make_norm
+from transformer.attention import KeysAndValues, MultiHeadAttention
+from transformer.layers import AddAndNorm, Build, FeedForward, make_norm
 from transformer.ops.dropout import DropoutKey, fold_in
+from transformer.ops.masks import AttentionMask
 
 # Keys and values of all layers of a stack. If the stack is unrolled, they are a tuple with one cache per layer, which a
 # step can update without a copy. If it is scanned, they are one cache whose arrays have a leading axis of layers.
@@ -24,16 +26,16 @@ class Context(NamedTuple):
 
     Attributes:
         tokens: True for tokens, [B, T]; only batch norm reads it. None if every position is a token.
-        own: Mask of self-attention, broadcast to [B, H, T, T]. None if every position may attend to every other.
-        memory: Mask of cross-attention, broadcast to [B, H, T, S]. None if every source position may be attended to,
-            and in the encoder.
+        own: Mask of self-attention, broadcast to [B, H, T, T], or an `AttentionMask` for fused attention. None if every
+            position may attend to every other.
+        memory: Mask of cross-attention, likewise. None if every source position may be attended to, and in the encoder.
         rotation: Sinusoids of the positions, [T, E] or [B, T, E], by which self-attention rotates its queries and keys.
             None if positions are added to the embeddings.
     """
 
     tokens: Array | None
-    own: Array | None
-    memory: Array | None = None
+    own: Array | AttentionMask | None
+    memory: Array | AttentionMask | None = None
     rotation: Array | None = None
 
 

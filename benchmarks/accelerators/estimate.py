@@ -241,8 +241,8 @@ def _cost(program: Program, instruction: Instruction, operands: list[Instruction
 def fusion_bytes(body: list[Instruction], operands: list[Instruction], results: int) -> int:
     """The number of bytes that a fusion moves.
 
-    For an operand that is only sliced, the slices count, at most as much as the operand. A result that updates a slice of an operand is written in
-    place, so only the update counts.
+    For an operand that is only sliced, the slices count, at most as much as the operand. A result that updates a slice
+    of an operand is written in place, so only the update counts.
 
     Args:
         body: The fused computation.

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from transformer.analysis.heads import ablate, describe, measure, to_text
+from transformer.attention import MultiHeadAttention
 from transformer.data.corpus import Pairs
 from transformer.errors import InputError
-from transformer.layers import Build, MultiHeadAttention
+from transformer.layers import Build
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

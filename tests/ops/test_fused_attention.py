@@ -1,4 +1,4 @@
-"""Every attention that stores no matrix of queries and keys, against float64 NumPy: packed rows, padding, both masks."""
+"""Every attention that stores no weights, against float64 NumPy: packed rows, padding, with and without causality."""
 
 import math
 from functools import partial
@@ -58,7 +58,9 @@ def exact(query, key, value, gradient, query_segments, key_segments, is_causal):
 def test_values_and_gradients_are_those_of_eq_1(name, case, dtype):
     query_segments, key_segments, is_causal = CASES[case]
     rng, heads, size = np.random.default_rng(0), 2, 8
-    shapes = [(*segments.shape, heads, size) for segments in (query_segments, key_segments, key_segments, query_segments)]
+    shapes = [
+        (*segments.shape, heads, size) for segments in (query_segments, key_segments, key_segments, query_segments)
+    ]
     arrays = [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
     segments = jnp.asarray(query_segments, jnp.int32), jnp.asarray(key_segments, jnp.int32)
 

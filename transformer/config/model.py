@@ -76,6 +76,11 @@ class ModelConfig:
     uses the equations as written, computed in float32 between
     activations; they differentiate in every mode (`jax.jvp`,
     `jax.hessian`)."""
+    attention: Literal["auto", "plain", "fused"] = "auto"
+    """`plain` stores the attention weights, as section 3.2.1 writes them.
+    `fused` stores none: a Pallas kernel on a GPU, splash attention on a
+    TPU, blocks of keys on a CPU. `auto` is plain up to 2,048 tokens per
+    row, and above that blocks of keys on every backend."""
     scan_unroll: Count | None = None
     """Number of layers that the compiled loop over a stack contains. 1
     compiles fastest; larger numbers run faster. None is all layers on a
@@ -83,6 +88,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check(self, "model")
+        require(
+            self.attention != "fused" or (self.implementation == "auto" and not self.attention_dropout),
+            "model.attention=fused has neither a plain implementation nor dropout on the attention weights. Set "
+            "model.implementation=auto and model.attention_dropout=0, or another model.attention.",
+        )
         require(
             self.d_model % self.num_heads == 0,
             f"model.d_model must be divisible by model.num_heads, but {self.d_model} is not divisible by "

@@ -81,7 +81,7 @@ def _padded(x: Array, is_feature: bool = True) -> Array:
 
 def _dot(a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False) -> Array:
     # Float32 stays float32: without this, a GPU rounds the factors to TF32.
-    return pl.dot(a, b, trans_a=trans_a, trans_b=trans_b, allow_tf32=False)
+    return triton.dot(a, b, trans_a=trans_a, trans_b=trans_b, allow_tf32=False)
 
 
 def _allowed(query_segments: Array, key_segments: Array, query_start: Any, key_start: Any, causal: bool) -> Array:
@@ -231,9 +231,9 @@ def _backward(is_causal, interpret, saved, gradient):
 
     def specs(whole_queries: bool, whole_keys: bool) -> list[pl.BlockSpec]:
         queries, keys = (tiles.queries, whole_queries), (tiles.keys, whole_keys)
-        of_segments = tiles.segments(*queries), tiles.segments(*keys)
-        of_numbers = tiles.numbers(*queries), tiles.numbers(*queries)
-        return [tiles.spec(*queries), tiles.spec(*keys), tiles.spec(*keys), *of_segments, tiles.spec(*queries), *of_numbers]
+        of_queries, of_keys = tiles.spec(*queries), tiles.spec(*keys)
+        segments = tiles.segments(*queries), tiles.segments(*keys)
+        return [of_queries, of_keys, of_keys, *segments, of_queries, *[tiles.numbers(*queries)] * 2]
 
     dquery_shape, *dkey_shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v))
     dkey_specs = [tiles.spec(tiles.keys, False)] * 2
@@ -259,9 +259,7 @@ def _backward(is_causal, interpret, saved, gradient):
             name="attention_backward_query",
             **options,
         )(*arguments)
-    gradients = (
-        d[:, : x.shape[1], :, : x.shape[-1]] for d, x in zip((*dq, dk, dv), (query, key, value), strict=True)
-    )
+    gradients = (d[:, : x.shape[1], :, : x.shape[-1]] for d, x in zip((*dq, dk, dv), (query, key, value), strict=True))
     return (*gradients, None, None)
 
 

@@ -22,8 +22,8 @@ from jaxtyping import Float, Shaped
 
 from transformer.ops.attention import masked_softmax
 from transformer.ops.dropout import DropoutKey, keep_mask, scale_kept
-from transformer.ops.feed_forward import ACTIVATIONS as PLAIN_ACTIVATIONS
 from transformer.ops.dropout import dropout as plain_dropout
+from transformer.ops.feed_forward import ACTIVATIONS as PLAIN_ACTIVATIONS
 
 custom_vjp: Any = jax.custom_vjp  # its annotations lose the return type of the decorated function
 
@@ -55,7 +55,10 @@ def linear(
 
 
 def output_logits(
-    products: Products, hidden: Float[Array, "*batch D"], embedding: Float[Array, "V D"], bias: Float[Array, " V"] | None = None
+    products: Products,
+    hidden: Float[Array, "*batch D"],
+    embedding: Float[Array, "V D"],
+    bias: Float[Array, " V"] | None = None,
 ) -> Float[Array, "*batch V"]:
     """Computes `ops.output_logits`, with the embedding in the dtype of `hidden`."""
     rows = _rows(hidden)

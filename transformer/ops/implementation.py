@@ -12,8 +12,11 @@ from jax.typing import DTypeLike
 from transformer.errors import require_choice
 from transformer.ops import backward, backward_loss, cpu
 from transformer.ops.attention import merge_heads, scaled_dot_product_attention, split_heads
+from transformer.ops.attention_gpu import flash_attention
+from transformer.ops.attention_tpu import splash_attention
 from transformer.ops.backward import Products
 from transformer.ops.backward_loss import Logits, softmax_in_one_pass, softmax_in_two_passes
+from transformer.ops.blockwise import blockwise_attention
 from transformer.ops.dropout import dropout
 from transformer.ops.feed_forward import ACTIVATIONS
 from transformer.ops.linear import linear, output_logits
@@ -64,6 +67,32 @@ def select(name: Literal["auto", "plain"], backend: str) -> Implementation:
     if name == "plain":
         return PLAIN
     return CPU if backend == "cpu" else ACCELERATOR
+
+
+FusedAttention = Callable[..., Array]
+"""Function with the arguments of `blockwise_attention`, which stores no attention weights."""
+LONG = 2048  # keys above which attention weights take more memory than the activations of a large model
+
+
+def select_fused(name: Literal["auto", "plain", "fused"], backend: str, keys: int) -> FusedAttention | None:
+    """Selects the attention by its name, the backend and the length of the rows.
+
+    No kernel has passed the tests of `ops` on a device yet, so `auto` chooses among the functions in plain JAX.
+
+    Args:
+        name: `model.attention`.
+        backend: Backend that the program is compiled for: `cpu`, `gpu` or `tpu`.
+        keys: Number of keys of a row.
+
+    Returns:
+        An attention that stores no weights, or None for the plain one.
+    """
+    match name:
+        case "fused":
+            return {"gpu": flash_attention, "tpu": splash_attention}.get(backend, blockwise_attention)
+        case "auto" if keys > LONG:
+            return blockwise_attention
+    return None
 
 
 def _written_out(products: Products, cross_entropy: Callable[..., tuple[Array, Array]]) -> Implementation:

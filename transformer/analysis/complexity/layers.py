@@ -16,8 +16,9 @@ from jax import Array
 
 from transformer.analysis.complexity.formulas import Size
 from transformer.analysis.complexity.restricted import restricted_attention
+from transformer.attention import MultiHeadAttention
 from transformer.config import ModelConfig
-from transformer.layers import Build, MultiHeadAttention
+from transformer.layers import Build
 from transformer.shapes import Params
 
 ATTENTION, PROJECTED, RESTRICTED = "attention", "attention with projections", "restricted attention"

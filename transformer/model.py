@@ -257,11 +257,9 @@ class Transformer(nn.Module):
         self, queries: Side, keys: Side, return_weights: bool, is_causal: bool = False
     ) -> Array | AttentionMask | None:
         """Lets a sentence attend to all of its own tokens, or to all of its translation."""
-        if queries.segments is not None and keys.segments is not None:
-            mask = AttentionMask(queries.segments, keys.segments, is_causal)
-        else:
-            mask = AttentionMask(None, keys.mask, is_causal)
-        length = keys.tokens.shape[1]
+        packed = queries.segments is not None and keys.segments is not None
+        segments = (queries.segments, keys.segments) if packed else (None, keys.mask)
+        mask, length = AttentionMask(*segments, is_causal), keys.tokens.shape[1]
         is_fused = not return_weights and isinstance(length, int) and self.build.fused(length) is not None
         return mask if is_fused else mask.dense(queries.tokens.shape[1])
 

@@ -21,7 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from accelerators.estimate import collectives, kernels, parse, total
+from accelerators.estimate import collectives, kernels, total
+from accelerators.hlo import parse
 from peers.children import command, cpu_name
 
 from transformer.cli.train import parse_config

@@ -119,6 +119,9 @@ class Layer(nn.Module):
         Returns:
             The activations [B, K, D], and the cache with the new keys and values.
         """
+        own_mask, memory_mask = context.own, context.memory
+        assert not isinstance(own_mask, AttentionMask)
+        assert not isinstance(memory_mask, AttentionMask)
 
         def attend_to_past(y: Array) -> tuple[Array, KeysAndValues]:
             layers = len(index) - 4
@@ -129,11 +132,11 @@ class Layer(nn.Module):
             own_keys, own_values = (
                 lax.dynamic_index_in_dim(leaf, index[0], keepdims=False) if layers else leaf for leaf in (keys, values)
             )
-            attended, _ = self.self_attention.attend(y, own_keys, own_values, context.own, rotation=context.rotation)
+            attended, _ = self.self_attention.attend(y, own_keys, own_values, own_mask, rotation=context.rotation)
             return attended, (keys, values)
 
         x, cache = self.self_attention_norm(x, attend_to_past)
-        x, _ = self.cross_attention_norm(x, lambda y: self.cross_attention.attend(y, *memory, context.memory))
+        x, _ = self.cross_attention_norm(x, lambda y: self.cross_attention.attend(y, *memory, memory_mask))
         x, _ = self.feed_forward_norm(x, lambda y: (self.feed_forward(y), None))
         return x, cache
 

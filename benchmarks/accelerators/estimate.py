@@ -1,7 +1,4 @@
-"""Estimate how long a program would run on an H100, from its optimized HLO.
-
-    python benchmarks/compiled.py --target h100 --config base --save PROGRAM.hlo
-    python benchmarks/accelerators/estimate.py PROGRAM.hlo --top 20
+"""Estimates of how long a program would run on an H100, from its optimized HLO.
 
 Each kernel costs max(bytes / bandwidth, FLOPs / peak) plus a launch, and the body of a loop counts as often as it runs.
 A fusion that slices a large operand, or writes a slice into one, is charged for the slice only.
@@ -11,25 +8,18 @@ in memory, however efficient their kernels are. For three programs of this proje
 the time measured on an H100.
 """
 
-import argparse
 import functools
 import math
 import operator
-import re
-from collections import Counter, defaultdict
-from pathlib import Path
+from collections import Counter
 from typing import NamedTuple
+
+from accelerators.hlo import Instruction, Program
 
 BANDWIDTH = 0.9 * 3.35e12  # bytes/s, of which 0.9 is the share that a plain copy reaches
 PEAK = 793e12  # bfloat16 FLOP/s, measured for a product of two 8192 x 8192 matrices
 LAUNCH = 2e-6  # seconds per kernel
 
-BYTES = {
-    **dict.fromkeys(("pred", "s4", "u4", "s8", "u8"), 1),
-    **dict.fromkeys(("bf16", "f16", "s16", "u16"), 2),
-    **dict.fromkeys(("f32", "s32", "u32"), 4),
-    **dict.fromkeys(("f64", "s64", "u64"), 8),
-}
 KERNELS = {
     "concatenate",
     "convert",
@@ -57,79 +47,6 @@ COLLECTIVES = {
     "reduce-scatter",
 }
 
-_ARRAY = re.compile(rf"\b({'|'.join(BYTES)})\[([\d,]*)\]")
-_HEAD = re.compile(r"(ENTRY )?%(\S+) \(.*\) -> .*\{$")
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%(\S+) = (\(.*?\)(?= [a-z])|\S+) ([a-z][a-z0-9\-]*)\((.*)$")
-_NAME = re.compile(r"%([\w.\-]+)")
-_CALLS = re.compile(
-    r"\b(?:calls|to_apply|body|called_computations|branch_computations|true_computation|false_computation)"
-    r"=\{?((?:%[\w.\-]+(?:, )?)+)"
-)
-
-
-class Array(NamedTuple):
-    """The type of one array."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def bytes(self) -> int:
-        """The array's size in memory."""
-        return BYTES[self.dtype] * math.prod(self.shape)
-
-
-class Instruction(NamedTuple):
-    """One instruction of a computation. It has several results if its type is a tuple."""
-
-    name: str
-    opcode: str
-    results: tuple[Array, ...]
-    operands: tuple[str, ...]
-    line: str
-
-    @property
-    def bytes(self) -> int:
-        """The size of all results in memory, in bytes."""
-        return sum(array.bytes for array in self.results)
-
-    @property
-    def calls(self) -> list[str]:
-        """Names of the computations that the instruction runs, without conditions."""
-        return [name for group in _CALLS.findall(self.line) for name in _NAME.findall(group)]
-
-    def find(self, pattern: str) -> str:
-        """The first group of a pattern in the instruction's line, or an empty string."""
-        found = re.search(pattern, self.line)
-        return found[1] if found else ""
-
-
-class Program(NamedTuple):
-    """The computations of a program by name, and the name of the one that runs."""
-
-    computations: dict[str, list[Instruction]]
-    entry: str
-
-    def trips(self, loop: Instruction) -> int | None:
-        """How often the body of a loop runs, or None if the program does not say.
-
-        XLA annotates loops with the number for a GPU, but not for a TPU. There it is read from the condition, because
-        jax counts its scans from 0 up to a constant.
-        """
-        if known := loop.find(r'"known_trip_count":\{"n":"(\d+)"'):
-            return int(known)
-        condition = self.computations[loop.find(r"condition=%([\w.\-]+)")]
-        constants = {i.name: i.find(r"constant\((\d+)\)") for i in condition if i.opcode == "constant"}
-        comparison = condition[-1]
-        if comparison.find("direction=(LT)") and (bound := constants.get(comparison.operands[-1])):
-            return int(bound)
-        return None
-
-    def runs(self, instruction: Instruction) -> int:
-        """How often an instruction runs its computations. An unknown number is 1."""
-        trips = self.trips(instruction) if instruction.opcode == "while" else None
-        return 1 if trips is None else trips
-
 
 class Kernel(NamedTuple):
     """One kernel of a program. Seconds, bytes and FLOPs are sums over its launches."""
@@ -142,33 +59,6 @@ class Kernel(NamedTuple):
     name: str
     origin: str
     """The operation of the model that it computes, from the metadata."""
-
-
-def parse(text: str) -> Program:
-    """Parses the text of a program as `compiled.as_text()` returns it.
-
-    Raises: ValueError if the text has no entry computation.
-    """
-    computations: dict[str, list[Instruction]] = {}
-    current: list[Instruction] | None = None
-    entry = None
-    for line in text.splitlines():
-        if head := _HEAD.match(line):
-            current = computations.setdefault(head[2], [])
-            entry = head[2] if head[1] else entry
-        elif line.startswith("}"):
-            current = None
-        elif current is not None and (found := _INSTRUCTION.match(line)):
-            name, kind, opcode, rest = found.groups()
-            operands = tuple(_NAME.findall(rest.split("), ")[0]))
-            current.append(Instruction(name, opcode, _arrays(kind), operands, line))
-    if entry is None:
-        raise ValueError("This is not an HLO program, as compiled.py --save writes it: it has no ENTRY computation.")
-    return Program(computations, entry)
-
-
-def _arrays(kind: str) -> tuple[Array, ...]:
-    return tuple(Array(dtype, tuple(int(n) for n in shape.split(",") if n)) for dtype, shape in _ARRAY.findall(kind))
 
 
 def collectives(program: Program, computation: str | None = None) -> Counter[str]:
@@ -271,31 +161,3 @@ def fusion_bytes(body: list[Instruction], operands: list[Instruction], results: 
                 moved = 0
             read[number] = min(read[number] + moved, whole)
     return sum(read.values()) + max(written, 0)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
-    parser.add_argument("program", type=Path, metavar="PROGRAM.hlo")
-    parser.add_argument("--top", type=int, default=20, help="number of kernels to show, the most expensive first")
-    options = parser.parse_args()
-    try:
-        launched = sorted(kernels(parse(options.program.read_text(encoding="utf-8"))), reverse=True)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    overall = total(launched)
-    at_peak = overall.flops / PEAK
-    print(f"{1e3 * overall.seconds:.2f} ms estimated; {overall.launches:,} kernels", end="; ")
-    print(f"{overall.bytes / 1e9:.1f} GB moved; {overall.flops / 1e12:.2f} TFLOP in products", end=", ")
-    print(f"{1e3 * at_peak:.2f} ms at the peak ({at_peak / overall.seconds:.0%})")
-    groups: dict[str, list[Kernel]] = defaultdict(list)
-    for kernel in launched:
-        groups[kernel.opcode].append(kernel)
-    for kind in sorted((total(group) for group in groups.values()), reverse=True):
-        print(f"  {kind.opcode:20} {1e3 * kind.seconds:8.2f} ms {kind.bytes / 1e9:8.1f} GB {kind.launches:6} kernels")
-    for kernel in launched[: options.top]:
-        costs = f"{1e6 * kernel.seconds:7.0f} us {kernel.bytes / 1e6:7.0f} MB x{kernel.launches:<3}"
-        print(f"  {costs} {kernel.opcode} {kernel.name}  {kernel.origin[-72:]}")
-
-
-if __name__ == "__main__":
-    main()

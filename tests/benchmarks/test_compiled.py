@@ -5,7 +5,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from accelerators.estimate import BANDWIDTH, LAUNCH, PEAK, collectives, kernels, parse, total
+from accelerators.estimate import BANDWIDTH, LAUNCH, PEAK, collectives, kernels, total
+from accelerators.hlo import parse
 from compiled import batch_shape
 
 from transformer.config import Config, TrainingConfig
@@ -162,12 +163,12 @@ def test_kernels_cost_their_bytes_or_their_flops() -> None:
 
 def test_an_estimate_is_printed_for_a_saved_program(benchmark: Callable, tmp_path: Path) -> None:
     (tmp_path / "program.hlo").write_text(KERNELS, encoding="utf-8")
-    done = benchmark("accelerators/estimate", str(tmp_path / "program.hlo"), "--top", "1")
+    done = benchmark("estimate", str(tmp_path / "program.hlo"), "--top", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("0.11 ms estimated; 9 kernels; 0.1 GB moved; 0.05 TFLOP in products, 0.06 ms at the ")
     assert done.stdout.splitlines()[-1].split()[5:] == ["product", "product"]
     (tmp_path / "other.txt").write_text("no program", encoding="utf-8")
-    done = benchmark("accelerators/estimate", str(tmp_path / "other.txt"))
+    done = benchmark("estimate", str(tmp_path / "other.txt"))
     assert done.returncode == 2
     assert "This is not an HLO program" in done.stderr
 

@@ -1,7 +1,9 @@
 """Every attention that stores no weights, against float64 NumPy: packed rows, padding, with and without causality."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from transformer.ops.attention_tpu import splash_attention
 from transformer.ops.blockwise import blockwise_attention
 from transformer.ops.masks import AttentionMask
 
-FUSED = {
+FUSED: dict[str, Callable[..., Any]] = {
     "blockwise": partial(blockwise_attention, block=48),
     "gpu": partial(flash_attention, interpret=jax.default_backend() != "gpu"),
     "tpu": partial(splash_attention, interpret=jax.default_backend() != "tpu"),
@@ -83,6 +85,7 @@ def test_a_mask_is_the_same_stored_or_not():
     tokens = jnp.asarray(SOURCE != 0)
     padded = AttentionMask(None, tokens)
     of_queries, of_keys = padded.segments(2, 5, tokens.shape[1])
-    assert ((of_queries[:, :, None] == of_keys[:, None]) == jnp.broadcast_to(padded.dense(5)[:, 0], (2, 5, 72))).all()
-    assert (AttentionMask(None, None, True).dense(3)[0, 0] == np.tri(3, dtype=bool)).all()
+    dense, causal = np.asarray(padded.dense(5)), np.asarray(AttentionMask(None, None, True).dense(3))
+    assert ((of_queries[:, :, None] == of_keys[:, None]) == np.broadcast_to(dense[:, 0], (2, 5, 72))).all()
+    assert (causal[0, 0] == np.tri(3, dtype=bool)).all()
     assert AttentionMask(None, None).dense(3) is None

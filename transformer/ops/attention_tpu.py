@@ -43,7 +43,7 @@ def splash_attention(
     queries, keys = _padded(query_segments), _padded(key_segments)
     one_head: Any = (splash.CausalMask if is_causal else splash.FullMask)((q.shape[2], k.shape[2]))
     kernel = splash.make_splash_mha_single_device(splash.MultiHeadMask([one_head] * q.shape[1]), interpret=interpret)
-    attended = jax.vmap(kernel)(q, k, v, splash.SegmentIds(queries, keys))
+    attended: Any = jax.vmap(kernel)(q, k, v, splash.SegmentIds(queries, keys))
     # The kernel averages over all keys where a query may attend to none.
     attends = (queries != 0) & (queries[:, :, None] == keys[:, None, :]).any(-1)
     attended = jnp.where(attends[:, :, None, None], jnp.swapaxes(attended, 1, 2), 0)

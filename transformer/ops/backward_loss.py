@@ -66,7 +66,7 @@ def softmax_in_one_pass(logits: Array) -> tuple[Array, Array]:
 
     def combine(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
         top = jnp.maximum(one[0], other[0])
-        return top, sum(total * jnp.exp(own - top) for own, total in (one, other))
+        return top, one[1] * jnp.exp(one[0] - top) + other[1] * jnp.exp(other[0] - top)
 
     start = jnp.finfo(jnp.float32).min, jnp.float32(0)
     top, total = lax.reduce((logits, jnp.ones_like(logits)), start, combine, (logits.ndim - 1,))
@@ -127,7 +127,7 @@ def _loss_sum_forward(
         doffset = None if doffset is None else doffset + dlogits.sum(0, dtype=jnp.float32)
         return (total + loss, dweights, doffset), dhidden
 
-    zeros = jnp.zeros(()), jnp.zeros(weights.shape[::-1]), None if offset is None else jnp.zeros(offset.shape)
+    zeros: Any = jnp.zeros(()), jnp.zeros(weights.shape[::-1]), None if offset is None else jnp.zeros(offset.shape)
     (total, dweights, doffset), dhidden = lax.scan(add, zeros, chunks)
     dbias = None if bias is None else doffset.astype(bias.dtype)
     return total, (dhidden, dweights.T.astype(embedding.dtype), dbias)

@@ -1,0 +1,42 @@
+"""Estimate how long a program would run on an H100, from its optimized HLO.
+
+    python benchmarks/compiled.py --target h100 --config base --save PROGRAM.hlo
+    python benchmarks/estimate.py PROGRAM.hlo --top 20
+
+`accelerators/estimate.py` says what is estimated, and how well.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+from accelerators.estimate import PEAK, Kernel, kernels, total
+from accelerators.hlo import parse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
+    parser.add_argument("program", type=Path, metavar="PROGRAM.hlo")
+    parser.add_argument("--top", type=int, default=20, help="number of kernels to show, the most expensive first")
+    options = parser.parse_args()
+    try:
+        launched = sorted(kernels(parse(options.program.read_text(encoding="utf-8"))), reverse=True)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    overall = total(launched)
+    at_peak = overall.flops / PEAK
+    print(f"{1e3 * overall.seconds:.2f} ms estimated; {overall.launches:,} kernels", end="; ")
+    print(f"{overall.bytes / 1e9:.1f} GB moved; {overall.flops / 1e12:.2f} TFLOP in products", end=", ")
+    print(f"{1e3 * at_peak:.2f} ms at the peak ({at_peak / overall.seconds:.0%})")
+    groups: dict[str, list[Kernel]] = defaultdict(list)
+    for kernel in launched:
+        groups[kernel.opcode].append(kernel)
+    for kind in sorted((total(group) for group in groups.values()), reverse=True):
+        print(f"  {kind.opcode:20} {1e3 * kind.seconds:8.2f} ms {kind.bytes / 1e9:8.1f} GB {kind.launches:6} kernels")
+    for kernel in launched[: options.top]:
+        costs = f"{1e6 * kernel.seconds:7.0f} us {kernel.bytes / 1e6:7.0f} MB x{kernel.launches:<3}"
+        print(f"  {costs} {kernel.opcode} {kernel.name}  {kernel.origin[-72:]}")
+
+
+if __name__ == "__main__":
+    main()

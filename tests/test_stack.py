@@ -63,6 +63,13 @@ def outputs(scan_unroll: int | None, **changes: Any) -> Any:
     return run(variables["params"])
 
 
+def assert_same(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        # The gradient of a bias before batch norm is 0 up to rounding, hence the lower bound.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=max(1e-7, 1e-5 * float(np.abs(other).max())))
+
+
 # One layer; two, which do not divide three; more than there are.
 @pytest.mark.parametrize(
     ("changes", "unrollings"),
@@ -76,11 +83,32 @@ def outputs(scan_unroll: int | None, **changes: Any) -> Any:
 def test_however_far_the_loop_is_unrolled_the_result_is_the_same(changes, unrollings):
     expected = outputs(None, **changes)
     for scan_unroll in unrollings:
-        actual = outputs(scan_unroll, **changes)
-        assert jax.tree.structure(actual) == jax.tree.structure(expected)
-        for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-            # The gradient of a bias before batch norm is 0 up to rounding, hence the lower bound.
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=max(1e-7, 1e-5 * float(np.abs(other).max())))
+        assert_same(outputs(scan_unroll, **changes), expected)
+
+
+@pytest.mark.parametrize("rematerialization", ["dots", "layer"])
+def test_what_is_computed_again_changes_nothing(rematerialization):
+    changes: Any = {"norm": "batch", "norm_position": "pre"}  # updates statistics, and compiles fast
+    assert_same(outputs(None, rematerialization=rematerialization, **changes), outputs(None, **changes))
+
+
+def test_what_is_computed_again():
+    """`dots` repeats no product of a projection and no fused attention, `layer` repeats all of them."""
+
+    def saved_and_products(rematerialization: str) -> tuple[int, int]:
+        changes: Any = {"rematerialization": rematerialization, "attention": "fused"}
+        model, variables = unrolled(1, **changes)
+
+        def loss(variables: Any) -> Any:
+            return model.apply(variables, SOURCE, SOURCE_MASK, TARGET)[0].sum()
+
+        residuals = jax.eval_shape(lambda variables: jax.vjp(loss, variables)[1], variables)
+        program = str(jax.make_jaxpr(jax.grad(loss))(variables))
+        return sum(leaf.size for leaf in jax.tree.leaves(residuals)), program.count("dot_general")
+
+    (none, products), (dots, again), (layer, all_again) = map(saved_and_products, ("none", "dots", "layer"))
+    assert none > dots > layer
+    assert products == again < all_again
 
 
 def test_decoding_step_by_step_equals_the_whole_at_any_unrolling():

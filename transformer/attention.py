@@ -1,7 +1,7 @@
 """Multi-head attention with its projections (section 3.2.2)."""
 
 import flax.linen as nn
-from jax import Array
+from jax import Array, lax
 from jax.nn.initializers import Initializer
 
 from transformer.layers import Build, Dropout, glorot
@@ -123,9 +123,11 @@ class MultiHeadAttention(nn.Module):
             heads = x.reshape(*x.shape[:2], self.build.config.num_heads, -1)  # [B, T, H, E]: nothing is moved
             return heads if rotation is None else rotate(heads, rotation[..., None, :])
 
-        queries, keys = split(self.query(x), rotation), split(self.key(memory), rotation)
+        # Without the barrier, XLA computes the projections of `memory` as one product, and then copies its parts.
+        of_keys, of_values = lax.optimization_barrier((memory, memory))
+        queries, keys = split(self.query(x), rotation), split(self.key(of_keys), rotation)
         segments = mask.segments(x.shape[0], x.shape[1], memory.shape[1])
-        attended = attention(queries, keys, split(self.value(memory)), *segments, mask.is_causal)
+        attended = attention(queries, keys, split(self.value(of_values)), *segments, mask.is_causal)
         return self.output(attended.reshape(x.shape))
 
     def _split(self, x: Array, rotation: Array | None = None) -> Array:

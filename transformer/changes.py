@@ -19,6 +19,7 @@ FREE = {
     "average",
     "compilation_cache",
     "data.tags",
+    "model.rematerialization",
     "model.scan_unroll",
     *(
         f"training.{name}"

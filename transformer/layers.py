@@ -52,7 +52,7 @@ class Build(NamedTuple):
         config = self.config
         if config.implementation == "plain" or config.attention_dropout:
             return None
-        return select_fused(config.attention, self.backend, keys)
+        return select_fused(config.attention, self.backend, keys, config.d_model // config.num_heads)
 
 
 def _site(path: tuple[str, ...]) -> int:

@@ -13,12 +13,22 @@ from jax import Array, lax
 
 from transformer.attention import KeysAndValues, MultiHeadAttention
 from transformer.layers import AddAndNorm, Build, FeedForward, make_norm
+from transformer.ops.backward import ATTENDED
 from transformer.ops.dropout import DropoutKey, fold_in
 from transformer.ops.masks import AttentionMask
 
 # Keys and values of all layers of a stack. If the stack is unrolled, they are a tuple with one cache per layer, which a
 # step can update without a copy. If it is scanned, they are one cache whose arrays have a leading axis of layers.
 Caches = KeysAndValues | tuple[KeysAndValues, ...]
+
+# What a layer keeps for its backward pass, by `model.rematerialization`.
+SAVED = {
+    "layer": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(ATTENDED),
+    ),
+}
 
 
 class Context(NamedTuple):
@@ -188,6 +198,10 @@ class Stack(nn.Module):
             key = None if dropout is None else fold_in(dropout, number)
             return layer(x, memory, context, key, return_weights)
 
+        rematerialization = self.build.config.rematerialization
+        if rematerialization != "none":
+            # In straight-line code, XLA would merge what is computed again with what was computed before.
+            body = nn.remat(body, policy=SAVED[rematerialization], prevent_cse=self.unroll > 1)
         scanned: Any = nn.scan(
             body,
             variable_axes={"params": 0, True: 0},

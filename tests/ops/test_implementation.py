@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from transformer.errors import InputError
+from transformer.ops.attention_gpu import flash_attention
+from transformer.ops.attention_tpu import splash_attention
+from transformer.ops.blockwise import blockwise_attention
 from transformer.ops.dropout import DropoutKey
-from transformer.ops.implementation import ACCELERATOR, CPU, PLAIN, Implementation, select
+from transformer.ops.implementation import ACCELERATOR, CPU, PLAIN, Implementation, select, select_fused
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -26,6 +29,34 @@ def test_select():
     assert select("auto", "gpu") is select("auto", "tpu") is ACCELERATOR
     with pytest.raises(InputError, match=r"must be one of auto, plain, but is 'plane'\. Did you mean plain\?"):
         inspect.unwrap(select)("plane", "cpu")
+
+
+class Card(NamedTuple):
+    compute_capability: str
+    platform: str = "gpu"
+
+
+def test_select_fused(monkeypatch):
+    chosen = {
+        (name, backend, keys, size): select_fused(name, backend, keys, size)
+        for name in ("auto", "plain", "fused")
+        for backend in ("cpu", "gpu", "tpu")
+        for keys in (2048, 2049)
+        for size in (128, 256)
+    }
+    for (name, backend, keys, size), attention in chosen.items():
+        long, kernel = blockwise_attention if keys > 2048 else None, size == 128 and backend == "gpu"
+        match name:
+            case "plain":
+                assert attention is None
+            case "auto":
+                assert attention is (flash_attention if kernel else long)
+            case "fused":
+                kernels = {"gpu": flash_attention if kernel else blockwise_attention, "tpu": splash_attention}
+                assert attention is kernels.get(backend, blockwise_attention)
+    for capability, expected in (("9.0", flash_attention), ("8.0", None), ("gfx942", None)):
+        monkeypatch.setattr(jax, "local_devices", lambda found=capability: [Card(found)])
+        assert select_fused("auto", "gpu", 64, 64) is expected
 
 
 def attend(ops: Implementation, query: Any, key: Any, value: Any, mask: Any, rows: Any) -> Any:

@@ -96,7 +96,8 @@ def out_of_memory(command: str, error: RuntimeError) -> str:
     """
     tokens = "--batch-tokens (65,536 by default on an accelerator)"
     advice = {
-        "train": "Lower --training.batch-tokens, or raise --training.accumulation-steps, which does not change updates",
+        "train": "Lower --training.batch-tokens, or raise --training.accumulation-steps or use "
+        "--model.rematerialization layer, which do not change the updates",
         "evaluate": f"Lower {tokens} or --beam-size",
         "translate": f"Lower {tokens} or --beam-size",
         "tune": f"Lower {tokens} or --beams",

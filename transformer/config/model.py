@@ -79,12 +79,17 @@ class ModelConfig:
     attention: Literal["auto", "plain", "fused"] = "auto"
     """`plain` stores the attention weights, as section 3.2.1 writes them.
     `fused` stores none: a Pallas kernel on a GPU, splash attention on a
-    TPU, blocks of keys on a CPU. `auto` is plain up to 2,048 tokens per
-    row, and above that blocks of keys on every backend."""
+    TPU, blocks of keys on a CPU. `auto` is the kernel on Hopper GPUs, on
+    which it has been tested. Elsewhere it is plain up to 2,048 tokens per
+    row, and above that blocks of keys."""
     scan_unroll: Count | None = None
     """Number of layers that the compiled loop over a stack contains. 1
-    compiles fastest; larger numbers run faster. None is all layers on a
-    CPU, and 1 elsewhere."""
+    compiles fastest; larger numbers run faster. None is 1 on a TPU, and
+    all layers elsewhere."""
+    rematerialization: Literal["none", "layer", "dots"] = "none"
+    """What the backward pass computes again instead of keeping it in memory:
+    `none`; `dots`, everything except matrix products and fused attention;
+    or `layer`, each layer from its input."""
 
     def __post_init__(self) -> None:
         check(self, "model")

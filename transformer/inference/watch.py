@@ -133,7 +133,7 @@ def watch(
 
 def _identity(config: Mapping[str, Any], training_data: str | None) -> tuple[Any, ...]:
     """The settings of a run, without those that may change when it is resumed."""
-    rounding = ("dtype", "implementation", "scan_unroll")
+    rounding = ("dtype", "implementation", "attention", "rematerialization", "scan_unroll")
     model = {name: value for name, value in config["model"].items() if name not in rounding}
     return training_data, config["seed"], model, config["optimizer"]
 

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Float, Int
 
-from transformer.ops.backward import custom_vjp
+from transformer.ops.backward import ATTENDED, custom_vjp
 
 BLOCK = 64  # queries and keys of one tile of scores
 LOG2_E = math.log2(math.e)
@@ -184,7 +185,7 @@ def _call(kernel: Any, tiles: _Tiles, blocks: int, in_specs: list, out_specs: li
         in_specs=in_specs,
         out_specs=out_specs,
         out_shape=out_shape,
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
         interpret=interpret,
         name=name,
     )
@@ -216,6 +217,7 @@ def _forward(query, key, value, query_segments, key_segments, is_causal, interpr
         name="attention_forward",
     )(q, k, v, *segments)
     result = result[:, : query.shape[1], :, : query.shape[-1]]
+    result, log_total = checkpoint_name((result, log_total), ATTENDED)
     return result, (query, key, value, query_segments, key_segments, result, log_total)
 
 

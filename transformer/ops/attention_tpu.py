@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from transformer.ops.backward import ATTENDED
+
 BLOCK = 128  # a TPU's vector registers have 128 lanes: queries and keys come in multiples of them
 
 
@@ -42,7 +44,9 @@ def splash_attention(
     q, k, v = heads_first(query / math.sqrt(query.shape[-1])), heads_first(key), heads_first(value)
     queries, keys = _padded(query_segments), _padded(key_segments)
     one_head: Any = (splash.CausalMask if is_causal else splash.FullMask)((q.shape[2], k.shape[2]))
-    kernel = splash.make_splash_mha_single_device(splash.MultiHeadMask([one_head] * q.shape[1]), interpret=interpret)
+    kernel = splash.make_splash_mha_single_device(
+        splash.MultiHeadMask([one_head] * q.shape[1]), residual_checkpoint_name=ATTENDED, interpret=interpret
+    )
     attended: Any = jax.vmap(kernel)(q, k, v, splash.SegmentIds(queries, keys))
     # The kernel averages over all keys where a query may attend to none.
     attends = (queries != 0) & (queries[:, :, None] == keys[:, None, :]).any(-1)

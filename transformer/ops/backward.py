@@ -25,6 +25,7 @@ from transformer.ops.dropout import DropoutKey, keep_mask, scale_kept
 from transformer.ops.dropout import dropout as plain_dropout
 from transformer.ops.feed_forward import ACTIVATIONS as PLAIN_ACTIVATIONS
 
+ATTENDED = "attended"  # name of what fused attention keeps for its backward pass, for policies of rematerialization
 custom_vjp: Any = jax.custom_vjp  # its annotations lose the return type of the decorated function
 
 
@@ -121,14 +122,17 @@ relu.defvjp(_relu_forward, _relu_backward)
 ACTIVATIONS = MappingProxyType({**PLAIN_ACTIVATIONS, "relu": relu})
 
 
-@partial(custom_vjp, nondiff_argnums=(0,))
-def _product(products: Products, x: Array, kernel: Array) -> Array:
+def _multiply(products: Products, x: Array, kernel: Array) -> Array:
     y = products.dot(_rows(x), kernel.astype(x.dtype), (1, 0), 0, x.dtype)
     return y.reshape(*x.shape[:-1], kernel.shape[1])
 
 
+_product = partial(custom_vjp, nondiff_argnums=(0,))(_multiply)
+
+
 def _product_forward(products: Products, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _product(products, x, kernel), (x, kernel)
+    # Not `_product`: a policy of rematerialization does not see the products inside another custom VJP.
+    return _multiply(products, x, kernel), (x, kernel)
 
 
 def _product_backward(products: Products, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:

@@ -8,9 +8,10 @@ from functools import partial
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Int
 
-from transformer.ops.backward import custom_vjp
+from transformer.ops.backward import ATTENDED, custom_vjp
 
 BLOCK = 256  # keys whose scores exist at the same time
 
@@ -86,7 +87,7 @@ def _forward(query, key, value, query_segments, key_segments, is_causal, block):
     attended = attended / jnp.where(total == 0.0, 1.0, total)[..., None]
     # exp(score - log_total) is a weight; where no key counts, every weight is 0 whatever this number is.
     log_total = jnp.where(total == 0.0, 0.0, top + jnp.log(jnp.where(total == 0.0, 1.0, total)))
-    result = jnp.moveaxis(attended, 1, 2).astype(value.dtype)
+    result, log_total = checkpoint_name((jnp.moveaxis(attended, 1, 2).astype(value.dtype), log_total), ATTENDED)
     return result, (query, key, value, query_segments, key_segments, result, log_total)
 
 

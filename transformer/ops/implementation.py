@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
@@ -15,7 +16,11 @@ from transformer.ops.attention import merge_heads, scaled_dot_product_attention,
 from transformer.ops.attention_gpu import flash_attention
 from transformer.ops.attention_tpu import splash_attention
 from transformer.ops.backward import Products
-from transformer.ops.backward_loss import Logits, softmax_in_one_pass, softmax_in_two_passes
+from transformer.ops.backward_loss import (
+    Logits,
+    softmax_with_recomputed_exponentials,
+    softmax_with_stored_exponentials,
+)
 from transformer.ops.blockwise import blockwise_attention
 from transformer.ops.dropout import dropout
 from transformer.ops.feed_forward import ACTIVATIONS
@@ -27,8 +32,8 @@ LOGITS_OF_A_CHUNK = 2**28  # elements, or 512 MiB in bfloat16, on an accelerator
 ROWS = 64  # of a tile that an accelerator multiplies: a chunk has a multiple of them
 
 
-IN_FLOAT32 = Logits(jnp.float32, softmax_in_two_passes)
-AS_HIDDEN = Logits(None, softmax_in_one_pass)
+IN_FLOAT32 = Logits(jnp.float32, softmax_with_stored_exponentials)
+AS_HIDDEN = Logits(None, softmax_with_recomputed_exponentials)
 
 
 class Implementation(NamedTuple):
@@ -72,27 +77,43 @@ def select(name: Literal["auto", "plain"], backend: str) -> Implementation:
 FusedAttention = Callable[..., Array]
 """Function with the arguments of `blockwise_attention`, which stores no attention weights."""
 LONG = 2048  # keys above which attention weights take more memory than the activations of a large model
+LARGEST_HEAD = 128  # features of a head up to which the blocks of the GPU kernel fit into shared memory
+TESTED_GPUS = ("9.0",)  # compute capabilities of the GPUs on which the kernel has passed the tests of `ops`
 
 
-def select_fused(name: Literal["auto", "plain", "fused"], backend: str, keys: int) -> FusedAttention | None:
-    """Selects the attention by its name, the backend and the length of the rows.
+def select_fused(
+    name: Literal["auto", "plain", "fused"], backend: str, keys: int, head_size: int
+) -> FusedAttention | None:
+    """Selects the attention by its name, the backend and the shape of the rows.
 
-    No kernel has passed the tests of `ops` on a device yet, so `auto` chooses among the functions in plain JAX.
+    `auto` chooses only among functions that have passed the tests of `ops` on such a device. Splash attention has not
+    run on a TPU yet.
 
     Args:
         name: `model.attention`.
         backend: Backend that the program is compiled for: `cpu`, `gpu` or `tpu`.
         keys: Number of keys of a row.
+        head_size: Number of features of a head.
 
     Returns:
         An attention that stores no weights, or None for the plain one.
     """
+    has_kernel = backend == "gpu" and head_size <= LARGEST_HEAD
     match name:
+        case "fused" if backend == "tpu":
+            return splash_attention
         case "fused":
-            return {"gpu": flash_attention, "tpu": splash_attention}.get(backend, blockwise_attention)
+            return flash_attention if has_kernel else blockwise_attention
+        case "auto" if has_kernel and _is_tested(jax.local_devices()[0]):
+            return flash_attention
         case "auto" if keys > LONG:
             return blockwise_attention
     return None
+
+
+def _is_tested(device: Any) -> bool:
+    """Whether a device has a tested compute capability. A program compiled for an absent GPU is for a tested one."""
+    return device.platform != "gpu" or device.compute_capability in TESTED_GPUS
 
 
 def _written_out(products: Products, cross_entropy: Callable[..., tuple[Array, Array]]) -> Implementation:

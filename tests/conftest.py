@@ -17,6 +17,8 @@ os.environ |= {
     # What one test has compiled the next one need not; subprocesses share it.
     "JAX_COMPILATION_CACHE_DIR": f"{_home.name}/jax",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    # References in JAX are as exact as what they are compared with, also on a GPU or a TPU.
+    "JAX_DEFAULT_MATMUL_PRECISION": "float32",
 }
 
 

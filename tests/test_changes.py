@@ -44,7 +44,15 @@ def test_steps_may_change_where_no_rate_so_far_depends_on_them(optimizer, before
     ("part", "field", "value"),
     [
         *(("training", *field) for field in (("label_smoothing", 0.2), ("batch_tokens", 1000), ("pack_length", 64))),
-        *(("model", *field) for field in (("dropout", 0.3), ("dtype", "float32"), ("implementation", "plain"))),
+        *(
+            ("model", *field)
+            for field in (
+                ("dropout", 0.3),
+                ("dtype", "float32"),
+                ("matmul_precision", "tensorfloat32"),
+                ("implementation", "plain"),
+            )
+        ),
         *(("optimizer", *field) for field in (("scale", 2.0), ("b2", 0.9), ("clip_norm", 1.0))),
         *(("data", *field) for field in (("max_length", 100), ("target_language", "fr"))),
         ("tokenizer", "pad_id", 5),

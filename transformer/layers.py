@@ -45,14 +45,15 @@ class Build(NamedTuple):
             backend: Backend that the program is compiled for; None is JAX's default backend.
         """
         backend = jax.default_backend() if backend is None else backend
-        return cls(config, select(config.implementation, backend), backend)
+        return cls(config, select(config.implementation, backend, config.matmul_precision), backend)
 
     def fused(self, keys: int) -> FusedAttention | None:
         """Returns the attention over rows of `keys` tokens, if it is one that stores no attention weights."""
         config = self.config
         if config.implementation == "plain" or config.attention_dropout:
             return None
-        return select_fused(config.attention, self.backend, keys, config.d_model // config.num_heads)
+        head_size = config.d_model // config.num_heads
+        return select_fused(config.attention, self.backend, keys, head_size, config.matmul_precision)
 
 
 def _site(path: tuple[str, ...]) -> int:

@@ -71,6 +71,11 @@ class ModelConfig:
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute dtype. `auto` is bfloat16 if the hardware supports it, else
     float32. Parameters are always float32."""
+    matmul_precision: Literal["float32", "tensorfloat32"] = "float32"
+    """Precision of matrix products of float32 numbers. `float32` is exact
+    to float32 on every device. `tensorfloat32` is faster and less exact:
+    a GPU rounds the factors to TF32, and a TPU multiplies in three passes
+    of bfloat16. A CPU ignores it, and so do products of bfloat16 numbers."""
     implementation: Literal["auto", "plain"] = "auto"
     """`auto` uses the functions that train fastest on the backend. `plain`
     uses the equations as written, computed in float32 between

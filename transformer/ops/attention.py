@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Float, Shaped
 
 from transformer.ops.masks import require_bool
+from transformer.ops.precision import MatmulPrecision
 
 
 def scaled_dot_product_attention(
@@ -19,6 +20,7 @@ def scaled_dot_product_attention(
     *,
     dropout: Callable[[Array], Array] | None = None,
     return_weights: bool = False,
+    precision: MatmulPrecision = "float32",
 ) -> tuple[Float[Array, "*batch Q E_value"], Float[Array, "*batch Q K"] | None]:
     """Computes scaled dot-product attention in float32 (section 3.2.1, Eq. 1).
 
@@ -33,6 +35,7 @@ def scaled_dot_product_attention(
             and finite gradients.
         dropout: Function applied to the attention weights before they multiply the values. None applies no dropout.
         return_weights: Whether to return the attention weights.
+        precision: Precision of both products.
 
     Returns:
         The attended values in the dtype of `value`, and the attention weights. The weights are the output of the
@@ -42,10 +45,10 @@ def scaled_dot_product_attention(
         InputError: `mask` is not boolean.
     """
     q, k, v = (x.astype(jnp.float32) for x in (query, key, value))
-    scores = jnp.einsum("...qe,...ke->...qk", q, k) / math.sqrt(query.shape[-1])
+    scores = jnp.einsum("...qe,...ke->...qk", q, k, precision=precision) / math.sqrt(query.shape[-1])
     weights = masked_softmax(scores, mask)
     mixed = weights if dropout is None else dropout(weights)
-    attended = jnp.einsum("...qk,...ke->...qe", mixed, v)
+    attended = jnp.einsum("...qk,...ke->...qe", mixed, v, precision=precision)
     return attended.astype(value.dtype), weights if return_weights else None
 
 

@@ -17,12 +17,13 @@ from jax.experimental.pallas import triton
 from jaxtyping import Float, Int
 
 from transformer.ops.backward import ATTENDED, custom_vjp
+from transformer.ops.precision import MatmulPrecision, product_precision
 
 BLOCK = 64  # queries and keys of one tile of scores
 LOG2_E = math.log2(math.e)
 
 
-@partial(custom_vjp, nondiff_argnums=(5, 6))
+@partial(custom_vjp, nondiff_argnums=(5, 6, 7))
 def flash_attention(
     query: Float[Array, "B Q H E"],
     key: Float[Array, "B K H E"],
@@ -31,6 +32,7 @@ def flash_attention(
     key_segments: Int[Array, "B K"],
     is_causal: bool,
     interpret: bool = False,
+    precision: MatmulPrecision = "float32",
 ) -> Float[Array, "B Q H E"]:
     """`blockwise_attention`, computed by one kernel.
 
@@ -42,8 +44,9 @@ def flash_attention(
         key_segments: The same for the keys.
         is_causal: Whether a query attends to no later key.
         interpret: Run the kernel as a JAX program, on any backend.
+        precision: Precision of the products of float32 numbers.
     """
-    return _forward(query, key, value, query_segments, key_segments, is_causal, interpret)[0]
+    return _forward(query, key, value, query_segments, key_segments, is_causal, interpret, precision)[0]
 
 
 class _Tiles:
@@ -80,11 +83,6 @@ def _padded(x: Array, is_feature: bool = True) -> Array:
     return jnp.pad(x, pads) if any(after for _, after in pads) else x
 
 
-def _dot(a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False) -> Array:
-    # Float32 stays float32: without this, a GPU rounds the factors to TF32.
-    return triton.dot(a, b, trans_a=trans_a, trans_b=trans_b, allow_tf32=False)
-
-
 def _allowed(query_segments: Array, key_segments: Array, query_start: Any, key_start: Any, causal: bool) -> Array:
     allowed = (query_segments[:, None] == key_segments[None, :]) & (key_segments[None, :] != 0)
     if causal:
@@ -94,7 +92,7 @@ def _allowed(query_segments: Array, key_segments: Array, query_start: Any, key_s
     return allowed
 
 
-def _forward_kernel(q_ref, k_ref, v_ref, qs_ref, ks_ref, o_ref, log_ref, *, factor: float, causal: bool) -> None:
+def _forward_kernel(q_ref, k_ref, v_ref, qs_ref, ks_ref, o_ref, log_ref, *, dot, factor: float, causal: bool) -> None:
     start = pl.program_id(2) * BLOCK
     q, query_segments = q_ref[...], qs_ref[...]
 
@@ -102,14 +100,14 @@ def _forward_kernel(q_ref, k_ref, v_ref, qs_ref, ks_ref, o_ref, log_ref, *, fact
         attended, top, total = carry
         here = pl.ds(block * BLOCK, BLOCK)
         k, v = k_ref[here, :], v_ref[here, :]
-        scores = _dot(q, k, trans_b=True) * (factor * LOG2_E)
+        scores = dot(q, k, trans_b=True) * (factor * LOG2_E)
         allowed = _allowed(query_segments, ks_ref[here], start, block * BLOCK, causal)
         scores = jnp.where(allowed, scores, -jnp.inf)
         new_top = jnp.maximum(top, scores.max(1))
         finite = jnp.where(new_top == -jnp.inf, 0.0, new_top)  # no key counts so far
         exponentials = jnp.exp2(scores - finite[:, None])
         shrink = jnp.exp2(top - finite)
-        attended = attended * shrink[:, None] + _dot(exponentials.astype(v.dtype), v)
+        attended = attended * shrink[:, None] + dot(exponentials.astype(v.dtype), v)
         return attended, new_top, total * shrink + exponentials.sum(1)
 
     blocks = k_ref.shape[0] // BLOCK
@@ -123,14 +121,14 @@ def _forward_kernel(q_ref, k_ref, v_ref, qs_ref, ks_ref, o_ref, log_ref, *, fact
     log_ref[...] = jnp.where(total == 0.0, 0.0, top + jnp.log2(positive))
 
 
-def _weights(q, k, query_segments, key_segments, log_total, query_start, key_start, factor, causal):
-    scores = _dot(q, k, trans_b=True) * (factor * LOG2_E)
+def _weights(dot, q, k, query_segments, key_segments, log_total, query_start, key_start, factor, causal):
+    scores = dot(q, k, trans_b=True) * (factor * LOG2_E)
     allowed = _allowed(query_segments, key_segments, query_start, key_start, causal)
     return jnp.where(allowed, jnp.exp2(scores - log_total[:, None]), 0.0)
 
 
 def _query_kernel(
-    q_ref, k_ref, v_ref, qs_ref, ks_ref, g_ref, log_ref, along_ref, dq_ref, *, factor: float, causal: bool
+    q_ref, k_ref, v_ref, qs_ref, ks_ref, g_ref, log_ref, along_ref, dq_ref, *, dot, factor: float, causal: bool
 ) -> None:
     start = pl.program_id(2) * BLOCK
     q, g, query_segments, log_total, along = q_ref[...], g_ref[...], qs_ref[...], log_ref[...], along_ref[...]
@@ -138,9 +136,9 @@ def _query_kernel(
     def add(block, dq):
         here = pl.ds(block * BLOCK, BLOCK)
         k, v = k_ref[here, :], v_ref[here, :]
-        weights = _weights(q, k, query_segments, ks_ref[here], log_total, start, block * BLOCK, factor, causal)
-        dscores = weights * (_dot(g, v, trans_b=True) - along[:, None]) * factor
-        return dq + _dot(dscores.astype(k.dtype), k)
+        weights = _weights(dot, q, k, query_segments, ks_ref[here], log_total, start, block * BLOCK, factor, causal)
+        dscores = weights * (dot(g, v, trans_b=True) - along[:, None]) * factor
+        return dq + dot(dscores.astype(k.dtype), k)
 
     blocks = k_ref.shape[0] // BLOCK
     last = jnp.minimum(pl.program_id(2) + 1, blocks) if causal else blocks
@@ -148,7 +146,7 @@ def _query_kernel(
 
 
 def _key_kernel(
-    q_ref, k_ref, v_ref, qs_ref, ks_ref, g_ref, log_ref, along_ref, dk_ref, dv_ref, *dq_ref, factor: float, causal: bool
+    q_ref, k_ref, v_ref, qs_ref, ks_ref, g_ref, log_ref, along_ref, dk_ref, dv_ref, *dq_ref, dot, factor, causal: bool
 ) -> None:
     """With `dq_ref`, all queries are one block, and its gradient is written, too."""
     start = pl.program_id(2) * BLOCK
@@ -157,14 +155,14 @@ def _key_kernel(
     def gradients(block):
         here = pl.ds(block * BLOCK, BLOCK)
         q, g = q_ref[here, :], g_ref[here, :]
-        weights = _weights(q, k, qs_ref[here], key_segments, log_ref[here], block * BLOCK, start, factor, causal)
-        dscores = weights * (_dot(g, v, trans_b=True) - along_ref[here][:, None]) * factor
+        weights = _weights(dot, q, k, qs_ref[here], key_segments, log_ref[here], block * BLOCK, start, factor, causal)
+        dscores = weights * (dot(g, v, trans_b=True) - along_ref[here][:, None]) * factor
         dscores = dscores.astype(q.dtype)
-        return _dot(dscores, q, trans_a=True), _dot(weights.astype(g.dtype), g, trans_a=True), dscores
+        return dot(dscores, q, trans_a=True), dot(weights.astype(g.dtype), g, trans_a=True), dscores
 
     if dq_ref:
         dk, dv, dscores = gradients(0)
-        dq_ref[0][...] = _dot(dscores, k).astype(dq_ref[0].dtype)
+        dq_ref[0][...] = dot(dscores, k).astype(dq_ref[0].dtype)
     else:
 
         def add(block, sums):
@@ -191,7 +189,7 @@ def _call(kernel: Any, tiles: _Tiles, blocks: int, in_specs: list, out_specs: li
     )
 
 
-def _forward(query, key, value, query_segments, key_segments, is_causal, interpret):
+def _forward(query, key, value, query_segments, key_segments, is_causal, interpret, precision):
     q, k, v = (_padded(x) for x in (query, key, value))
     segments = _padded(query_segments, False), _padded(key_segments, False)
     tiles = _Tiles(q, k)
@@ -211,6 +209,7 @@ def _forward(query, key, value, query_segments, key_segments, is_causal, interpr
             jax.ShapeDtypeStruct(q.shape, value.dtype),
             jax.ShapeDtypeStruct((tiles.batch, tiles.heads, tiles.queries), jnp.float32),
         ],
+        dot=partial(triton.dot, precision=product_precision(precision, query, key, value)),
         factor=1 / math.sqrt(query.shape[-1]),
         causal=is_causal,
         interpret=interpret,
@@ -221,15 +220,17 @@ def _forward(query, key, value, query_segments, key_segments, is_causal, interpr
     return result, (query, key, value, query_segments, key_segments, result, log_total)
 
 
-def _backward(is_causal, interpret, saved, gradient):
+def _backward(is_causal, interpret, precision, saved, gradient):
     query, key, value, query_segments, key_segments, result, log_total = saved
-    along = jnp.einsum("bqhe,bqhe->bhq", gradient, result, preferred_element_type=jnp.float32)
+    exact = product_precision(precision, query, key, value)
+    along = jnp.einsum("bqhe,bqhe->bhq", gradient, result, precision=exact, preferred_element_type=jnp.float32)
     along = jnp.pad(along, [(0, 0), (0, 0), (0, log_total.shape[-1] - along.shape[-1])])
     q, k, v, g = (_padded(x) for x in (query, key, value, gradient))
     segments = _padded(query_segments, False), _padded(key_segments, False)
     tiles = _Tiles(q, k)
     arguments = q, k, v, *segments, g, log_total, along
-    options = {"factor": 1 / math.sqrt(query.shape[-1]), "causal": is_causal, "interpret": interpret}
+    factor, dot = 1 / math.sqrt(query.shape[-1]), partial(triton.dot, precision=exact)
+    options = {"dot": dot, "factor": factor, "causal": is_causal, "interpret": interpret}
 
     def specs(whole_queries: bool, whole_keys: bool) -> list[pl.BlockSpec]:
         queries, keys = (tiles.queries, whole_queries), (tiles.keys, whole_keys)

@@ -24,6 +24,7 @@ from transformer.ops.attention import masked_softmax
 from transformer.ops.dropout import DropoutKey, keep_mask, scale_kept
 from transformer.ops.dropout import dropout as plain_dropout
 from transformer.ops.feed_forward import ACTIVATIONS as PLAIN_ACTIVATIONS
+from transformer.ops.precision import MatmulPrecision
 
 ATTENDED = "attended"  # name of what fused attention keeps for its backward pass, for policies of rematerialization
 custom_vjp: Any = jax.custom_vjp  # its annotations lose the return type of the decorated function
@@ -37,11 +38,13 @@ class Products(NamedTuple):
             `contract`, after `batch` leading axes. It accumulates in float32 and returns `dtype`.
         transposed: Function of (a [*batch, M, E], b [*batch, N, E]). It returns a b^T in float32.
         move_axis: Function like `jnp.moveaxis`, for one axis.
+        precision: Precision of `dot` and `transposed` for float32 numbers.
     """
 
     dot: Callable[[Array, Array, tuple[int, int], int, DTypeLike], Array]
     transposed: Callable[[Array, Array], Array]
     move_axis: Callable[[Array, int, int], Array]
+    precision: MatmulPrecision = "float32"
 
 
 def linear(

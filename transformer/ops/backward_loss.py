@@ -46,7 +46,8 @@ def cross_entropy(
     `label_smoothing` given as an array may be traced. The plain function then computes the loss.
     """
     if isinstance(label_smoothing, Array):
-        return plain_cross_entropy(hidden, embedding, bias, targets, mask, label_smoothing=label_smoothing, chunk=chunk)
+        options: Any = {"label_smoothing": label_smoothing, "chunk": chunk, "precision": products.precision}
+        return plain_cross_entropy(hidden, embedding, bias, targets, mask, **options)
     chunks = in_chunks(hidden, targets, mask, chunk)
     settings = Settings(products, logits, label_smoothing)
     return _loss_sum(settings, chunks, embedding, bias), mask.sum(dtype=jnp.float32)

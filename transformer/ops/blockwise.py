@@ -12,11 +12,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Int
 
 from transformer.ops.backward import ATTENDED, custom_vjp
+from transformer.ops.precision import MatmulPrecision, product_precision
 
 BLOCK = 256  # keys whose scores exist at the same time
 
 
-@partial(custom_vjp, nondiff_argnums=(5, 6))
+@partial(custom_vjp, nondiff_argnums=(5, 6, 7))
 def blockwise_attention(
     query: Float[Array, "B Q H E"],
     key: Float[Array, "B K H E"],
@@ -25,6 +26,7 @@ def blockwise_attention(
     key_segments: Int[Array, "B K"],
     is_causal: bool,
     block: int = BLOCK,
+    precision: MatmulPrecision = "float32",
 ) -> Float[Array, "B Q H E"]:
     """Section 3.2.1, Eq. 1 for each head, one block of keys at a time.
 
@@ -40,16 +42,22 @@ def blockwise_attention(
         key_segments: The same for the keys.
         is_causal: Whether a query attends to no later key.
         block: Number of keys whose scores exist at the same time.
+        precision: Precision of the products of float32 numbers.
 
     Returns:
         The attended values, in the type of `value`; zeros where a query attends to nothing.
     """
-    return _forward(query, key, value, query_segments, key_segments, is_causal, block)[0]
+    return _forward(query, key, value, query_segments, key_segments, is_causal, block, precision)[0]
 
 
-def _scores(query: Array, key: Array, query_segments: Array, key_segments: Array, start: Array | int, causal: bool):
+def _product(precision: MatmulPrecision, subscripts: str, a: Array, b: Array) -> Array:
+    exact = product_precision(precision, a, b)
+    return jnp.einsum(subscripts, a, b, precision=exact, preferred_element_type=jnp.float32)
+
+
+def _scores(product, query, key, query_segments: Array, key_segments: Array, start: Array | int, causal: bool):
     """Scores [B, H, Q, k] of one block of keys in float32, and which of them count."""
-    scores = jnp.einsum("bqhe,bkhe->bhqk", query, key, preferred_element_type=jnp.float32)
+    scores = product("bqhe,bkhe->bhqk", query, key)
     allowed = (query_segments[:, :, None] == key_segments[:, None, :]) & (key_segments[:, None, :] != 0)
     if causal:
         positions = jnp.arange(query.shape[1])[:, None], start + jnp.arange(key.shape[1])[None, :]
@@ -64,7 +72,8 @@ def _blocks(x: Array, block: int) -> Array:
     return jnp.moveaxis(x.reshape(x.shape[0], -1, block, *x.shape[2:]), 1, 0)
 
 
-def _forward(query, key, value, query_segments, key_segments, is_causal, block):
+def _forward(query, key, value, query_segments, key_segments, is_causal, block, precision):
+    product = partial(_product, precision)
     batch, length, heads, size = query.shape
     block = min(block, key.shape[1])
     blocks = _blocks(key, block), _blocks(value, block), _blocks(key_segments, block)
@@ -73,12 +82,12 @@ def _forward(query, key, value, query_segments, key_segments, is_causal, block):
     def add(carry, part):
         attended, top, total = carry
         k, v, segments, start = part
-        scores, allowed = _scores(query, k, query_segments, segments, start, is_causal)
+        scores, allowed = _scores(product, query, k, query_segments, segments, start, is_causal)
         new_top = jnp.maximum(top, jnp.where(allowed, scores, -jnp.inf).max(-1))
         finite = jnp.where(jnp.isneginf(new_top), 0.0, new_top)  # no key counts so far
         exponentials = jnp.where(allowed, jnp.exp(scores - finite[..., None]), 0.0)
         shrink = jnp.exp(top - finite)
-        mixed = jnp.einsum("bhqk,bkhe->bhqe", exponentials.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        mixed = product("bhqk,bkhe->bhqe", exponentials.astype(v.dtype), v)
         return (attended * shrink[..., None] + mixed, new_top, total * shrink + exponentials.sum(-1)), None
 
     zeros = jnp.zeros((batch, heads, length), jnp.float32)
@@ -91,23 +100,24 @@ def _forward(query, key, value, query_segments, key_segments, is_causal, block):
     return result, (query, key, value, query_segments, key_segments, result, log_total)
 
 
-def _backward(is_causal, block, saved, g):
+def _backward(is_causal, block, precision, saved, g):
+    product = partial(_product, precision)
     query, key, value, query_segments, key_segments, result, log_total = saved
     block = min(block, key.shape[1])
     blocks = _blocks(key, block), _blocks(value, block), _blocks(key_segments, block)
     starts = block * jnp.arange(blocks[0].shape[0])
-    along = jnp.einsum("bqhe,bqhe->bhq", g, result, preferred_element_type=jnp.float32)
+    along = product("bqhe,bqhe->bhq", g, result)
     factor = 1 / math.sqrt(query.shape[-1])
 
     def add(dquery, part):
         k, v, segments, start = part
-        scores, allowed = _scores(query, k, query_segments, segments, start, is_causal)
+        scores, allowed = _scores(product, query, k, query_segments, segments, start, is_causal)
         weights = jnp.where(allowed, jnp.exp(scores - log_total[..., None]), 0.0)
-        dvalue = jnp.einsum("bhqk,bqhe->bkhe", weights.astype(g.dtype), g, preferred_element_type=jnp.float32)
-        dweights = jnp.einsum("bqhe,bkhe->bhqk", g, v, preferred_element_type=jnp.float32)
+        dvalue = product("bhqk,bqhe->bkhe", weights.astype(g.dtype), g)
+        dweights = product("bqhe,bkhe->bhqk", g, v)
         dscores = (weights * (dweights - along[..., None]) * factor).astype(query.dtype)
-        dkey = jnp.einsum("bhqk,bqhe->bkhe", dscores, query, preferred_element_type=jnp.float32)
-        dquery += jnp.einsum("bhqk,bkhe->bqhe", dscores, k, preferred_element_type=jnp.float32)
+        dkey = product("bhqk,bqhe->bkhe", dscores, query)
+        dquery += product("bhqk,bkhe->bqhe", dscores, k)
         return dquery, (dkey.astype(key.dtype), dvalue.astype(value.dtype))
 
     dquery, parts = lax.scan(add, jnp.zeros(query.shape, jnp.float32), (*blocks, starts))

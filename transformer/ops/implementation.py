@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ from transformer.ops.feed_forward import ACTIVATIONS
 from transformer.ops.linear import linear, output_logits
 from transformer.ops.loss import cross_entropy
 from transformer.ops.normalization import layer_norm
+from transformer.ops.precision import MatmulPrecision, product_precision
 
 LOGITS_OF_A_CHUNK = 2**28  # elements, or 512 MiB in bfloat16, on an accelerator
 ROWS = 64  # of a tile that an accelerator multiplies: a chunk has a multiple of them
@@ -54,13 +55,14 @@ class Implementation(NamedTuple):
     cross_entropy: Callable[..., tuple[Array, Array]]
 
 
-def select(name: Literal["auto", "plain"], backend: str) -> Implementation:
-    """Selects an implementation by its name and the backend.
+def select(name: Literal["auto", "plain"], backend: str, precision: MatmulPrecision = "float32") -> Implementation:
+    """Selects an implementation by its name, the backend and the precision.
 
     Args:
         name: `plain` for the equations as they are written in `ops`, which differentiate in every mode. `auto` for the
             functions that train fastest on the backend, with their backward passes written out (`ops.backward`).
         backend: Backend that the program is compiled for: `cpu`, `gpu` or `tpu`.
+        precision: Precision of the products of float32 numbers. The `auto` functions of a CPU need none.
 
     Returns:
         The functions that a model calls.
@@ -70,8 +72,8 @@ def select(name: Literal["auto", "plain"], backend: str) -> Implementation:
     """
     require_choice("The implementation", name, ("auto", "plain"))
     if name == "plain":
-        return PLAIN
-    return CPU if backend == "cpu" else ACCELERATOR
+        return _plain(precision)
+    return CPU if backend == "cpu" else _accelerator(precision)
 
 
 FusedAttention = Callable[..., Array]
@@ -82,7 +84,11 @@ TESTED_GPUS = ("9.0",)  # compute capabilities of the GPUs on which the kernel h
 
 
 def select_fused(
-    name: Literal["auto", "plain", "fused"], backend: str, keys: int, head_size: int
+    name: Literal["auto", "plain", "fused"],
+    backend: str,
+    keys: int,
+    head_size: int,
+    precision: MatmulPrecision = "float32",
 ) -> FusedAttention | None:
     """Selects the attention by its name, the backend and the shape of the rows.
 
@@ -94,6 +100,7 @@ def select_fused(
         backend: Backend that the program is compiled for: `cpu`, `gpu` or `tpu`.
         keys: Number of keys of a row.
         head_size: Number of features of a head.
+        precision: Precision of the products of float32 numbers, in which splash attention always uses float32.
 
     Returns:
         An attention that stores no weights, or None for the plain one.
@@ -103,11 +110,11 @@ def select_fused(
         case "fused" if backend == "tpu":
             return splash_attention
         case "fused":
-            return flash_attention if has_kernel else blockwise_attention
+            return partial(flash_attention if has_kernel else blockwise_attention, precision=precision)
         case "auto" if has_kernel and _is_tested(jax.local_devices()[0]):
-            return flash_attention
+            return partial(flash_attention, precision=precision)
         case "auto" if keys > LONG:
-            return blockwise_attention
+            return partial(blockwise_attention, precision=precision)
     return None
 
 
@@ -130,16 +137,26 @@ def _written_out(products: Products, cross_entropy: Callable[..., tuple[Array, A
     )
 
 
-def _dot(a: Array, b: Array, contract: tuple[int, int], batch: int = 0, dtype: DTypeLike = jnp.float32) -> Array:
+def _dot(
+    a: Array,
+    b: Array,
+    contract: tuple[int, int],
+    batch: int = 0,
+    dtype: DTypeLike = jnp.float32,
+    *,
+    precision: MatmulPrecision,
+) -> Array:
     axes = tuple(range(batch))
-    return lax.dot_general(a, b, (((contract[0],), (contract[1],)), (axes, axes)), preferred_element_type=dtype)
+    numbers = ((contract[0],), (contract[1],)), (axes, axes)
+    exact = product_precision(precision, a, b)
+    return lax.dot_general(a, b, numbers, precision=exact, preferred_element_type=dtype)
 
 
-def _product_transposed(a: Array, b: Array) -> Array:
-    return _dot(a, b, (a.ndim - 1, b.ndim - 1), a.ndim - 2)
+def _product_transposed(a: Array, b: Array, *, precision: MatmulPrecision) -> Array:
+    return _dot(a, b, (a.ndim - 1, b.ndim - 1), a.ndim - 2, precision=precision)
 
 
-def _cross_entropy(products: Products, hidden: Array, embedding: Array, *rest: Array, **options: Any) -> Any:
+def _cross_entropy(products: Products, hidden: Array, embedding: Array, *rest: Any, **options: Any) -> Any:
     """In as few chunks as memory allows, of equal size, because the last one is filled up with padding."""
     tokens, vocabulary = hidden.shape[0], embedding.shape[0]
     chunks = math.ceil(tokens * vocabulary / LOGITS_OF_A_CHUNK)
@@ -147,16 +164,27 @@ def _cross_entropy(products: Products, hidden: Array, embedding: Array, *rest: A
     return backward_loss.cross_entropy(products, hidden, embedding, *rest, chunk=chunk, logits=AS_HIDDEN, **options)
 
 
-PLAIN = Implementation(
-    linear=linear,
-    activations=ACTIVATIONS,
-    output_logits=output_logits,
-    attention=scaled_dot_product_attention,
-    split_heads=split_heads,
-    merge_heads=merge_heads,
-    layer_norm=layer_norm,
-    dropout=dropout,
-    cross_entropy=cross_entropy,
-)
+@cache
+def _plain(precision: MatmulPrecision) -> Implementation:
+    return Implementation(
+        linear=partial(linear, precision=precision),
+        activations=ACTIVATIONS,
+        output_logits=partial(output_logits, precision=precision),
+        attention=partial(scaled_dot_product_attention, precision=precision),
+        split_heads=split_heads,
+        merge_heads=merge_heads,
+        layer_norm=layer_norm,
+        dropout=dropout,
+        cross_entropy=partial(cross_entropy, precision=precision),
+    )
+
+
+@cache
+def _accelerator(precision: MatmulPrecision) -> Implementation:
+    dot, transposed = (partial(function, precision=precision) for function in (_dot, _product_transposed))
+    return _written_out(Products(dot, transposed, jnp.moveaxis, precision), _cross_entropy)
+
+
+PLAIN = _plain("float32")
 CPU = _written_out(cpu.PRODUCTS, partial(backward_loss.cross_entropy, chunk=cpu.CHUNK, logits=IN_FLOAT32))
-ACCELERATOR = _written_out(Products(_dot, _product_transposed, jnp.moveaxis), _cross_entropy)
+ACCELERATOR = _accelerator("float32")

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Shaped
 
 from transformer.ops.linear import output_logits
 from transformer.ops.masks import require_bool
+from transformer.ops.precision import MatmulPrecision
 
 CHUNK = 512  # tokens whose logits exist at the same time
 
@@ -22,6 +23,7 @@ def cross_entropy(
     *,
     label_smoothing: float | Float[Array, ""] = 0.0,
     chunk: int = CHUNK,
+    precision: MatmulPrecision = "float32",
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Computes the output layer and the label-smoothed loss (sections 3.4 and 5.4).
 
@@ -40,6 +42,7 @@ def cross_entropy(
         mask: Boolean, True where a token counts.
         label_smoothing: Smoothing mass eps, in [0, 1). It may be traced.
         chunk: Number of tokens in a chunk, at least 1.
+        precision: Precision of the output layer's products.
 
     Returns:
         The sum of the losses in nats, and the number of tokens that count. Both are float32; divide them for the mean.
@@ -50,7 +53,7 @@ def cross_entropy(
 
     @jax.checkpoint
     def chunk_loss(hidden: Array, targets: Array, mask: Array) -> Array:
-        log_probs = jax.nn.log_softmax(output_logits(hidden, embedding, bias), axis=-1)
+        log_probs = jax.nn.log_softmax(output_logits(hidden, embedding, bias, precision=precision), axis=-1)
         expected = (1.0 - label_smoothing) * jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
         if isinstance(label_smoothing, Array) or label_smoothing:  # an array may be traced, and then has no truth value
             expected += label_smoothing * log_probs.mean(axis=-1)

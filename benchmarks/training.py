@@ -49,6 +49,7 @@ from transformer.data.rows import of_one_width, pad
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import InputError
 from transformer.files import check_writable, write_whole
+from transformer.training.utilization import step_flops
 
 ALIKE = {  # glibc keeps freed memory, so buffers that are allocated at each step cause no page faults
     "MALLOC_ARENA_MAX": "1",
@@ -208,7 +209,8 @@ def make_job(
         "shapes": len(seen),
         "tokens": real,
         "flops": [
-            size.step_flops(len(batch.row), batch.source.shape[1], batch.target_input.shape[1]) for batch in chosen
+            step_flops(size.config(), batch.source.shape[1], batch.target_input.shape[1], len(batch.row))
+            for batch in chosen
         ],
     }
     return job, data

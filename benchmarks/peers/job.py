@@ -1,8 +1,10 @@
-"""The model sizes, jobs and FLOPs that all training programs share."""
+"""The model sizes and jobs that all training programs share."""
 
 import json
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
+
+from transformer.config import ModelConfig
 
 DROPOUT = 0.1
 LABEL_SMOOTHING = 0.1
@@ -25,22 +27,17 @@ class Size:
     batch_tokens: int = 4_096
     """Upper bound on the padded source tokens of a batch, and separately on its padded target tokens."""
 
-    def forward_flops(self, rows: int, S: int, T: int) -> int:
-        """FLOPs of the matrix products in a forward pass over a padded batch.
-
-        A multiply-add is two FLOPs.
-        """
-        d, attention, ffn = self.d_model, 4 * self.d_model**2, 2 * self.d_model * self.d_ff
-        encoder = S * (attention + ffn) + 2 * S * S * d
-        decoder = T * (attention + attention // 2 + ffn) + S * attention // 2 + 2 * T * T * d + 2 * T * S * d
-        return 2 * rows * (self.num_layers * (encoder + decoder) + T * d * self.vocabulary)
-
-    def step_flops(self, rows: int, S: int, T: int) -> int:
-        """FLOPs of a forward and a backward pass.
-
-        The gradient of each product is two products of its size.
-        """
-        return 3 * self.forward_flops(rows, S, T)
+    def config(self) -> ModelConfig:
+        """The settings of this project for the model."""
+        return ModelConfig(
+            vocabulary_size=self.vocabulary,
+            d_model=self.d_model,
+            num_heads=self.num_heads,
+            d_ff=self.d_ff,
+            num_encoder_layers=self.num_layers,
+            num_decoder_layers=self.num_layers,
+            dropout=DROPOUT,
+        )
 
 
 SIZES = {

@@ -9,6 +9,7 @@ keep_freed_memory()
 use_compilation_cache()
 compute_before_returning()
 
+import dataclasses
 from functools import partial
 from typing import Literal
 
@@ -16,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from peers.job import DROPOUT, LABEL_SMOOTHING, Arrays, Job, Size
-from transformer.config import ModelConfig, OptimizerConfig
+from peers.job import LABEL_SMOOTHING, Arrays, Job, Size
+from transformer.config import OptimizerConfig
 from transformer.model import Transformer
 from transformer.shapes import Batch
 from transformer.training import parallel
@@ -26,16 +27,7 @@ from transformer.training.step import create_state, train_step
 
 
 def model_of(size: Size, dtype: str, implementation: Literal["auto", "plain"] = "auto") -> Transformer:
-    config = ModelConfig(
-        vocabulary_size=size.vocabulary,
-        d_model=size.d_model,
-        num_heads=size.num_heads,
-        d_ff=size.d_ff,
-        num_encoder_layers=size.num_layers,
-        num_decoder_layers=size.num_layers,
-        dropout=DROPOUT,
-        implementation=implementation,
-    )
+    config = dataclasses.replace(size.config(), implementation=implementation)
     return Transformer(config, dtype=jnp.dtype(dtype))
 
 

@@ -107,16 +107,6 @@ def test_a_gpu_that_is_not_there_is_said_in_a_sentence(benchmark: Callable, sent
     )
 
 
-def test_flops_are_those_of_the_layers() -> None:
-    B, S, T, D, F, V = 3, 5, 7, 8, 16, 11
-    attention = lambda q, k: 2 * (2 * q * D * D + 2 * k * D * D) + 2 * 2 * q * k * D  # noqa: E731
-    feed_forward = lambda length: 2 * 2 * length * D * F  # noqa: E731
-    encoder = attention(S, S) + feed_forward(S)
-    decoder = attention(T, T) + attention(T, S) + feed_forward(T)
-    expected = B * (2 * (encoder + decoder) + 2 * T * D * V)
-    assert Size(D, 2, F, 2, vocabulary=V).step_flops(B, S, T) == 3 * expected
-
-
 def test_plain_linen_is_the_same_model() -> None:
     """With the same parameters and without dropout its loss is ours."""
     size = Size(d_model=16, num_heads=2, d_ff=24, num_layers=2, vocabulary=19)

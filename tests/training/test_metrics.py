@@ -72,7 +72,7 @@ def test_progress_prints_plain_lines(clock: Clock, capsys: pytest.CaptureFixture
     with Progress(8000, 1000) as progress:
         clock.now += 10
         progress.count(123_450)
-        assert progress.update(1200, loss=3.4119, learning_rate=1.5e-3) == 12_345
+        assert progress.update(1200, loss=3.4119, learning_rate=1.5e-3) == {"tokens_per_second": 12_345}
         progress.print("validation [loss] 2.5")
         clock.now += 50
         progress.count(1000)
@@ -84,19 +84,34 @@ def test_progress_prints_plain_lines(clock: Clock, capsys: pytest.CaptureFixture
     ]
 
 
+def test_the_share_of_a_known_peak_is_shown(clock: Clock, capsys: pytest.CaptureFixture):
+    """Two steps in 10 s, of which pauses take 2; at the peak a step takes 1.64 s."""
+    with Progress(100, 0, shortest_step=1.64) as progress:
+        for _ in range(2):
+            with progress.pause():
+                clock.now += 1
+            clock.now += 4
+            progress.count(200)
+        assert progress.update(2, loss=3.0, learning_rate=1e-3) == {
+            "tokens_per_second": 50,
+            "share_of_peak": pytest.approx(0.41),
+        }
+    assert "  50 tokens/s (41% of the peak)  8:10 left" in capsys.readouterr().out
+
+
 def test_speed_excludes_pauses(clock: Clock, capsys: pytest.CaptureFixture):
     with Progress(8000, 0) as progress:
         clock.now += 10
         progress.count(500)
-        assert progress.update(100, loss=3.0, learning_rate=1e-3) == 50
+        assert progress.update(100, loss=3.0, learning_rate=1e-3) == {"tokens_per_second": 50}
         with progress.pause():
             clock.now += 90  # validation
         clock.now += 5
         progress.count(500)
-        assert progress.update(200, loss=3.0, learning_rate=1e-3) == 100
+        assert progress.update(200, loss=3.0, learning_rate=1e-3) == {"tokens_per_second": 100}
         clock.now += 5
         progress.count(500)
-        assert progress.update(300, loss=3.0, learning_rate=1e-3) == 100
+        assert progress.update(300, loss=3.0, learning_rate=1e-3) == {"tokens_per_second": 100}
     assert capsys.readouterr().out.splitlines()[1].endswith("1:08:15 left")  # 105 s for 200 steps
 
 

@@ -24,6 +24,7 @@ from transformer.training import parallel
 from transformer.training.metrics import MetricsLog, Progress
 from transformer.training.optimizer import learning_rate, make_optimizer
 from transformer.training.step import TrainState, create_state, eval_step, train_step
+from transformer.training.utilization import peak_flops, step_flops
 
 
 def train(
@@ -77,6 +78,8 @@ def train(
     with stage("initializing the parameters"):
         state, counters = parallel.replicate(create_state(model, optimizer, config.seed)), Counters()
     print(f"model: {parameters.count(state.params):,} parameters")
+    peak = peak_flops(parallel.device_kinds(), dtype)
+    shortest_step = None if peak is None else step_flops(config.model, *train_batches.shape) / peak
     first, unfinished = 0, False
     if checkpoints.latest() is not None:
         layout = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
@@ -90,7 +93,7 @@ def train(
 
     with (
         MetricsLog(Path(config.run_dir) / "metrics.jsonl", first, validated=not unfinished) as log,
-        Progress(training.steps, first) as progress,
+        Progress(training.steps, first, shortest_step=shortest_step) as progress,
     ):
 
         def record_step(counters: Counters, step: int, metrics: dict) -> Counters:
@@ -107,7 +110,7 @@ def train(
                 return counters._replace(loss_sum=loss_sum, target_tokens=target_tokens)
             loss, now = loss_sum / target_tokens, float(jnp.asarray(rate(step - 1)))
             speed = progress.update(step, loss=loss, learning_rate=now)
-            log.write(step, loss=loss, learning_rate=now, gradient_norm=norm, tokens_per_second=speed)
+            log.write(step, loss=loss, learning_rate=now, gradient_norm=norm, **speed)
             return counters._replace(loss_sum=0.0, target_tokens=0.0)
 
         def validate_and_save(

@@ -74,15 +74,16 @@ def _truncate(path: Path, last_step: int, validated: bool) -> None:
 class Progress:
     """A progress bar on a terminal, otherwise one plain line per update."""
 
-    def __init__(self, steps: int, resumed_step: int) -> None:
+    def __init__(self, steps: int, resumed_step: int, *, shortest_step: float | None = None) -> None:
         """Starts measuring time.
 
         Args:
             steps: Total number of steps.
             resumed_step: Step of the checkpoint that the run resumes from; 0 for a new run.
+            shortest_step: Seconds that a step would take at the peak of the devices; None if it is unknown.
         """
-        self._steps = steps
-        self._window_start, self._tokens = time.perf_counter(), 0
+        self._steps, self._shortest_step = steps, shortest_step
+        self._window_start, self._tokens, self._window_steps = time.perf_counter(), 0, 0
         # (step, seconds) of the latest updates. The time left follows from the speed between the first and the last of
         # them, including the time spent on validation.
         self._recent = collections.deque([(resumed_step, self._window_start)], maxlen=10)
@@ -98,10 +99,11 @@ class Progress:
             self._task = self._bar.add_task("starting", total=steps, completed=resumed_step)
 
     def count(self, tokens: int) -> None:
-        """Adds the number of source and target tokens of a step, without padding."""
+        """Counts a step, and its source and target tokens without padding."""
         self._tokens += tokens
+        self._window_steps += 1
 
-    def update(self, step: int, *, loss: float, learning_rate: float) -> float:
+    def update(self, step: int, *, loss: float, learning_rate: float) -> dict[str, float]:
         """Shows the step, loss, learning rate, speed and remaining time.
 
         Args:
@@ -109,24 +111,29 @@ class Progress:
             loss: Mean training loss since the last call, in nats per target token.
             learning_rate: Learning rate of this step.
 
-        Returns: Tokens per second since the last call, excluding pauses. The first call measures from the start, which
-            includes compilation.
+        Returns: The speed since the last call, excluding pauses, by name: `tokens_per_second`, and `share_of_peak` if
+            the peak is known. The first call measures from the start, which includes compilation.
         """
         now = time.perf_counter()
-        tokens_per_second = self._tokens / (now - self._window_start)
-        self._window_start, self._tokens = now, 0
+        seconds = now - self._window_start
+        speed = {"tokens_per_second": self._tokens / seconds}
+        shown = f"{speed['tokens_per_second']:,.0f} tokens/s"
+        if self._shortest_step is not None:
+            speed["share_of_peak"] = self._window_steps * self._shortest_step / seconds
+            shown += f" ({speed['share_of_peak']:.0%} of the peak)"
+        self._window_start, self._tokens, self._window_steps = now, 0, 0
         self._recent.append((step, now))
         (first_step, first_time), steps_left = self._recent[0], self._steps - step
         seconds_left = steps_left * (now - first_time) / (step - first_step)
         line = (
             f"step {step:,}/{self._steps:,}  loss {loss:.3f}  lr {learning_rate:.1e}  "
-            f"{tokens_per_second:,.0f} tokens/s  {_duration(seconds_left)} left"
+            f"{shown}  {_duration(seconds_left)} left"
         )
         if self._bar is None:
             self.print(line)
         else:
             self._bar.update(self._task, completed=step, description=line)
-        return tokens_per_second
+        return speed
 
     @contextmanager
     def pause(self) -> Iterator[None]:

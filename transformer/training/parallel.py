@@ -21,6 +21,11 @@ def num_devices() -> int:
     return jax.local_device_count()
 
 
+def device_kinds() -> list[str]:
+    """The kind of each local device as JAX names it, such as `NVIDIA H200`."""
+    return [device.device_kind for device in jax.local_devices()]
+
+
 def replicate(state: Any) -> Any:
     """Copies the state to all local devices, as `map_train_step` returns it.
 

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Mapping
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from transformer.checkpoint import Checkpoints, load_params
 from transformer.compilation import Compilations
 from transformer.config import Config, DataConfig
 from transformer.data.batches import Batches, tokenize
-from transformer.data.corpus import Pairs, Split, read_files, read_pairs, splits
+from transformer.data.corpus import Pairs, Split, modified_since, read_files, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import DivergenceError, InputError
 from transformer.files import write_lines, write_whole
@@ -40,24 +39,30 @@ from transformer.runtime import compute_before_returning, resolve_dtype, unused_
 from transformer.shapes import Params
 from transformer.stages import stage
 from transformer.training import loop, parallel
+from transformer.training.profile import require_steps
 
 KEPT = {"validation": "validation.jsonl", "test": "test.jsonl"}  # copied to the run directory, so that it can be moved
 SCORES, HYPOTHESES = "scores.json", "hypotheses.txt"
 
 
-def run(config: Config) -> None:
+def run(config: Config, profile: int | None = None) -> None:
     """Trains or resumes a run, then translates and scores the test set.
 
     A run that is finished and scored under the same config is only reported, without reading any data.
 
+    Args:
+        config: The experiment.
+        profile: Number of steps to trace for JAX's profiler, which changes no result; None traces nothing.
+
     Raises:
-        InputError: The config, the data or the run directory cannot be used.
+        InputError: The config, the data or the run directory cannot be used, or too few steps are left for `profile`.
         DivergenceError: A loss or the gradient norm is not finite.
         Interrupted: A deferred signal has arrived.
     """
     if "train" not in splits(config.data):
         raise InputError("No training pairs are given: name them with --data.train (see --help).")
     check_run(config.run_dir, config)
+    require_steps(profile, config)
     if config.compilation_cache:
         use_compilation_cache()
     compute_before_returning()
@@ -128,7 +133,9 @@ def run(config: Config) -> None:
         with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:
             (run_dir / DIVERGED).unlink(missing_ok=True)
             try:
-                loop.train(config, train_batches, validation, checkpoints, dtype=dtype, evaluate=evaluate)
+                loop.train(
+                    config, train_batches, validation, checkpoints, dtype=dtype, evaluate=evaluate, profile=profile
+                )
             except DivergenceError as error:
                 write_whole(run_dir / DIVERGED, f"{error}\n".encode())
                 raise
@@ -149,7 +156,7 @@ def finished_scores(config: Config) -> str | None:
     """
     run_dir = Path(config.run_dir)
     same = dataclasses.replace(read_config(run_dir), run_dir=config.run_dir) == config
-    if not same or (run_dir / DIVERGED).exists() or data_modified(config.data, run_dir / "data.json"):
+    if not same or (run_dir / DIVERGED).exists() or modified_since(config.data, run_dir / "data.json"):
         return None
     last = records(run_dir)[-1]
     try:
@@ -162,13 +169,6 @@ def finished_scores(config: Config) -> str | None:
     except InputError:
         return None
     return "none" if math.isinf(last.validation_loss) else f"validation loss {last.validation_loss:.3f}"
-
-
-def data_modified(config: DataConfig, report: Path) -> bool:
-    """Whether a local data file was modified after `data.json` was written."""
-    names = chain([config.corpus], *(getattr(config, split) for split in splits(config)))
-    times = [Path(name).stat().st_mtime_ns for name in names if Path(name).is_file()]
-    return not report.exists() or max(times, default=0) > report.stat().st_mtime_ns
 
 
 def check_metrics(config: Config, pairs: Mapping[Split, Pairs]) -> None:

@@ -15,9 +15,12 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_more_steps_continue_a_finished_run(run, command):
-    result = call(*command, "--run-dir", run, "--training.steps", "25", "--training.patience", "9", "--average", "1")
+    more = ["--training.steps", "25", "--training.patience", "9", "--average", "1"]
+    result = call(*command, "--run-dir", run, *more, "--profile", "3")
     assert (result.status, result.err) == (0, "")
     assert "resuming from step 20\n" in result.out
+    assert f"Traced 3 steps in {run}/profile. Open the file *.trace.json.gz there" in result.out
+    assert list(Path(run).rglob("profile/**/*.trace.json.gz"))
     assert "step 25/25" in result.out
     assert saved_steps(run) == [10, 20, 25]
     (line,) = map(json.loads, (Path(run) / "changes.jsonl").read_text().splitlines())
@@ -27,6 +30,15 @@ def test_more_steps_continue_a_finished_run(run, command):
     assert (read_config(run).training.steps, read_config(run).average) == (25, 1)
     fewer = call(*command, "--run-dir", run, "--training.steps", "20")
     assert_refused(fewer, r"--training\.steps was 25 and is now 20, but 25 steps have already been made")
+
+
+def test_a_trace_needs_steps_that_are_left(run, command):
+    given = [*command, "--run-dir", run, "--training.steps", "25", "--training.patience", "9"]
+    message = r"--profile 4 needs 6 steps, because the first 2 are not traced, but the run has 5 left\. Give a smaller"
+    assert_refused(call(*given, "--profile", "4"), message)
+    assert_refused(call(*given, "--profile", "0"), r"--profile must be at least 1, but is 0\. Give the number")
+    assert saved_steps(run) == [10, 20]
+    assert not (Path(run) / "changes.jsonl").exists()
 
 
 def test_a_run_moves_with_its_data(run, corpus, command, tmp_path, monkeypatch):

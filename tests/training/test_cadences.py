@@ -4,6 +4,7 @@ A resumed run must log and save exactly what an uninterrupted one does. The mode
 line of arithmetic, because the loop does not depend on them.
 """
 
+import gzip
 import itertools
 import json
 import signal
@@ -66,11 +67,11 @@ def config_of(run_dir: Path, **training: Any) -> Config:
 
 @pytest.fixture
 def train(tiny_batches) -> Any:
-    def run(config: Config, interrupted_at: int | None = None) -> None:
+    def run(config: Config, interrupted_at: int | None = None, profile: int | None = None) -> None:
         run_dir = open_run(config.run_dir, config)
         with Checkpoints(run_dir, config.training.keep_last, "print") as checkpoints:
             batches, validation = tiny_batches(interrupted_at=interrupted_at), tiny_batches(pairs=9, shuffle=False)
-            loop.train(config, batches, validation, checkpoints, dtype="float32")
+            loop.train(config, batches, validation, checkpoints, dtype="float32", profile=profile)
 
     return run
 
@@ -253,3 +254,17 @@ def test_counters_keep_the_latest_of_the_lowest_losses():
         since_best.append(counters.validations_since_best)
     assert since_best == [0, 0, 1, 0, 1, 2]
     assert counters.best_loss == 2.0
+
+
+def test_a_trace_has_the_steps_and_changes_none(train, tmp_path):
+    """The run resumes from step 4, so steps 5 and 6 are not traced."""
+    for name, profile in (("plain", None), ("traced", 3)):
+        config = config_of(tmp_path / name, log_every=1, validate_every=4)
+        with pytest.raises(InterruptedError):
+            train(config, interrupted_at=6)
+        train(config, profile=profile)
+    assert lines(tmp_path / "traced") == lines(tmp_path / "plain")
+    assert last_params(tmp_path / "traced").tobytes() == last_params(tmp_path / "plain").tobytes()
+    (file,) = (tmp_path / "traced" / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    assert [event["args"]["step_num"] for event in events if event.get("name") == "step"] == ["7", "8", "9"]

@@ -28,7 +28,7 @@ def xla_flops(config: ModelConfig, S: int, T: int, rows: int) -> float:
 
 def test_flops_are_those_that_xla_counts():
     """But for elementwise operations, which are below 0.5 %, and the logits that the plain loss computes twice."""
-    S, T, rows = sizes = 16, 128, 4
+    sizes = _, T, rows = 16, 128, 4
     count = xla_flops(CONFIG, *sizes)
     again = 2 * rows * T * CONFIG.d_model * CONFIG.vocabulary_size
     assert 1.0 < (count - again) / step_flops(CONFIG, *sizes) < 1.005

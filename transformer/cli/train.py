@@ -45,16 +45,20 @@ class TrainingOptions(Config, ExperimentOption):
         An error at this point would be printed by tyro, with the names of fields instead of options.
         """
 
+    profile: int | None = None
+    """Trace this many steps for JAX's profiler, into the directory `profile` of the run. The first two steps, which
+    compile, are not traced. Results are the same with or without it."""
+
 
 def main(arguments: list[str]) -> None:
     """Trains, then scores the test set."""
-    config = parse_config(arguments)
+    config, profile = parse_options(arguments)
     from transformer.experiment import run
     from transformer.run_dir import records
 
     try:
         with deferred(partial(print, file=sys.stderr, flush=True)):
-            run(config)
+            run(config, profile)
     except Interrupted as error:
         saved = records(config.run_dir) if (Path(config.run_dir) / "config.json").exists() else []
         advice = "No checkpoint was saved, so the same command starts over."
@@ -64,9 +68,14 @@ def main(arguments: list[str]) -> None:
 
 
 def parse_config(arguments: list[str]) -> Config:
-    """The config of a `transformer train` command.
+    """The config of a `transformer train` command, as `parse_options` returns it."""
+    return parse_options(arguments)[0]
 
-    It is the experiment's config, in which the given options replace fields.
+
+def parse_options(arguments: list[str]) -> tuple[Config, int | None]:
+    """The config of a `transformer train` command, and the number of steps to trace.
+
+    The config is the experiment's, in which the given options replace fields.
 
     Args:
         arguments: the arguments after the command.
@@ -79,7 +88,8 @@ def parse_config(arguments: list[str]) -> Config:
     values = {field.name: _unchecked(getattr(config, field.name)) for field in fields(Config)}
     options = parse(TrainingOptions, arguments, "train", default=TrainingOptions(experiment.config, **values))
     try:
-        return Config(**{field.name: _checked(field.type, getattr(options, field.name)) for field in fields(Config)})
+        values = {field.name: _checked(field.type, getattr(options, field.name)) for field in fields(Config)}
+        return Config(**values), options.profile
     except InputError as error:
         raise InputError(options_in(str(error))) from error
 

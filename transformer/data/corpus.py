@@ -3,6 +3,7 @@
 import dataclasses
 import typing
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +65,13 @@ def _policy(config: DataConfig, split: Split) -> tuple[Empty, str]:
 def splits(config: DataConfig) -> tuple[Split, ...]:
     """The splits that a config names."""
     return tuple(_given(config))
+
+
+def modified_since(config: DataConfig, report: Path) -> bool:
+    """Tells whether a local data file was modified after `data.json` was written, or that file is missing."""
+    names = chain([config.corpus], *_given(config).values())
+    times = [Path(name).stat().st_mtime_ns for name in names if Path(name).is_file()]
+    return not report.exists() or max(times, default=0) > report.stat().st_mtime_ns
 
 
 def _given(config: DataConfig) -> dict[Split, tuple[str, ...]]:

@@ -23,6 +23,7 @@ from transformer.stages import stage
 from transformer.training import parallel
 from transformer.training.metrics import MetricsLog, Progress
 from transformer.training.optimizer import learning_rate, make_optimizer
+from transformer.training.profile import traced
 from transformer.training.step import TrainState, create_state, eval_step, train_step
 from transformer.training.utilization import peak_flops, step_flops
 
@@ -35,6 +36,7 @@ def train(
     *,
     dtype: str,
     evaluate: Callable[[Params], dict[str, float]] | None = None,
+    profile: int | None = None,
 ) -> None:
     """Trains up to step `config.training.steps`, resuming from the last checkpoint.
 
@@ -50,6 +52,7 @@ def train(
         dtype: The compute dtype, `bfloat16` or `float32`.
         evaluate: Computes further validation scores (BLEU), by name. Called at each validation with the variables that
             `Transformer.apply` takes first.
+        profile: Number of steps to trace for JAX's profiler, after the first two; None traces nothing.
 
     Raises:
         DivergenceError: A loss or the gradient norm is not finite. The message names the last good checkpoint.
@@ -146,7 +149,9 @@ def train(
                 counters, scores = validate_and_save(state, first, counters, overdue=True)
             saved = time.monotonic()
             last = first if counters.out_of_patience(training.patience) else training.steps
-            for step, batch in enumerate(iterate(train_batches, first, last), start=first + 1):
+            steps = enumerate(iterate(train_batches, first, last), start=first + 1)
+            wait = lambda: jax.block_until_ready(state)  # noqa: E731
+            for step, batch in traced(steps, profile, Path(config.run_dir) / "profile", wait, progress.print):
                 check()
                 state, metrics = step_fn(state, parallel.split(batch, training.accumulation_steps))
                 made, scores = step, {}

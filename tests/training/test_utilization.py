@@ -23,7 +23,9 @@ def xla_flops(config: ModelConfig, S: int, T: int, rows: int) -> float:
     batch = Batch(source, mask((rows, S)), target, target, mask((rows, T)), np.arange(rows, dtype=np.int32))
     params = jax.eval_shape(lambda: parameters.draw(model, 0))
     gradient = jax.value_and_grad(partial(batch_loss, model), has_aux=True)
-    return jax.jit(gradient).lower(params, batch).cost_analysis()["flops"]
+    count = jax.jit(gradient).lower(params, batch).cost_analysis()
+    assert count is not None
+    return count["flops"]
 
 
 def test_flops_are_those_that_xla_counts():

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from peers.job import BETAS, EPSILON, LABEL_SMOOTHING, LEARNING_RATE, Arrays, Job
 
-Logits = Callable[[Tensor, Tensor, Tensor], Tensor]  # source, source mask, target input
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # source, source mask, target input, labels
+Logits = Callable[[Tensor, Tensor | None, Tensor], Tensor]  # source, source mask (None: no padding), target input
+Loss = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]  # source, source mask, target input, labels
 
 
 class TorchTraining:
@@ -67,8 +67,9 @@ class TorchTraining:
         return min(seconds[True][1:]) <= min(seconds[False][1:])
 
     def step(self, batch: Arrays) -> None:
+        """Makes one update. A source mask of None stands for sources without padding."""
         tensors = (
-            torch.from_numpy(x).to(self._device, non_blocking=True)
+            None if x is None else torch.from_numpy(x).to(self._device, non_blocking=True)
             for x in (batch.source, batch.source_mask, batch.target_input, batch.target_output, batch.target_mask)
         )
         source, source_mask, target_input, target_output, target_mask = tensors
@@ -99,7 +100,7 @@ def cross_entropy(logits: Logits) -> Loss:
     It is computed in float32 on every device, as autocast does on a GPU.
     """
 
-    def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    def loss(source: Tensor, source_mask: Tensor | None, target: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(
             logits(source, source_mask, target).flatten(0, 1).float(),
             labels.flatten(),

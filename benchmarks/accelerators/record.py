@@ -25,7 +25,9 @@ class Record:
     def add(self, name: str, **values: Any) -> None:
         """Adds values to a measurement, and writes all of them."""
         self._measured.setdefault(name, {}).update(values)
-        self._file.write_text(json.dumps(self._measured), encoding="utf-8")
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(self._measured), encoding="utf-8")
+        new.replace(self._file)  # the process may be killed at any time
 
     def attempt(self, name: str, measure: Callable[[], dict[str, Any]]) -> None:
         """Makes a measurement. If it fails, the first line of the error is recorded instead."""

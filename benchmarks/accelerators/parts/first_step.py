@@ -19,9 +19,9 @@ compute_before_returning()
 
 import jax
 import jax.numpy as jnp
-import transformer.training.loop  # noqa: F401  all that it imports is part of the start
 from peers.job import SIZES
 
+import transformer.training.loop  # noqa: F401  all that it imports is part of the start
 from accelerators.parts.model import LENGTH, ROWS, make_step, model_config, packed_batch
 from transformer.compilation import Compilations
 from transformer.config import Config, TrainingConfig

@@ -55,8 +55,8 @@ def median_seconds(run: Callable[[], Any], wait: Callable[[Any], Any], calls: in
         calls: Calls of a window, which are waited for together at its end.
         windows: Number of windows. Another call before them is not measured.
     """
-    wait(run())
-    found = []
+    result, found = run(), []
+    wait(result)
     for _ in range(windows):
         start = time.perf_counter()
         for _ in range(calls):

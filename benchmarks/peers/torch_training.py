@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,11 +69,9 @@ class TorchTraining:
 
     def step(self, batch: Arrays) -> None:
         """Makes one update. A source mask of None stands for sources without padding."""
-        tensors = (
-            None if x is None else torch.from_numpy(x).to(self._device, non_blocking=True)
-            for x in (batch.source, batch.source_mask, batch.target_input, batch.target_output, batch.target_mask)
-        )
-        source, source_mask, target_input, target_output, target_mask = tensors
+        source_mask = None if batch.source_mask is None else self._copy(batch.source_mask)
+        tensors = map(self._copy, (batch.source, batch.target_input, batch.target_output, batch.target_mask))
+        source, target_input, target_output, target_mask = tensors
         labels = target_output.long().masked_fill(~target_mask, IGNORED)
         autocast = torch.autocast(self._device.type, torch.bfloat16) if self.bfloat16 else contextlib.nullcontext()
         with autocast:
@@ -81,6 +80,9 @@ class TorchTraining:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._last = loss.detach()
+
+    def _copy(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device, non_blocking=True)
 
     def wait(self) -> float:
         if self._device.type == "cuda":

@@ -1,6 +1,7 @@
 """Attention alone, in bfloat16: its time at the shapes of two models, and its error at a small shape."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,28 +19,31 @@ from transformer.ops.masks import AttentionMask
 
 HEADS, SIZE = 8, 64  # of base
 LONG = 16_384  # tokens of one long row
-Attention = Callable[[Array, Array, Array, Array, Array, bool], Array]
+Segments = Array | None  # None: a row is one segment
+Attention = Callable[[Array, Array, Array, Segments, Segments, bool], Array]
 
 
 class Case(NamedTuple):
-    """One shape of attention. Segments are None if a row is one segment."""
+    """One shape of attention."""
 
     rows: int
     length: int
-    segments: Array | None
+    segments: Segments
     is_causal: bool
 
 
-def plain(query: Array, key: Array, value: Array, of_queries: Any, of_keys: Any, is_causal: bool) -> Array:
+def plain(query: Array, key: Array, value: Array, of_queries: Segments, of_keys: Segments, is_causal: bool) -> Array:
     return _with_mask(ACCELERATOR.attention, query, key, value, of_queries, of_keys, is_causal)
 
 
-def reference(query: Array, key: Array, value: Array, of_queries: Any, of_keys: Any, is_causal: bool) -> Array:
+def reference(
+    query: Array, key: Array, value: Array, of_queries: Segments, of_keys: Segments, is_causal: bool
+) -> Array:
     return _with_mask(scaled_dot_product_attention, query, key, value, of_queries, of_keys, is_causal)
 
 
 def _with_mask(
-    attention: Any, query: Array, key: Array, value: Array, of_queries: Any, of_keys: Any, is_causal: bool
+    attention: Any, query: Array, key: Array, value: Array, of_queries: Segments, of_keys: Segments, is_causal: bool
 ) -> Array:
     """With heads moved to a batch axis and back, as the model does."""
     heads_first = (jnp.moveaxis(x, -2, -3) for x in (query, key, value))
@@ -47,7 +51,7 @@ def _with_mask(
     return jnp.moveaxis(attention(*heads_first, mask)[0], -3, -2)
 
 
-def cudnn(query: Array, key: Array, value: Array, of_queries: Any, of_keys: Any, is_causal: bool) -> Array:
+def cudnn(query: Array, key: Array, value: Array, of_queries: Segments, of_keys: Segments, is_causal: bool) -> Array:
     """cuDNN's, in which the mask of segments becomes an array that is added to the scores."""
     mask = None if of_queries is None else AttentionMask(of_queries, of_keys, False).dense(query.shape[1])
     return jax.nn.dot_product_attention(
@@ -58,7 +62,9 @@ def cudnn(query: Array, key: Array, value: Array, of_queries: Any, of_keys: Any,
 def _segmented(attention: Any, **options: Any) -> Attention:
     """An attention that needs segments, with one segment in each row by default."""
 
-    def attend(query: Array, key: Array, value: Array, of_queries: Any, of_keys: Any, is_causal: bool) -> Array:
+    def attend(
+        query: Array, key: Array, value: Array, of_queries: Segments, of_keys: Segments, is_causal: bool
+    ) -> Array:
         ones = jnp.ones(query.shape[:2], jnp.int32)
         segments = (ones if x is None else x for x in (of_queries, of_keys))
         return attention(query, key, value, *segments, is_causal, *options.values())
@@ -116,7 +122,7 @@ def times(attention: Attention, case: Case, backward: bool, record: Record) -> d
     loop = jax.jit(lambda *carry: lax.fori_loop(0, calls, once, carry))
     carry = (query, key, value) if backward else (query,)
     seconds = median_seconds(lambda: loop(*carry), jax.block_until_ready, calls=2) / calls
-    products = (7 if backward else 2) * (0.5 if case.is_causal else 1)  # of scores that are attended to or recomputed
+    products = (7 if backward else 2) * (0.5 if case.is_causal else 1)  # backward, one is the scores again
     flops = 2 * products * case.rows * HEADS * case.length**2 * SIZE
     return {"milliseconds": 1e3 * seconds, "teraflops": 1e-12 * flops / seconds}
 
@@ -132,18 +138,17 @@ def errors(attention: Attention, dtype: str) -> dict[str, float]:
     shape = *segments.shape, 2, SIZE
     query, key, value, gradient = (jax.random.normal(jax.random.key(n), shape).astype(dtype) for n in range(4))
     found: dict[str, float] = {"length": length}
+    gradient = jnp.where(tokens, gradient, 0).astype(dtype)  # of padding, cuDNN's result is not zero
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def both(attention: Attention, is_causal: bool, gradient: Array, *arrays: Array) -> tuple[Array, ...]:
+        result, pull = jax.vjp(lambda q, k, v: attention(q, k, v, segments, segments, is_causal), *arrays)
+        return result, *pull(gradient)
+
     for is_causal in (False, True):
-
-        def both(attention: Attention, *arrays: Array, is_causal: bool = is_causal) -> tuple[Array, ...]:
-            *given, gradient = arrays
-            result, pull = jax.vjp(lambda *given: attention(*given, segments, segments, is_causal), *given)
-            return result, *pull(gradient)
-
-        gradient = jnp.where(tokens, gradient, 0).astype(dtype)  # of padding, cuDNN's result is not zero
-        arrays = query, key, value, gradient
-        actual = jax.jit(lambda *arrays: both(attention, *arrays))(*arrays)
+        actual = both(attention, is_causal, gradient, query, key, value)
         with jax.default_matmul_precision("highest"):
-            exact = jax.jit(lambda *arrays: both(reference, *arrays))(*(x.astype(jnp.float32) for x in arrays))
+            exact = both(reference, is_causal, *(x.astype(jnp.float32) for x in (gradient, query, key, value)))
         for name, one, other in zip(("result", "dquery", "dkey", "dvalue"), actual, exact, strict=True):
             error = jnp.where(tokens, jnp.abs(one.astype(jnp.float32) - other), 0).max() / jnp.abs(other).max()
             found[f"{name}{' causal' if is_causal else ''}"] = float(error)

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from accelerators.estimate import collectives, kernels, total
 from accelerators.hlo import parse
+from accelerators.products import never_run
 from peers.children import command, cpu_name
 
 from transformer.cli.train import parse_config
@@ -232,6 +233,7 @@ def contents(text: str, backend: str) -> dict[str, Any]:
         "kernels": launched and launched.launches,
         "gigabytes_moved": launched and round(launched.bytes / 1e9, 1),
         "estimated_milliseconds": launched and round(launched.seconds * 1e3, 2),
+        "kernels_never_run": never_run(program) if backend == "gpu" else None,  # on a card
         "collectives": dict(collectives(program)),
         "loops_of_unknown_length": sum(program.trips(loop) is None for loop in loops),
     }
@@ -261,6 +263,9 @@ def table(result: dict[str, Any]) -> str:
         *(f"  {name:24}{value:>10,} {unit}".rstrip() for name, value, unit in rows if value is not None),
         f"  {'collectives':24}{', '.join(counts) or 'none':>10}",
     ]
+    if result["kernels_never_run"]:
+        names = ", ".join(result["kernels_never_run"])
+        lines.append(f"The estimate depends on kernels that have not run on a card: {names}")
     return "\n".join(lines)
 
 

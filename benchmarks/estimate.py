@@ -12,6 +12,7 @@ from pathlib import Path
 
 from accelerators.estimate import PEAK, Kernel, kernels, total
 from accelerators.hlo import parse
+from accelerators.products import never_run
 
 
 def main() -> None:
@@ -20,14 +21,17 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=20, help="number of kernels to show, the most expensive first")
     options = parser.parse_args()
     try:
-        launched = sorted(kernels(parse(options.program.read_text(encoding="utf-8"))), reverse=True)
+        program = parse(options.program.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    launched = sorted(kernels(program), reverse=True)
     overall = total(launched)
     at_peak = overall.flops / PEAK
     print(f"{1e3 * overall.seconds:.2f} ms estimated; {overall.launches:,} kernels", end="; ")
     print(f"{overall.bytes / 1e9:.1f} GB moved; {overall.flops / 1e12:.2f} TFLOP in products", end=", ")
     print(f"{1e3 * at_peak:.2f} ms at the peak ({at_peak / overall.seconds:.0%})")
+    if names := never_run(program):
+        print(f"The estimate depends on kernels that have not run on a card: {', '.join(names)}")
     groups: dict[str, list[Kernel]] = defaultdict(list)
     for kernel in launched:
         groups[kernel.opcode].append(kernel)

@@ -45,7 +45,7 @@ def start(job: Job, compiled: str | None = None) -> TorchTraining:
     )
     model = MarianMTModel(config)
 
-    def logits(source: Tensor, source_mask: Tensor, target: Tensor) -> Tensor:
+    def logits(source: Tensor, source_mask: Tensor | None, target: Tensor) -> Tensor:
         return model(input_ids=source, attention_mask=source_mask, decoder_input_ids=target).logits
 
     return MarianTraining(job, model, cross_entropy(logits), compiled)

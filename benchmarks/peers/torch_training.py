@@ -4,13 +4,14 @@ import contextlib
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from peers.job import BETAS, EPSILON, LABEL_SMOOTHING, LEARNING_RATE, Arrays, Job
 
-Logits = Callable[[Tensor, Tensor, Tensor], Tensor]  # source, source mask, target input
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # source, source mask, target input, labels
+Logits = Callable[[Tensor, Tensor | None, Tensor], Tensor]  # source, source mask (None: no padding), target input
+Loss = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]  # source, source mask, target input, labels
 
 
 class TorchTraining:
@@ -67,11 +68,10 @@ class TorchTraining:
         return min(seconds[True][1:]) <= min(seconds[False][1:])
 
     def step(self, batch: Arrays) -> None:
-        tensors = (
-            torch.from_numpy(x).to(self._device, non_blocking=True)
-            for x in (batch.source, batch.source_mask, batch.target_input, batch.target_output, batch.target_mask)
-        )
-        source, source_mask, target_input, target_output, target_mask = tensors
+        """Makes one update. A source mask of None stands for sources without padding."""
+        source_mask = None if batch.source_mask is None else self._copy(batch.source_mask)
+        tensors = map(self._copy, (batch.source, batch.target_input, batch.target_output, batch.target_mask))
+        source, target_input, target_output, target_mask = tensors
         labels = target_output.long().masked_fill(~target_mask, IGNORED)
         autocast = torch.autocast(self._device.type, torch.bfloat16) if self.bfloat16 else contextlib.nullcontext()
         with autocast:
@@ -80,6 +80,9 @@ class TorchTraining:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._last = loss.detach()
+
+    def _copy(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device, non_blocking=True)
 
     def wait(self) -> float:
         if self._device.type == "cuda":
@@ -99,7 +102,7 @@ def cross_entropy(logits: Logits) -> Loss:
     It is computed in float32 on every device, as autocast does on a GPU.
     """
 
-    def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    def loss(source: Tensor, source_mask: Tensor | None, target: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(
             logits(source, source_mask, target).flatten(0, 1).float(),
             labels.flatten(),

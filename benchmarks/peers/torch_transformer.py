@@ -52,8 +52,8 @@ class TorchTransformer(nn.Module):
         scaled = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
         return self.dropout(scaled + self.positions[: tokens.shape[1]])
 
-    def forward(self, source: Tensor, source_mask: Tensor, target: Tensor) -> Tensor:
-        padding = ~source_mask
+    def forward(self, source: Tensor, source_mask: Tensor | None, target: Tensor) -> Tensor:
+        padding = None if source_mask is None else ~source_mask
         causal = nn.Transformer.generate_square_subsequent_mask(target.shape[1], device=target.device)
         hidden = self.transformer(
             self.embed(source),

@@ -87,17 +87,21 @@ class CTranslate2:
     def __init__(self, job: Job, workers: str) -> None:
         """Builds the translator, with the given number of parallel workers.
 
-        The workers share the cores, and each translates one batch at a time.
+        On a CPU, the workers share the cores, and each translates one batch at a time.
         """
         cores, number, self._job = len(os.sched_getaffinity(0)), int(workers), job
-        spec = spec_of(job)
+        dtype, spec = "float16" if job.device == "gpu" else "float32", spec_of(job)
         spec.validate()
         with tempfile.TemporaryDirectory() as directory:
             spec.save(directory)
             self._translator = ctranslate2.Translator(
-                directory, compute_type="float32", inter_threads=number, intra_threads=max(1, cores // number)
+                directory,
+                device="cuda" if job.device == "gpu" else "cpu",
+                compute_type=dtype,
+                inter_threads=number,
+                intra_threads=max(1, cores // number),
             )
-        self.note = f"float32, {number} {'worker' if number == 1 else 'workers'}"
+        self.note = f"{dtype}, {number} {'worker' if number == 1 else 'workers'}"
 
     def translate(self, sentences: list[list[int]], beam_size: int, batch_size: int) -> list[list[int]]:
         results = self._translator.translate_batch(
@@ -106,6 +110,7 @@ class CTranslate2:
             beam_size=beam_size,
             length_penalty=self._job.length_penalty,
             max_decoding_length=self._job.max_length,
+            min_decoding_length=self._job.forced_length or 1,
         )
         return [list(map(int, result.hypotheses[0])) for result in results]
 

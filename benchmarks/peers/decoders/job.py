@@ -42,6 +42,10 @@ class Job:
     """Scores are log-probabilities divided by length ** length_penalty."""
     extra_length: int
     """Number of tokens by which a translation may be longer than the longest source."""
+    device: str = "cpu"
+    """`cpu` or `gpu`."""
+    forced_length: int | None = None
+    """Length of every translation in tokens, including the end token. None lets a translation end by itself."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -61,6 +65,8 @@ class Job:
     @property
     def max_length(self) -> int:
         """Maximum length of a translation in tokens."""
+        if self.forced_length is not None:
+            return self.forced_length
         return min(max(map(len, self.read_sentences())) + self.extra_length, self.model.max_positions)
 
 

@@ -75,7 +75,8 @@ class Marian:
         missing, unexpected = self._model.load_state_dict(state_of(job.read_weights()), strict=False)
         if unexpected or any("embed_positions" not in name for name in missing):
             raise ValueError(f"The parameters do not fit MarianMTModel: unexpected {unexpected}, missing {missing}.")
-        self._model.to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+        self._device = torch.device("cuda" if job.device == "gpu" else "cpu")
+        self._model.to(self._device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
 
     def translate(self, sentences: list[list[int]], beam_size: int, batch_size: int) -> list[list[int]]:
         job, order = self._job, sorted(range(len(sentences)), key=lambda index: -len(sentences[index]))
@@ -83,6 +84,7 @@ class Marian:
             num_beams=beam_size,
             length_penalty=job.length_penalty,
             max_length=job.max_length + 1,  # including the start token
+            min_length=(job.forced_length or 0) + 1,
             do_sample=False,
             pad_token_id=job.pad_id,
             eos_token_id=job.end_id,
@@ -96,7 +98,9 @@ class Marian:
             mask = [[1] * len(sentences[index]) + [0] * (width - len(sentences[index])) for index in indices]
             with torch.inference_mode():
                 ids = self._model.generate(
-                    input_ids=torch.tensor(rows), attention_mask=torch.tensor(mask), generation_config=search
+                    input_ids=torch.tensor(rows, device=self._device),
+                    attention_mask=torch.tensor(mask, device=self._device),
+                    generation_config=search,
                 )
             for index, row in zip(indices, ids[:, 1:].tolist(), strict=True):
                 found[index] = row[: row.index(job.end_id)] if job.end_id in row else row

@@ -12,9 +12,8 @@ TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
 
 # `jax.jit` for entire models that run only a few times. Without LLVM's optimizations, XLA's fusion emitters take about
 # half of the remaining time to compile; the older emitters compute the same.
-quick_jit: Any = partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-)
+_QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+quick_jit: Any = partial(jax.jit, compiler_options=_QUICK) if jax.default_backend() == "cpu" else jax.jit
 
 
 def assert_close(actual: Any, expected: Any, dtype: str) -> None:

@@ -149,7 +149,7 @@ class FeedForward(nn.Module):
             self.build.config.activation,
             dropout=self.dropout.bind_key(dropout),
             linear=self.build.ops.linear,
-            activations=self.build.ops.activations,
+            relu=self.build.ops.relu,
         )
 
 

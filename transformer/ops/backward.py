@@ -11,7 +11,6 @@ The functions are the same on every backend; only `Products` differs.
 import math
 from collections.abc import Callable
 from functools import partial
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +22,6 @@ from jaxtyping import Float, Shaped
 from transformer.ops.attention import masked_softmax
 from transformer.ops.dropout import DropoutKey, keep_mask, scale_kept
 from transformer.ops.dropout import dropout as plain_dropout
-from transformer.ops.feed_forward import ACTIVATIONS as PLAIN_ACTIVATIONS
 from transformer.ops.precision import MatmulPrecision
 
 ATTENDED = "attended"  # name of what fused attention keeps for its backward pass, for policies of rematerialization
@@ -122,7 +120,6 @@ def _relu_backward(y: Array, g: Array) -> tuple[Array]:
 
 
 relu.defvjp(_relu_forward, _relu_backward)
-ACTIVATIONS = MappingProxyType({**PLAIN_ACTIVATIONS, "relu": relu})
 
 
 def _multiply(products: Products, x: Array, kernel: Array) -> Array:

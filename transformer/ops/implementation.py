@@ -1,7 +1,7 @@
 """Selection of the functions that a model calls, by name and backend."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +23,6 @@ from transformer.ops.backward_loss import (
 )
 from transformer.ops.blockwise import blockwise_attention
 from transformer.ops.dropout import dropout
-from transformer.ops.feed_forward import ACTIVATIONS
 from transformer.ops.linear import linear, output_logits
 from transformer.ops.loss import cross_entropy
 from transformer.ops.normalization import layer_norm
@@ -45,7 +44,7 @@ class Implementation(NamedTuple):
     """
 
     linear: Callable[..., Array]
-    activations: Mapping[str, Callable[[Array], Array]]
+    relu: Callable[[Array], Array]
     output_logits: Callable[..., Array]
     attention: Callable[..., tuple[Array, Array | None]]
     split_heads: Callable[..., Array]
@@ -111,7 +110,7 @@ def select_fused(
             return splash_attention
         case "fused":
             return partial(flash_attention if has_kernel else blockwise_attention, precision=precision)
-        case "auto" if has_kernel and _is_tested(jax.local_devices()[0]):
+        case "auto" if has_kernel and _is_tested(jax.devices()[0]):
             return partial(flash_attention, precision=precision)
         case "auto" if keys > LONG:
             return partial(blockwise_attention, precision=precision)
@@ -126,7 +125,7 @@ def _is_tested(device: Any) -> bool:
 def _written_out(products: Products, cross_entropy: Callable[..., tuple[Array, Array]]) -> Implementation:
     return Implementation(
         linear=partial(backward.linear, products),
-        activations=backward.ACTIVATIONS,
+        relu=backward.relu,
         output_logits=partial(backward.output_logits, products),
         attention=partial(backward.scaled_dot_product_attention, products),
         split_heads=partial(backward.split_heads, products),
@@ -168,7 +167,7 @@ def _cross_entropy(products: Products, hidden: Array, embedding: Array, *rest: A
 def _plain(precision: MatmulPrecision) -> Implementation:
     return Implementation(
         linear=partial(linear, precision=precision),
-        activations=ACTIVATIONS,
+        relu=jax.nn.relu,
         output_logits=partial(output_logits, precision=precision),
         attention=partial(scaled_dot_product_attention, precision=precision),
         split_heads=split_heads,

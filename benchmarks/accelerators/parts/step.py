@@ -14,6 +14,7 @@ from transformer.config import ModelConfig, OptimizerConfig
 from transformer.shapes import Batch
 from transformer.training import parallel
 from transformer.training.step import create_state
+from transformer.training.utilization import step_flops
 
 PEAK = 989e12  # FLOP/s of an H100's products in bfloat16
 STEPS = 10  # of a window; the median is over three windows
@@ -69,7 +70,7 @@ def measure(variant: str, config: ModelConfig, size: Size, batch: Batch, record:
     seconds = median_seconds(advance, jax.block_until_ready, calls=2 if record.tiny else STEPS)
     metrics = advance()
     tokens = int(batch.source_mask.sum() + batch.target_mask.sum())
-    flops = size.step_flops(rows, length, length)  # of all products, padding and masked scores included
+    flops = step_flops(config, length, length, rows)  # of all products, padding and masked scores included
     limit, statistics = record.limit(), jax.local_devices()[0].memory_stats() or {}
     peak_bytes = statistics.get("peak_bytes_in_use")
     record.add(

@@ -57,7 +57,7 @@ PARTS = {
     "limit": Part(60, ("products and copies",)),
     "tests": Part(100, ("pytest",)),
     "step": Part(100, ("base fused all", "big fused all", "base fused 1", "base plain all")),
-    "kernels": Part(60, ("plain", "blockwise", "cudnn", "flash")),
+    "kernels": Part(60, ("flash", "cudnn", "blockwise", "plain")),
     "start": Part(120, ("quickstart", "base")),
     "decode": Part(60, ("ours", "marian", "ctranslate2")),
     "torch": Part(100, ("transformer", "marian")),

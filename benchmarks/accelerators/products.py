@@ -4,7 +4,7 @@ import math
 
 from accelerators.hlo import Instruction, Program
 
-RAN: dict[str, str] = {}
+RAN = dict.fromkeys(("attention_forward", "attention_backward", "attention_backward_query"), "NVIDIA H200, 2026-11-28")
 """Pallas kernels that have run on a card, each with the card and the date."""
 
 # Products of the queries' by the keys' number that a kernel of `ops.attention_gpu` computes, by the kernel's name and

@@ -1,7 +1,6 @@
 """Every attention that stores no weights, against float64 NumPy: packed rows, padding, with and without causality."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ from transformer.ops.attention_tpu import splash_attention
 from transformer.ops.blockwise import blockwise_attention
 from transformer.ops.masks import AttentionMask
 
-FUSED: dict[str, Callable[..., Any]] = {
+FUSED: dict[str, Any] = {
     "blockwise": partial(blockwise_attention, block=48),
     "gpu": partial(flash_attention, interpret=jax.default_backend() != "gpu"),
     "tpu": partial(splash_attention, interpret=jax.default_backend() != "tpu"),

@@ -15,6 +15,8 @@ from transformer.ops.attention_tpu import splash_attention
 from transformer.ops.blockwise import blockwise_attention
 from transformer.ops.masks import AttentionMask
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 FUSED: dict[str, Any] = {
     "blockwise": partial(blockwise_attention, block=48),
     "gpu": partial(flash_attention, interpret=jax.default_backend() != "gpu"),
@@ -70,7 +72,8 @@ def test_values_and_gradients_are_those_of_eq_1(name, case, dtype):
         return attended, *pull(gradient)
 
     found = values_and_gradients(*arrays)
-    expected = exact(*(np.asarray(array, np.float64) for array in arrays), query_segments, key_segments, is_causal)
+    query, key, value, gradient = (np.asarray(array, np.float64) for array in arrays)
+    expected = exact(query, key, value, gradient, query_segments, key_segments, is_causal)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == dtype
         assert_close(one, other, dtype)

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import ModelConfig, Transformer, ops, parameters
-from transformer.model import Side
+from transformer.shapes import Side
 
 keys = iter(jax.random.split(jax.random.key(0), 20))
 normal = lambda *shape: jax.random.normal(next(keys), shape)  # noqa: E731

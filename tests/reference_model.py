@@ -105,9 +105,11 @@ def reference(
             f"decoder/{i}/feed_forward_norm", x, mask, lambda y: feed_forward(f"decoder/{i}/feed_forward", y)
         )
 
-    def embed(table, tokens):
+    def embed(table, tokens, start="token"):
         scale = math.sqrt(config.d_model) if config.scale_embeddings else 1
-        return p[table][tokens] * scale + positions(config, p)[: tokens.shape[1]]
+        embedded = p[table][np.minimum(tokens, len(p[table]) - 1)] * scale
+        embedded[:, : start == "zeros"] = 0
+        return embedded + positions(config, p)[: tokens.shape[1]]
 
     source_table, target_table, output_table = {
         "all": ["embedding"] * 3,
@@ -119,7 +121,7 @@ def reference(
     for i in range(config.num_encoder_layers):
         x = encoder_layer(i, x, batch.source_mask)
     memory = final_norm("encoder/norm", x, batch.source_mask)
-    x = drop("target_dropout", embed(target_table, batch.target_input))
+    x = drop("target_dropout", embed(target_table, batch.target_input, config.decoder_start))
     for i in range(config.num_decoder_layers):
         x = decoder_layer(i, x, memory, batch.target_mask)
     hidden = final_norm("decoder/norm", x, batch.target_mask)
@@ -167,13 +169,15 @@ PARTS = ("query", "key", "value")
 ACTIVATIONS = {
     "relu": lambda x: np.maximum(x, 0),
     "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    "gelu_sigmoid": lambda x: x / (1 + np.exp(-1.702 * x)),
     "swish": lambda x: x / (1 + np.exp(-x)),
 }
 
 
 def smoothed_loss(logits: np.ndarray, batch: Batch) -> float:
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    true = np.take_along_axis(log_probs, np.asarray(batch.target_output)[..., None], axis=-1)[..., 0]
+    targets = np.minimum(batch.target_output, logits.shape[-1] - 1)  # padding may have no id
+    true = np.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
     smoothed = (1 - LABEL_SMOOTHING) * true + LABEL_SMOOTHING * log_probs.mean(-1)
     return -smoothed[batch.target_mask].sum()
 

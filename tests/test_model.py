@@ -59,6 +59,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "norm_epsilon": 1e-2,
         "activation": "swish",
         "shared_embeddings": "none",
+        "target_vocabulary_size": 23,
         "scale_embeddings": False,
         "num_encoder_layers": 1,
         "num_decoder_layers": 3,
@@ -67,7 +68,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch": {"norm": "batch", "positions": "learned", "num_encoder_layers": 1, "num_decoder_layers": 1},
     "batch scanned": {"norm": "batch", "positions": "learned", "scan_unroll": 1},
     "plain": {"implementation": "plain", "norm_position": "pre", "attention_bias": True, "positions": "rotary"},
-    "marian": {
+    "marian": {  # as Marian computes it, with two vocabularies and a pad id that no token has
+        "activation": "gelu_sigmoid",
+        "positions": "halved_t2t",
+        "attention_bias": True,
+        "shared_embeddings": "target",
+        "target_vocabulary_size": 15,
+        "final_logits_bias": True,
+        "decoder_start": "zeros",
+    },
+    "hugging face": {
         "norm_epsilon": 1e-5,
         "activation": "swish",
         "positions": "halved",
@@ -98,9 +108,14 @@ def random_variables(config: ModelConfig) -> tuple[Arrays, Arrays]:
 
 
 def random_batch(config: ModelConfig) -> Batch:
-    """Three rows, the last of nothing but padding."""
+    """Three rows, the last of nothing but padding, whose id is no token's where the config allows that."""
     source, target_input, target_output = np.random.default_rng(1).integers(config.vocabulary_size, size=(3, 3, 8))
+    target_input, target_output = target_input % config.target_size, target_output % config.target_size
     source_mask, target_mask = (np.arange(8) < np.array(lengths)[:, None] for lengths in ([8, 6, 0], [4, 7, 0]))
+    if config.decoder_start == "zeros":
+        no_token = max(config.vocabulary_size, config.target_size)
+        source, target_output = np.where(source_mask, source, no_token), np.where(target_mask, target_output, no_token)
+        target_input = np.where(target_mask & (np.arange(8) > 0), target_input, no_token)
     row = np.array([4, 0, 7])
     return Batch(source, source_mask, target_input[:, :7], target_output[:, :7], target_mask[:, :7], row)
 
@@ -130,6 +145,7 @@ CASES = [
     ("pre", "float32", True),
     ("rms", "float32", False),
     ("marian", "float32", True),
+    ("hugging face", "float32", False),
     ("batch", "float32", False),
     ("batch", "float32", True),
     ("batch scanned", "float32", True),

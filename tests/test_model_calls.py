@@ -11,9 +11,9 @@ import pytest
 
 from transformer import parameters
 from transformer.config import ModelConfig
-from transformer.model import Side, Transformer
+from transformer.model import Transformer
 from transformer.ops.dropout import dropout_key
-from transformer.shapes import Batch
+from transformer.shapes import Batch, Side
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -17,12 +17,13 @@ from flax.traverse_util import flatten_dict
 from transformer import parameters
 from transformer.config import ModelConfig, OptimizerConfig, TrainingConfig
 from transformer.layers import Dropout
-from transformer.model import Side, Transformer
+from transformer.model import Transformer
 from transformer.ops.attention import scaled_dot_product_attention
 from transformer.ops.dropout import dropout_key
 from transformer.ops.feed_forward import feed_forward
 from transformer.ops.loss import cross_entropy
 from transformer.ops.positions import sinusoidal_positions
+from transformer.shapes import Side
 from transformer.training.optimizer import learning_rate
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

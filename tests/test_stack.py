@@ -12,8 +12,9 @@ from numerics import quick_jit
 
 from transformer import parameters
 from transformer.config import ModelConfig
-from transformer.model import Side, Transformer
+from transformer.model import Transformer
 from transformer.ops.dropout import dropout_key
+from transformer.shapes import Side
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

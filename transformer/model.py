@@ -1,7 +1,7 @@
 """The encoder-decoder Transformer (section 3, Figure 1)."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,26 +14,10 @@ from transformer.layers import Build, Dropout
 from transformer.ops.dropout import DropoutKey
 from transformer.ops.masks import AttentionMask, ancestor_mask, padding_mask
 from transformer.ops.positions import segment_positions, sinusoidal_positions
-from transformer.shapes import Batch
+from transformer.shapes import Batch, Side
 from transformer.stack import Caches, Context, Stack
 
 Weights = dict[str, Float[Array, "L B H Q K"]]  # attention weights of all layers, by kind: encoder, decoder, cross
-
-
-class Side(NamedTuple):
-    """Token sequences that the encoder or the decoder reads.
-
-    Attributes:
-        tokens: Token ids. A source ends with the end id; a target begins with the start id.
-        mask: True for tokens, False for padding; None if there is no padding. No target position attends to a later
-            one, so padding at the end of a target matters to batch norm only.
-        segments: Number of the segment that each token belongs to in a packed row, from 1; 0 is padding. None if each
-            row is one sentence.
-    """
-
-    tokens: Int[Array, "B T"]
-    mask: Bool[Array, "B T"] | None = None
-    segments: Int[Array, "B T"] | None = None
 
 
 class Transformer(nn.Module):
@@ -56,17 +40,17 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        shape = (config.vocabulary_size, config.d_model)
+        shape, target_shape = ((size, config.d_model) for size in (config.vocabulary_size, config.target_size))
         normal = nn.initializers.normal(config.d_model**-0.5)
         if config.shared_embeddings == "all":
             self.embedding = self.param("embedding", normal, shape)
         else:
             self.source_embedding = self.param("source_embedding", normal, shape)
-            self.target_embedding = self.param("target_embedding", normal, shape)
+            self.target_embedding = self.param("target_embedding", normal, target_shape)
             if config.shared_embeddings == "none":
-                self.output_embedding = self.param("output_embedding", normal, shape)
+                self.output_embedding = self.param("output_embedding", normal, target_shape)
         if config.final_logits_bias:
-            self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (config.vocabulary_size,))
+            self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (config.target_size,))
         if config.positions == "learned":
             self.position_table = self.param("positions", normal, (config.max_positions, config.d_model))
         backend = jax.default_backend() if self.backend is None else self.backend
@@ -136,7 +120,7 @@ class Transformer(nn.Module):
             hidden.reshape(-1, hidden.shape[-1]),
             self.output_table(),
             self.output_bias(),
-            batch.target_output.reshape(-1),
+            jnp.minimum(batch.target_output, self.config.target_size - 1).reshape(-1),  # padding may have no id
             batch.target_mask.reshape(-1),
             label_smoothing=label_smoothing,
         )
@@ -177,7 +161,8 @@ class Transformer(nn.Module):
                 [L, B, H, T, S].
         """
         positions = self._positions(target)
-        x = self._embed(target.tokens, self.target_table(), positions)
+        index = jnp.arange(target.tokens.shape[1]) if target.segments is None else segment_positions(target.segments)
+        x = self._embed(target.tokens, self.target_table(), positions, index == 0)
         x = self.target_dropout(x, dropout)
         # No target position attends to a later one, so padding at the end needs no mask.
         own = self._mask(target, target._replace(mask=None), return_weights, is_causal=True)
@@ -214,7 +199,7 @@ class Transformer(nn.Module):
             source_mask: True for the tokens of the source.
         """
         positions = self._position_table(origins.shape[2])[position, None]
-        x = self._embed(token, self.target_table(), positions)
+        x = self._embed(token, self.target_table(), positions, position == 0)
         masks = ancestor_mask(origins, position), padding_mask(source_mask)
         context = Context(None, *masks, self._rotation(positions))
         x, caches = self.decoder.step(x, caches, position * token.shape[1], memory, context)
@@ -225,7 +210,7 @@ class Transformer(nn.Module):
         return self.build.ops.output_logits(x, self.output_table(), self.output_bias())
 
     def source_table(self) -> Array:
-        """Returns the embedding of source tokens [V, D]."""
+        """Returns the embedding of source tokens [V, D], with V of the source."""
         return self.embedding if self.config.shared_embeddings == "all" else self.source_embedding
 
     def target_table(self) -> Array:
@@ -247,10 +232,16 @@ class Transformer(nn.Module):
         x, decoder_weights = self.decode(target, memory, source, dropout, return_weights)
         return x, encoder_weights | decoder_weights
 
-    def _embed(self, tokens: Array, table: Array, positions: Array) -> Array:
-        """Looks up embeddings [B, T, D] and adds positions, unless these are rotary."""
+    def _embed(self, tokens: Array, table: Array, positions: Array, starts: Array | None = None) -> Array:
+        """Looks up embeddings [B, T, D] and adds positions, unless these are rotary.
+
+        With `decoder_start` zeros, the embeddings are zeros where `starts` is true. A pad id or start id that no token
+        has is read as the last token.
+        """
         scale = math.sqrt(self.config.d_model) if self.config.scale_embeddings else 1.0
-        x = table[tokens] * scale
+        x = table.at[tokens].get(mode="clip") * scale
+        if starts is not None and self.config.decoder_start == "zeros":
+            x = jnp.where(starts[..., None], 0.0, x)
         return (x if self._rotary else x + positions).astype(self.dtype)
 
     def _mask(

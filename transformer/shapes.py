@@ -74,3 +74,19 @@ class Batch(NamedTuple):
     row: Int[Array, "*split B"]
     source_segments: Int[Array, "*split B S"] | None = None
     target_segments: Int[Array, "*split B T"] | None = None
+
+
+class Side(NamedTuple):
+    """Token sequences that the encoder or the decoder reads.
+
+    Attributes:
+        tokens: Token ids. A source ends with the end id; a target begins with the start id.
+        mask: True for tokens, False for padding; None if there is no padding. No target position attends to a later
+            one, so padding at the end of a target matters to batch norm only.
+        segments: Number of the segment that each token belongs to in a packed row, from 1; 0 is padding. None if each
+            row is one sentence.
+    """
+
+    tokens: Int[Array, "B T"]
+    mask: Bool[Array, "B T"] | None = None
+    segments: Int[Array, "B T"] | None = None

@@ -13,7 +13,8 @@ from transformer.inference import decoding
 from transformer.inference.backend import ACCELERATOR
 from transformer.inference.cpu import CPU
 from transformer.inference.translation import search_ids
-from transformer.model import Side, Transformer
+from transformer.model import Transformer
+from transformer.shapes import Side
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -12,6 +12,7 @@ from transformer.ops.feed_forward import ACTIVATIONS, feed_forward
 REFERENCE = {
     "relu": lambda x: np.maximum(0, x),
     "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    "gelu_sigmoid": lambda x: x / (1 + np.exp(-1.702 * x)),
     "swish": lambda x: x / (1 + np.exp(-x)),
 }
 
@@ -36,7 +37,9 @@ def test_feed_forward_is_eq_2(activation, dtype, assert_matches):
 
 
 def test_an_unknown_activation_is_refused():
-    with pytest.raises(InputError, match=r"must be one of relu, gelu, swish, but is 'Relu'\. Did you mean relu\?"):
+    with pytest.raises(
+        InputError, match=r"must be one of relu, gelu, gelu_sigmoid, swish, but is 'Relu'\. Did you mean relu\?"
+    ):
         feed_forward(*map(jnp.float32, arguments()), activation="Relu")
 
 

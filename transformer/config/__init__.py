@@ -71,11 +71,14 @@ class Config:
             "optimizer.schedule=cosine needs fewer warm-up steps than steps, but optimizer.warmup_steps is "
             f"{self.optimizer.warmup_steps} and training.steps is {self.training.steps}.",
         )
+        sizes = self.model.vocabulary_size, self.model.target_size
         for name in ("pad_id", "start_id", "end_id"):
             value = getattr(self.tokenizer, name)
+            is_none = self.model.decoder_start == "zeros" and name != "end_id" and value == max(sizes)
+            size_name = "model.vocabulary_size" if sizes[0] <= sizes[1] else "model.target_vocabulary_size"
             require(
-                value < self.model.vocabulary_size,
-                f"tokenizer.{name} ({value}) must be below model.vocabulary_size ({self.model.vocabulary_size}).",
+                value < min(sizes) or is_none,
+                f"tokenizer.{name} ({value}) must be below {size_name} ({min(sizes)}).",
             )
         require(
             self.data.max_length <= self.model.max_positions,

@@ -14,6 +14,10 @@ class ModelConfig:
     vocabulary_size: Count = 37_000
     """Number of tokens in the joint vocabulary, including special tokens
     (section 5.1)."""
+    target_vocabulary_size: Count | None = None
+    """Number of tokens in the vocabulary of the target, if it has one of its
+    own. `vocabulary_size` is then that of the source. None is one joint
+    vocabulary."""
     d_model: Count = 512
     """Width of the residual stream, which is the number of features per
     token (section 3.1)."""
@@ -26,8 +30,10 @@ class ModelConfig:
     """Number of encoder layers (section 3.1)."""
     num_decoder_layers: Count = 6
     """Number of decoder layers (section 3.1)."""
-    activation: Literal["relu", "gelu", "swish"] = "relu"
-    """Nonlinearity of the feed-forward layer. The paper uses `relu` (Eq. 2)."""
+    activation: Literal["relu", "gelu", "gelu_sigmoid", "swish"] = "relu"
+    """Nonlinearity of the feed-forward layer. The paper uses `relu` (Eq. 2).
+    `gelu` is computed by the error function, `gelu_sigmoid` is x *
+    sigmoid(1.702 x), which Marian calls gelu."""
     norm: Literal["layer", "rms", "batch"] = "layer"
     """Normalization in Add & Norm: layer normalization as in the paper, RMS
     normalization, or batch normalization."""
@@ -60,6 +66,11 @@ class ModelConfig:
     """Multiply embeddings by sqrt(d_model) (section 3.4)."""
     final_logits_bias: bool = False
     """Add a bias to the output logits, as Marian does."""
+    decoder_start: Literal["token", "zeros"] = "token"
+    """First input of the decoder. `token` is the embedding of
+    `tokenizer.start_id`, `zeros` is a vector of zeros, as in Marian; both
+    plus position 0. With `zeros`, the start id and the pad id may be the
+    number of tokens, so that no token has them."""
     dropout: Share = 0.1
     """Probability of dropout on the output of each sub-layer and on
     embeddings + positions (section 5.4)."""
@@ -104,6 +115,11 @@ class ModelConfig:
             "model.implementation=auto and model.attention_dropout=0, or another model.attention.",
         )
         require(
+            self.target_vocabulary_size is None or self.shared_embeddings != "all",
+            "model.shared_embeddings=all needs one joint vocabulary, but model.target_vocabulary_size is "
+            f"{self.target_vocabulary_size}. Set model.shared_embeddings to target or none.",
+        )
+        require(
             self.d_model % self.num_heads == 0,
             f"model.d_model must be divisible by model.num_heads, but {self.d_model} is not divisible by "
             f"{self.num_heads}.",
@@ -121,3 +137,8 @@ class ModelConfig:
             self.positions != "halved_t2t" or self.d_model >= 4,
             f"model.positions=halved_t2t needs a model.d_model of at least 4, but it is {self.d_model}.",
         )
+
+    @property
+    def target_size(self) -> int:
+        """Number of tokens in the vocabulary of the target."""
+        return self.vocabulary_size if self.target_vocabulary_size is None else self.target_vocabulary_size

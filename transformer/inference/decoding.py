@@ -25,9 +25,9 @@ from transformer.inference.ensemble import Member, mean_step
 from transformer.inference.generation import Constrain, Hypotheses
 from transformer.inference.search import beam_search, sample
 from transformer.interruption import check
-from transformer.model import Side, Transformer
+from transformer.model import Transformer
 from transformer.ops import logits
-from transformer.shapes import Params
+from transformer.shapes import Params, Side
 
 Members = tuple[tuple[Transformer, Params], ...]  # one model, or several whose probabilities are averaged
 

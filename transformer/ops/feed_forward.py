@@ -14,7 +14,8 @@ from transformer.ops.linear import linear
 ACTIVATIONS = MappingProxyType(
     {
         "relu": jax.nn.relu,  # max(0, x), as in the paper
-        "gelu": partial(jax.nn.gelu, approximate=False),  # x * Phi(x) by erf, as in BERT and Marian; not tanh
+        "gelu": partial(jax.nn.gelu, approximate=False),  # x * Phi(x) by erf, as in BERT and MarianMT; not tanh
+        "gelu_sigmoid": lambda x: x * jax.nn.sigmoid(1.702 * x),  # as in Marian (arXiv 1606.08415, section 2)
         "swish": jax.nn.swish,  # x * sigmoid(x)
     }
 )
@@ -44,7 +45,7 @@ def feed_forward(
         bias_in: Vector b1.
         kernel_out: Matrix W2.
         bias_out: Vector b2.
-        activation: Name of the nonlinearity: `relu`, `gelu` (by the error function) or `swish`.
+        activation: Name of the nonlinearity: `relu`, `gelu` (by the error function), `gelu_sigmoid` or `swish`.
         dropout: Function applied to the output of the nonlinearity, [..., F]. None applies no dropout.
         linear: Implementation of x W + b.
         relu: Implementation of max(0, x).

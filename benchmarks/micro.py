@@ -32,7 +32,7 @@ import tyro
 from transformer.config import DataConfig, TokenizerConfig
 from transformer.data.batches import Batches, TokenPairs, tokenize
 from transformer.data.corpus import read_pairs
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.errors import InputError
 from transformer.inference.translator import load
 from transformer.run_dir import read_config
@@ -82,7 +82,7 @@ def padding(source: str | None = None, target: str | None = None, vocabulary_siz
     if source is not None and target is not None:
         config = DataConfig(train=(source, target))
         pairs, report = read_pairs(config, "train")
-        tokenizer = Tokenizer.train([*pairs.sources, *pairs.targets], vocabulary_size, TokenizerConfig())
+        tokenizer = BpeTokenizer.train([*pairs.sources, *pairs.targets], vocabulary_size, TokenizerConfig())
         for length in PACK_LENGTHS:
             own = copy.deepcopy(report)
             tokens = tokenize(pairs, tokenizer, config, own, filter=True, max_length=length)

@@ -46,7 +46,7 @@ from transformer.config import DataConfig, TokenizerConfig
 from transformer.data.batches import TokenPairs, tokenize
 from transformer.data.corpus import Pairs, Report, read_pairs
 from transformer.data.rows import of_one_width, pad
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.errors import InputError
 from transformer.files import check_writable, write_whole
 from transformer.training.utilization import step_flops
@@ -179,7 +179,7 @@ def make_job(
     Returns: The job for the programs, and what the report says about the data.
     """
     size, special = SIZES[name], TokenizerConfig()
-    tokenizer = Tokenizer.train([*pairs.sources, *pairs.targets], size.tokenizer_size, special)
+    tokenizer = BpeTokenizer.train([*pairs.sources, *pairs.targets], size.tokenizer_size, special)
     report = copy.deepcopy(report)  # which pairs are too long depends on the tokenizer
     tokens = tokenize(pairs, tokenizer, DataConfig(), report, filter=True)
     number, seen = options.turns * options.steps, {}

@@ -36,7 +36,8 @@ from transformer.analysis.heads import describe
 from transformer.analysis.page import Start
 from transformer.attention import MultiHeadAttention
 from transformer.data.corpus import read_pairs
-from transformer.data.tokenizer import TokenizedText, Tokenizer
+from transformer.data.tokenizer import TokenizedText
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.layers import Build
 
 rcParams.update(STYLE | {"figure.dpi": 150})
@@ -232,7 +233,7 @@ config = ModelConfig(
 )
 pairs, _ = read_pairs(DataConfig(corpus="package:quickstart.jsonl.xz"), "test")
 source, target = pairs.sources[0], pairs.targets[0]
-tokenizer = Tokenizer.train([*pairs.sources[:200], *pairs.targets[:200]], 400, TokenizerConfig())
+tokenizer = BpeTokenizer.train([*pairs.sources[:200], *pairs.targets[:200]], 400, TokenizerConfig())
 model = Transformer(config)
 run = Run(Config(model=config), model, parameters.draw(model, seed=0), tokenizer)
 look = run.attention(source, target)

@@ -37,7 +37,7 @@ from transformer.analysis.figures import STYLE
 from transformer.analysis.figures.norms import batch_mates, gradient_norms, seed_curves
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Report, read_pairs
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.inference.translator import Translator
 from transformer.runtime import keep_freed_memory
 from transformer.training.optimizer import make_optimizer, warmup_stable_decay_schedule
@@ -80,7 +80,7 @@ VOCABULARY, LENGTH = 1000, 16
 tokenizer_config = TokenizerConfig()
 data_config = DataConfig(corpus="package:quickstart.jsonl.xz", max_length=LENGTH)
 train, validation = (read_pairs(data_config, split)[0] for split in ("train", "validation"))
-tokenizer = Tokenizer.train(train.sources[:10_000] + train.targets[:10_000], VOCABULARY, tokenizer_config)
+tokenizer = BpeTokenizer.train(train.sources[:10_000] + train.targets[:10_000], VOCABULARY, tokenizer_config)
 tokens = tokenize(train, tokenizer, data_config, Report(("quickstart",), len(train.sources)), filter=True)
 batches = Batches(tokens, tokenizer_config, tokens=16 * LENGTH, row_multiple=1, seed=0)
 print(f"{batches.per_epoch} batches an epoch, in the shape (S, T, rows) {batches.shape}")

@@ -15,6 +15,8 @@ from transformer.config import Config, DataConfig
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Split, modified_since, read_files, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
+from transformer.data.tokenizer_files import load_tokenizer
 from transformer.errors import DivergenceError, InputError
 from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
@@ -160,8 +162,7 @@ def finished_scores(config: Config) -> str | None:
         return None
     last = records(run_dir)[-1]
     try:
-        size, normalization = config.model.vocabulary_size, config.data.normalization
-        tokenizer = Tokenizer.load(run_dir / "tokenizer.json", config.tokenizer, size, normalization)
+        tokenizer = load_tokenizer(run_dir / "tokenizer.json", config)
         with stage("checking the last checkpoint"):
             load_params(run_dir, [last.step], tokenizer.fingerprint)
         if "test" in splits(config.data):
@@ -281,13 +282,12 @@ def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
 
     Raises: InputError if the configured file differs from the run's tokenizer.
     """
-    size, normalization = config.model.vocabulary_size, config.data.normalization
     kept, given = Path(config.run_dir) / "tokenizer.json", config.tokenizer.file
     if kept.exists():
-        tokenizer = Tokenizer.load(kept, config.tokenizer, size, normalization)
+        tokenizer = load_tokenizer(kept, config)
         other = tokenizer
         if given and Path(given).exists():
-            other = Tokenizer.load(given, config.tokenizer, size, normalization)
+            other = load_tokenizer(given, config)
         if other.fingerprint != tokenizer.fingerprint:
             raise InputError(
                 f"{given} is not the tokenizer that the run in {config.run_dir} was started with. Leave out "
@@ -295,6 +295,7 @@ def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
             )
         return tokenizer
     if given is not None:
-        return Tokenizer.load(given, config.tokenizer, size, normalization)
+        return load_tokenizer(given, config)
     with stage("training the tokenizer"):
-        return Tokenizer.train([*pairs.sources, *pairs.targets], size, config.tokenizer, normalization)
+        texts, size = [*pairs.sources, *pairs.targets], config.model.vocabulary_size
+        return BpeTokenizer.train(texts, size, config.tokenizer, config.data.normalization)

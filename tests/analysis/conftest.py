@@ -10,7 +10,8 @@ import pytest
 from transformer.analysis.attention import KINDS, Attention, Kind
 from transformer.analysis.view import View
 from transformer.config import Config, DataConfig, ModelConfig, SearchConfig, TokenizerConfig
-from transformer.data.tokenizer import TokenizedText, Tokenizer
+from transformer.data.tokenizer import TokenizedText
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.model import Transformer
 from transformer.run import Run
 
@@ -29,7 +30,7 @@ TEXTS = ["the law is good, but its use is bad", "das Gesetz ist gut, aber sein N
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    tokenizer = Tokenizer.train(TEXTS, 300, TokenizerConfig())
+    tokenizer = BpeTokenizer.train(TEXTS, 300, TokenizerConfig())
     tokens = jnp.zeros((1, 1), int)
     shapes = jax.eval_shape(Transformer(MODEL).init, jax.random.key(0), tokens, tokens == 0, tokens)  # compiles nothing
     generator = np.random.default_rng(0)

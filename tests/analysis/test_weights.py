@@ -5,7 +5,8 @@ import pytest
 
 from transformer.analysis.attention import Attention, attention, rollout, strongest
 from transformer.config import TokenizerConfig
-from transformer.data.tokenizer import TokenizedText, Tokenizer
+from transformer.data.tokenizer import TokenizedText
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.errors import InputError
 from transformer.model import Transformer
 
@@ -100,7 +101,7 @@ def test_sentences_that_cannot_be_shown(run, sentences, message):
 
 def test_invisible_characters_are_no_tokens(run, view, tmp_path):
     run.tokenizer.save(tmp_path / "tokenizer.json")
-    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json", TokenizerConfig(), 300, "nfc")
+    tokenizer = BpeTokenizer.load(tmp_path / "tokenizer.json", TokenizerConfig(), 300, "nfc")
     normalizing, typed = replace(run, tokenizer=tokenizer), "\ufeff the\u00a0 law is \u20ac go\u00adod, but its use\r"
     shown = attention(normalizing, typed, f" {view.target.text}\u200b")
     assert (shown.source.text, shown.source.tokens, shown.target.tokens) == (

@@ -24,7 +24,7 @@ from results import read
 from transformer import parameters
 from transformer.checkpoint import Checkpoints
 from transformer.config import Config, ModelConfig, SearchConfig
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.model import Transformer
 from transformer.run_dir import open_run
 from transformer.shapes import Batch
@@ -44,7 +44,7 @@ def sentences(tmp_path: Path) -> list[str]:
 def save_run(run_dir: Path, model: ModelConfig) -> None:
     """A run of an untrained model, whose translations have no end but the longest length."""
     config = Config(run_dir=str(run_dir), model=model, search=SearchConfig(extra_length=4))
-    tokenizer = Tokenizer.train(["abc de fgh"] * 20, model.vocabulary_size, config.tokenizer)
+    tokenizer = BpeTokenizer.train(["abc de fgh"] * 20, model.vocabulary_size, config.tokenizer)
     open_run(run_dir, config)
     tokenizer.save(run_dir / "tokenizer.json")
     with Checkpoints(run_dir, 1, tokenizer.fingerprint) as checkpoints:

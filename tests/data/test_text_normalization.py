@@ -8,7 +8,7 @@ import pytest
 from transformer.config import DataConfig, TokenizerConfig
 from transformer.data.corpus import read_pairs
 from transformer.data.normalization import normalize, origins
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 
 CASES = {
     "": "",
@@ -73,9 +73,9 @@ def test_each_character_has_its_origin(random_texts):
 
 def test_the_tokenizer_reads_normalized_text_and_tells_where_it_was():
     texts = ["the law is good", "its caf\u00e9 is the good law"] * 9
-    tokenizer = Tokenizer.train(texts, 275, TokenizerConfig(), "nfc")
+    tokenizer = BpeTokenizer.train(texts, 275, TokenizerConfig(), "nfc")
     plain, typed = "the caf\u00e9 law", "\ufeffthe  cafe\u0301\u00a0la\u00adw\r"
-    assert Tokenizer.train([f" {text}\u200b" for text in texts], 275, TokenizerConfig(), "nfc").fingerprint == (
+    assert BpeTokenizer.train([f" {text}\u200b" for text in texts], 275, TokenizerConfig(), "nfc").fingerprint == (
         tokenizer.fingerprint
     )
     ids = tokenizer.encode(plain)

@@ -5,13 +5,14 @@ import pytest
 from transformer.config import DataConfig, TokenizerConfig
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.train(["abc"], 259, TokenizerConfig())  # one token per byte, including the space before the text
+    # One token per byte, including the space before the text.
+    return BpeTokenizer.train(["abc"], 259, TokenizerConfig())
 
 
 def test_it_keeps_all_and_in_order(tokenizer):

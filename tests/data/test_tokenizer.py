@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
 from transformer.config import TokenizerConfig
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.errors import InputError
 
 TEXTS = [
@@ -26,7 +26,7 @@ AWKWARD = SPACES + SYMBOLS
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.train(TEXTS, 320, CONFIG)
+    return BpeTokenizer.train(TEXTS, 320, CONFIG)
 
 
 def test_any_text_comes_back_exactly(tokenizer):
@@ -75,7 +75,7 @@ def test_flat_ids_equal_rows(tokenizer, monkeypatch):
 @pytest.mark.parametrize("ids", [(0, 1, 2), (2, 0, 1), (319, 319, 0), (100, 100, 319), (5, 300, 7)])
 def test_special_ids_are_the_config_s(ids):
     config = TokenizerConfig(pad_id=ids[0], start_id=ids[1], end_id=ids[2])
-    tokenizer = Tokenizer.train(TEXTS, 320, config)
+    tokenizer = BpeTokenizer.train(TEXTS, 320, config)
     assert tokenizer.size == 320
     assert tokenizer.decode_batch(tokenizer.encode_batch(AWKWARD)) == AWKWARD
     used = np.unique(np.concatenate(tokenizer.encode_batch(TEXTS)))
@@ -89,8 +89,8 @@ def test_training_is_deterministic_across_processes(tmp_path, tokenizer):
     code = """
 import json, sys
 from transformer.config import TokenizerConfig
-from transformer.data.tokenizer import Tokenizer
-Tokenizer.train(json.load(open(sys.argv[1], encoding="utf-8")), 320, TokenizerConfig()).save(sys.argv[2])
+from transformer.data.tokenizer_bpe import BpeTokenizer
+BpeTokenizer.train(json.load(open(sys.argv[1], encoding="utf-8")), 320, TokenizerConfig()).save(sys.argv[2])
 """
     paths = [str(tmp_path / name) for name in ("texts.json", "there.json")]
     subprocess.run([sys.executable, "-c", code, *paths], check=True)
@@ -100,10 +100,10 @@ Tokenizer.train(json.load(open(sys.argv[1], encoding="utf-8")), 320, TokenizerCo
 def test_save_and_load(tmp_path, tokenizer):
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
-    loaded = Tokenizer.load(path, CONFIG, 320)
+    loaded = BpeTokenizer.load(path, CONFIG, 320)
     assert loaded.fingerprint == tokenizer.fingerprint
     assert loaded.encode_batch(TEXTS + AWKWARD) == tokenizer.encode_batch(TEXTS + AWKWARD)
-    assert Tokenizer.train(TEXTS, 319, CONFIG).fingerprint != tokenizer.fingerprint
+    assert BpeTokenizer.train(TEXTS, 319, CONFIG).fingerprint != tokenizer.fingerprint
     loaded.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
@@ -133,45 +133,45 @@ def test_a_file_from_elsewhere_neither_truncates_nor_adds(tmp_path):
     library.enable_padding(length=9)
     path = tmp_path / "tokenizer.json"
     library.save(str(path))
-    tokenizer = Tokenizer.load(path, TokenizerConfig(pad_id=257, start_id=257, end_id=0), 258)
+    tokenizer = BpeTokenizer.load(path, TokenizerConfig(pad_id=257, start_id=257, end_id=0), 258)
     (ids,) = tokenizer.encode_batch(["abc</s>"])
     assert len(ids) == 7
     assert tokenizer.decode_batch([ids]) == ["abc</s>"]
     with pytest.raises(
         InputError, match=r"--tokenizer\.start-id is 1, which is not a special token .* </s> = 0, <pad> = 257"
     ):
-        Tokenizer.load(path, TokenizerConfig(pad_id=257, start_id=1, end_id=0), 258)
+        BpeTokenizer.load(path, TokenizerConfig(pad_id=257, start_id=1, end_id=0), 258)
 
 
 def test_vocabulary_larger_than_the_text_allows():
     with pytest.raises(InputError, match=r"^The training text yields only \d+ BPE tokens") as caught:
-        Tokenizer.train(TEXTS, 5000, CONFIG)
+        BpeTokenizer.train(TEXTS, 5000, CONFIG)
     reached = int(str(caught.value).split("yields only ")[1].split()[0])
-    assert Tokenizer.train(TEXTS, reached, CONFIG).size == reached
+    assert BpeTokenizer.train(TEXTS, reached, CONFIG).size == reached
     message = rf"only {reached} BPE tokens, fewer than --model\.vocabulary-size {reached + 1}\. Set it to {reached}"
     with pytest.raises(InputError, match=message):
-        Tokenizer.train(TEXTS, reached + 1, CONFIG)
+        BpeTokenizer.train(TEXTS, reached + 1, CONFIG)
 
 
 def test_vocabulary_too_small_for_bytes():
     with pytest.raises(InputError, match=r"--model\.vocabulary-size must be at least 259 .* but is 258"):
-        Tokenizer.train(TEXTS, 258, CONFIG)
-    assert Tokenizer.train(TEXTS, 258, TokenizerConfig(pad_id=0, start_id=0, end_id=1)).size == 258
+        BpeTokenizer.train(TEXTS, 258, CONFIG)
+    assert BpeTokenizer.train(TEXTS, 258, TokenizerConfig(pad_id=0, start_id=0, end_id=1)).size == 258
 
 
 def test_load_errors(tmp_path, tokenizer):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        Tokenizer.load(path, CONFIG, 320)
+        BpeTokenizer.load(path, CONFIG, 320)
     tokenizer.save(path)
     with pytest.raises(InputError, match=r"has 320 tokens, but --model\.vocabulary-size is 400"):
-        Tokenizer.load(path, CONFIG, 400)
+        BpeTokenizer.load(path, CONFIG, 400)
     with pytest.raises(InputError, match=r"--tokenizer\.end-id is 7, which is not a special token"):
-        Tokenizer.load(path, TokenizerConfig(end_id=7), 320)
+        BpeTokenizer.load(path, TokenizerConfig(end_id=7), 320)
     for content in (b"{", b"{}", b"\xff", path.read_bytes()[:500]):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"not a valid tokenizer\.json"):
-            Tokenizer.load(path, CONFIG, 320)
+            BpeTokenizer.load(path, CONFIG, 320)
 
 
 def test_tokens_decode_each_id_separately(tokenizer):

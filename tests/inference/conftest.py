@@ -9,7 +9,7 @@ import pytest
 
 from transformer import parameters
 from transformer.config import Config, DataConfig, ModelConfig, SearchConfig
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.inference.translator import Translator
 from transformer.model import Transformer
 
@@ -59,7 +59,8 @@ def draw(config: ModelConfig, seed: int, factor: float) -> Any:
 
 @pytest.fixture(scope="session")
 def random_translator() -> Translator:
-    tokenizer = Tokenizer.train(["seven men see seventeen seas", "the men see the sea then"] * 20, 270, TINY.tokenizer)
+    texts = ["seven men see seventeen seas", "the men see the sea then"] * 20
+    tokenizer = BpeTokenizer.train(texts, 270, TINY.tokenizer)
     return Translator(TINY, Transformer(TINY.model), draw(TINY.model, 3, 3), tokenizer)
 
 
@@ -82,10 +83,10 @@ def random_sentences() -> Callable[[int, int, int], list[str]]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
+def tokenizer() -> BpeTokenizer:
     generator = random.Random(0)
     texts = [" ".join(generator.choice(WORDS) for _ in range(8)) for _ in range(200)]
-    return Tokenizer.train(texts, SMALL.model.vocabulary_size, SMALL.tokenizer)
+    return BpeTokenizer.train(texts, SMALL.model.vocabulary_size, SMALL.tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from transformer import parameters
 from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfig
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.inference.translator import Translator
 from transformer.model import Transformer
 
@@ -39,7 +39,7 @@ def translator():
     generator = random.Random(0)
     sources = [" ".join(generator.choices(WORDS, k=generator.randint(1, 7))) for _ in range(512)]
     targets = [" ".join(reversed(source.split())) for source in sources]
-    tokenizer = Tokenizer.train(sources, MODEL.vocabulary_size, TokenizerConfig())
+    tokenizer = BpeTokenizer.train(sources, MODEL.vocabulary_size, TokenizerConfig())
     config = Config(model=MODEL, data=dataclasses.replace(Config().data, max_length=MODEL.max_positions))
     model = Transformer(MODEL)
     whole = Translator(config, model, {}, tokenizer).batch(sources, targets)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from transformer.config import SearchConfig, TokenizerConfig
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.errors import InputError
 from transformer.inference.decoding import decode
 from transformer.inference.translation import Translation, Window, _join, distinct, search_ids, translate, translations
@@ -130,7 +130,7 @@ def test_a_stream_is_read_a_window_at_a_time(translator, monkeypatch):
 
 def test_invisible_characters_change_nothing(translator, tmp_path):
     translator.tokenizer.save(tmp_path / "tokenizer.json")
-    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json", TokenizerConfig(), 300, "nfc")
+    tokenizer = BpeTokenizer.load(tmp_path / "tokenizer.json", TokenizerConfig(), 300, "nfc")
     normalizing = dataclasses.replace(translator, tokenizer=tokenizer)
     plain, typed = ["a man runs", ""], ["\ufeff  a\u00a0man\u200b\u00ad runs\r", "\u2060 \u200b"]
     assert normalizing.translate(plain) == translator.translate(plain)

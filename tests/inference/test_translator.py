@@ -8,7 +8,7 @@ import pytest
 from transformer.checkpoint import Checkpoints
 from transformer.config import TokenizerConfig
 from transformer.data.corpus import Pairs
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.errors import InputError
 from transformer.inference.translator import ensemble, load
 from transformer.model import Transformer
@@ -85,6 +85,6 @@ def test_an_ensemble_searches_the_mean_of_probabilities(translator, tokenizer, d
         if len(log_prob) == best[0].tokens:
             assert best[0].score == pytest.approx(log_prob.sum() / penalty, rel=1e-4)
     assert both.loss(sources, sources) == pytest.approx(-np.concatenate(log_probs[2]).mean())
-    strange = Tokenizer.train(["other words here"] * 9 + ["x y z"], 262, TokenizerConfig())
+    strange = BpeTokenizer.train(["other words here"] * 9 + ["x y z"], 262, TokenizerConfig())
     with pytest.raises(InputError, match="different tokenizers: the tokenizer of model 2"):
         ensemble([translator, dataclasses.replace(second, tokenizer=strange)])

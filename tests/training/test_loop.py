@@ -16,7 +16,7 @@ from transformer.checkpoint import Checkpoints, load_params
 from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, SearchConfig, TrainingConfig
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.errors import InputError
 from transformer.inference.translator import load
 from transformer.run_dir import open_run, records, saved_steps
@@ -205,7 +205,7 @@ def test_learns_to_reverse(tmp_path):
         search=SearchConfig(beam_size=1),
     )
     pairs = Pairs(words, [word[::-1] for word in words])
-    tokenizer = Tokenizer.train(words, config.model.vocabulary_size, config.tokenizer)
+    tokenizer = BpeTokenizer.train(words, config.model.vocabulary_size, config.tokenizer)
     report = Report(files=("words",), read=len(words))
     batches = Batches(
         tokenize(pairs, tokenizer, config.data, report, filter=True),

@@ -109,18 +109,19 @@ def attention(run: Translator, source: str, target: str | None = None, search: S
         InputError: a sentence is empty, or has more tokens than the model has positions.
     """
     longest = run.model.config.max_positions
-    for name, text in (("source", source), ("target", target)):
+    tokenizer = run.tokenizer
+    for name, vocabulary, text in (("source", tokenizer.source, source), ("target", tokenizer.target, target)):
         if text is None:
             continue
-        if not run.tokenizer.normalize(text).strip():
+        if not vocabulary.normalize(text).strip():
             raise InputError(f"The {name} sentence is empty. It must have at least one token.")
-        length = len(run.tokenizer.tokenize(text).tokens) + 1
+        length = len(vocabulary.encode(text)) + 1
         check_lengths([length], longest, lambda _, name=name: f"The {name}", "Shorten it.")
     if target is None:
         (target,) = run.translate([source], search)
     batch = run.batch([source], [target])
     _, weights = run.apply(run.params, batch.source, batch.target_input, return_weights=True)
-    read, written = run.tokenizer.tokenize(source), run.tokenizer.tokenize(target)
+    read, written = tokenizer.source.tokenize(source), tokenizer.target.tokenize(target)
     S, T = len(read.tokens) + 1, len(written.tokens) + 1  # plus the end token, and plus the start token
     rows, columns = {"encoder": S, "decoder": T, "cross": T}, {"encoder": S, "decoder": T, "cross": S}
     by_kind: dict[Kind, np.ndarray] = {}

@@ -72,7 +72,7 @@ def answers(
     Raises:
         InputError: the pronoun is not in the sentence.
     """
-    tokens = run.tokenizer.tokenize(source)
+    tokens = run.tokenizer.source.tokenize(source)
     token_words = [tokens.words[index].lower() for index in tokens.word_of]
     queries = np.flatnonzero([word == antecedent.pronoun for word in token_words])
     if not queries.size:

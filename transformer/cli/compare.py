@@ -79,7 +79,7 @@ def _read(name: str) -> "Result":
 
 def _kept(run_dir: str) -> "Result":
     """What a run kept of its test set."""
-    from transformer.data.tokenizer import Tokenizer
+    from transformer.data.tokenizer_files import load_tokenizer
     from transformer.experiment import read_test_set
     from transformer.inference.results import Result, settings
     from transformer.run_dir import checkpoint_steps, read_config, training_data
@@ -92,7 +92,7 @@ def _kept(run_dir: str) -> "Result":
                 f"Give {run_dir}@last to compare its last checkpoint."
             )
     scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
-    tokenizer = Tokenizer.load(run / "tokenizer.json", config.tokenizer, config.model.vocabulary_size)
+    tokenizer = load_tokenizer(run / "tokenizer.json", config)
     return Result(
         name=run_dir,
         pairs=read_test_set(run_dir, config.data),

@@ -37,10 +37,10 @@ def main(arguments: list[str]) -> None:
     pairs = read_parallel(options.source, options.target, translator.config.data)
     found = translator.log_probabilities(pairs.sources, pairs.targets)
     tokenizer = translator.tokenizer
-    for ids, log_probs in zip(tokenizer.encode_batch(pairs.targets), found, strict=True):
+    for ids, log_probs in zip(tokenizer.target.encode_batch(pairs.targets), found, strict=True):
         total = float(log_probs.sum())
         if options.tokens:
-            tokens = tokenizer.tokens([*ids, tokenizer.end_id])
+            tokens = tokenizer.target.tokens([*ids, tokenizer.end_id])
             record = {"log_probability": total, "target_tokens": tokens, "log_probabilities": log_probs.tolist()}
             print(json.dumps(record, ensure_ascii=False))
         else:

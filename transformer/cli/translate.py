@@ -132,11 +132,12 @@ def _alignments(
     tokenizer = translator.tokenizer
     for (source, target), fits in zip(pairs, fit, strict=True):
         source_tokens, target_tokens = (
-            tokenizer.tokens([*ids, tokenizer.end_id]) for ids in tokenizer.encode_batch([source, target])
+            vocabulary.tokens([*vocabulary.encode(text), tokenizer.end_id])
+            for vocabulary, text in ((tokenizer.source, source), (tokenizer.target, target))
         )
         yield {
             "source_tokens": source_tokens,
-            "source_offsets": [*tokenizer.offsets(source), (len(source), len(source))],
+            "source_offsets": [*tokenizer.source.offsets(source), (len(source), len(source))],
             "target_tokens": target_tokens,
             "alignment": next(indices) if fits else None,  # None: translated in chunks
         }

@@ -66,7 +66,7 @@ def tokenize(
 
     Args:
         pairs: The sentences.
-        tokenizer: The tokenizer of both sides.
+        tokenizer: The tokenizer of the model.
         config: The limits of training pairs, `max_length` and `max_length_ratio`.
         report: Where dropped pairs are counted.
         filter: True for training pairs: those beyond the limits are dropped. False drops none. Since reading drops none
@@ -78,7 +78,7 @@ def tokenize(
     Raises: InputError if every pair is dropped or, without `filter`, if a side has more than `max_length` tokens.
     """
     tokens = TokenPairs(
-        *tokenizer.encode_flat(pairs.sources, "sources"), *tokenizer.encode_flat(pairs.targets, "targets")
+        *tokenizer.source.encode_flat(pairs.sources, "sources"), *tokenizer.target.encode_flat(pairs.targets, "targets")
     )
     longer = np.maximum(tokens.source_lengths, tokens.target_lengths)
     shorter = np.minimum(tokens.source_lengths, tokens.target_lengths)

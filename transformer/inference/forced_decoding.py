@@ -24,7 +24,7 @@ LOGITS = 512  # target tokens whose logits are in memory at the same time
 
 
 def _tokenize(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], positions: int) -> TokenPairs:
-    pairs = TokenPairs(*tokenizer.encode_flat(sources), *tokenizer.encode_flat(targets))
+    pairs = TokenPairs(*tokenizer.source.encode_flat(sources), *tokenizer.target.encode_flat(targets))
     advice = "Shorten it, or leave the pair out."
     check_pairs(pairs.source_lengths, pairs.target_lengths, positions, "the given text", advice)
     return pairs

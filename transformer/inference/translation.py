@@ -102,7 +102,7 @@ def translated_windows(
 
         of_chunk: list[list[Translation]] = [[]] * len(sources)
         for chosen, (tokens, scores, sizes) in found:
-            texts = tokenizer.decode_batch(tokens.reshape(-1, tokens.shape[-1]).tolist())
+            texts = tokenizer.target.decode_batch(tokens.reshape(-1, tokens.shape[-1]).tolist())
             flat = map(Translation, map(_one_line, texts), scores.ravel().tolist(), sizes.ravel().tolist())
             for chunk in chosen:
                 of_chunk[chunk] = list(itertools.islice(flat, tokens.shape[1]))
@@ -134,16 +134,16 @@ def search_ids(tokenizer: Tokenizer, search: SearchConfig) -> SearchIds:
     Raises:
         InputError: A forbidden word is not a single token.
     """
-    forbidden = list[int]()
+    forbidden = [*tokenizer.target.suppressed]
     for word in search.forbidden:
-        if not (own := tokenizer.single_ids(word)):
-            number = len(tokenizer.encode(word))
+        if not (own := tokenizer.target.single_ids(word)):
+            number = len(tokenizer.target.encode(word))
             raise InputError(
                 f"Cannot forbid {word!r}, because it has {number} tokens. Only a single token of the vocabulary can be "
                 "forbidden with --forbidden."
             )
         forbidden += own
-    prefix = tuple(tokenizer.encode(search.prefix)) if search.prefix else ()
+    prefix = tuple(tokenizer.target.encode(search.prefix)) if search.prefix else ()
     special_ids = tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id
     return SearchIds(*special_ids, tuple(forbidden), prefix)
 
@@ -156,9 +156,10 @@ def _sources(
     Returns:
         For each chunk, the index of its sentence, and its token ids. An empty sentence has no chunk.
     """
-    normalized = map(tokenizer.normalize, sentences)
+    vocabulary = tokenizer.source
+    normalized = map(vocabulary.normalize, sentences)
     texts = [text if text.strip() else "" for text in normalized]
-    sources = tokenizer.encode_batch(texts)
+    sources = vocabulary.encode_batch(texts)
     if search.prefix or search.long_input == "refuse":
         lengths, advice = [len(ids) + 1 for ids in sources], "Split that line, or use --long-input split."
         if search.prefix:
@@ -169,7 +170,7 @@ def _sources(
         if len(ids) < longest:
             parts = [ids] if text else []
         else:
-            parts = tokenizer.encode_batch(split_text(text, lambda part: len(tokenizer.encode(part)) < longest))
+            parts = vocabulary.encode_batch(split_text(text, lambda part: len(vocabulary.encode(part)) < longest))
         lines += [line] * len(parts)
         chunks += parts
     return lines, chunks

@@ -18,6 +18,7 @@ from transformer import parameters
 from transformer.config import Config, SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokenizer_files import load_tokenizer
 from transformer.errors import InputError, require
 from transformer.inference import forced_decoding
 from transformer.inference.decoding import Members, longest_source
@@ -153,7 +154,7 @@ class Translator:
     def fit(self, sources: Sequence[str], targets: Sequence[str]) -> list[bool]:
         """Whether the model has enough positions for both sides of each pair."""
         longest = longest_source(self.members)
-        sides = self.tokenizer.encode_batch(sources), self.tokenizer.encode_batch(targets)
+        sides = self.tokenizer.source.encode_batch(sources), self.tokenizer.target.encode_batch(targets)
         return [max(map(len, pair)) < longest for pair in zip(*sides, strict=True)]
 
     def log_probabilities(self, sources: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
@@ -269,9 +270,7 @@ def load(
     if config.compilation_cache:
         use_compilation_cache()
     compute_dtype, _ = resolve_dtype(config.model.dtype if dtype is None else dtype)
-    tokenizer = Tokenizer.load(
-        Path(run_dir) / "tokenizer.json", config.tokenizer, config.model.vocabulary_size, config.data.normalization
-    )
+    tokenizer = load_tokenizer(Path(run_dir) / "tokenizer.json", config)
     say = partial(print, file=sys.stderr, flush=True)
     steps, params = load_chosen(run_dir, checkpoint, average, tokenizer.fingerprint, say)
     model = Transformer(config.model, dtype=jnp.dtype(compute_dtype))

@@ -67,7 +67,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "batch": {"norm": "batch", "positions": "learned", "num_encoder_layers": 1, "num_decoder_layers": 1},
     "batch scanned": {"norm": "batch", "positions": "learned", "scan_unroll": 1},
-    "plain": {"implementation": "plain", "norm_position": "pre", "attention_bias": True, "positions": "rotary"},
+    "plain": {
+        "implementation": "plain",
+        "activation": "gelu_sigmoid",
+        "norm_position": "pre",
+        "attention_bias": True,
+        "positions": "rotary",
+        "decoder_start": "zeros",
+    },
     "marian": {  # as Marian computes it, with two vocabularies and a pad id that no token has
         "activation": "gelu_sigmoid",
         "positions": "halved_t2t",

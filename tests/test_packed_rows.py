@@ -73,7 +73,7 @@ def loss_and_gradient(model: Transformer, variables: Any, batch: Batch, training
     [
         ("float32", {}, False, 1e-5),
         ("float32", {"positions": "learned", "norm_position": "pre", "norm": "rms"}, False, 1e-5),
-        ("float32", {"positions": "learned", "norm": "batch"}, False, 1e-5),
+        ("float32", {"positions": "learned", "norm": "batch", "decoder_start": "zeros"}, False, 1e-5),
         ("float32", {"positions": "learned", "norm": "batch"}, True, 1e-5),
         ("float32", {"positions": "rotary"}, False, 1e-5),
         ("bfloat16", {"norm_position": "pre"}, False, 2e-2),

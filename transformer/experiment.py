@@ -285,9 +285,7 @@ def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
     kept, given = Path(config.run_dir) / "tokenizer.json", config.tokenizer.file
     if kept.exists():
         tokenizer = load_tokenizer(kept, config)
-        other = tokenizer
-        if given and Path(given).exists():
-            other = load_tokenizer(given, config)
+        other = load_tokenizer(given, config) if given and Path(given).exists() else tokenizer
         if other.fingerprint != tokenizer.fingerprint:
             raise InputError(
                 f"{given} is not the tokenizer that the run in {config.run_dir} was started with. Leave out "

@@ -1,7 +1,9 @@
 """Writing files atomically."""
 
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformer.errors import InputError
@@ -32,6 +34,34 @@ def check_writable(file: str | Path) -> None:
         raise InputError(f"Cannot write {file}: {path.parent} is not a directory. Give a file in one that exists.")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"Cannot write {file}: no permission to write to {path.parent.absolute()}.")
+
+
+def check_new(folder: str | Path) -> None:
+    """Checks that a folder can be created, so that long work is not lost at its end.
+
+    Raises: InputError if there is something of this name already, or the directory that it belongs to does not exist or
+        is not writable.
+    """
+    path = Path(folder)
+    if path.exists():
+        raise InputError(f"Cannot create {folder}: it already exists. Give the name of a new folder.")
+    check_writable(path)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Creates a folder whose files appear at once, when the body has ended without an exception.
+
+    The body writes to the folder that it is given, which is then renamed.
+
+    Args:
+        folder: The folder, which does not exist or is empty. The directory that it belongs to exists.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", suffix=PART, dir=folder.parent) as parent:
+        inside = Path(parent) / folder.name
+        inside.mkdir()
+        yield inside
+        os.replace(inside, folder)
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:

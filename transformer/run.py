@@ -1,8 +1,10 @@
 """A trained run as an object for Python and notebooks."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import jax
@@ -12,11 +14,12 @@ import numpy as np
 from transformer import parameters
 from transformer.analysis.view import View, view
 from transformer.checkpoint import Checkpoints
+from transformer.config import Config
 from transformer.errors import InputError
-from transformer.files import PART
+from transformer.files import PART, new_folder, write_whole
 from transformer.inference import translator
 from transformer.inference.translator import Translator
-from transformer.run_dir import DIVERGED, open_run
+from transformer.run_dir import DIVERGED, check_run, open_run
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import TrainState
 
@@ -48,7 +51,7 @@ class Run(Translator):
         """
         return view(self, source, target)
 
-    def save(self, run_dir: str | Path) -> Path:
+    def save(self, run_dir: str | Path, kept: Mapping[str, bytes] = MappingProxyType({})) -> Path:
         """Writes a run directory with these parameters, which every command accepts.
 
             changed = dataclasses.replace(run, params=jax.tree.map(lambda leaf: 0.9 * leaf, run.params))
@@ -58,8 +61,11 @@ class Run(Translator):
         are copied from the run; its scores are not. Training can resume from the checkpoint, with Adam's moments at
         zero.
 
+        The directory appears when it is complete.
+
         Args:
             run_dir: A new or empty directory.
+            kept: Further files to write, by name.
 
         Returns:
             The directory, as an absolute path.
@@ -75,16 +81,27 @@ class Run(Translator):
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(f"Cannot save a run to {directory}: it already exists. Give a new directory.")
         config = replace(self.config, run_dir=str(directory))
-        open_run(directory, config)
+        check_run(directory, config)
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            with new_folder(directory) as folder:
+                self._write(folder, config, kept)
+        except OSError as error:
+            raise InputError(f"Cannot save a run to {directory}: {error.strerror}.") from error
+        return directory
+
+    def _write(self, folder: Path, config: Config, kept: Mapping[str, bytes]) -> None:
+        open_run(folder, config)
         if self.run_dir is not None:
             for file in self.run_dir.iterdir():
                 if file.is_file() and file.name not in _NOT_COPIED and file.suffix != PART and file.name != ".lock":
-                    shutil.copy(file, directory)
-        self.tokenizer.save(directory / "tokenizer.json")
+                    shutil.copy(file, folder)
+        for name, content in kept.items():
+            write_whole(folder / name, content)
+        self.tokenizer.save(folder / "tokenizer.json")
         step = self.checkpoints[-1] if self.checkpoints else config.training.steps
-        with Checkpoints(directory, config.training.keep_last, self.tokenizer.fingerprint) as checkpoints:
+        with Checkpoints(folder, config.training.keep_last, self.tokenizer.fingerprint) as checkpoints:
             checkpoints.save(step, self._state(step), {})
-        return directory
 
     def _state(self, step: int) -> TrainState:
         """The state that training resumes from.

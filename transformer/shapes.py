@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     import jax
 
     Array = jax.Array | np.ndarray
+    JaxArray = jax.Array
 else:
-    Array = Any  # modules that make batches on the host must not import jax
+    Array = JaxArray = Any  # modules that make batches on the host must not import jax
 
 Params = Mapping[str, Any]
 """Nested dict of float32 arrays, the first argument of `Transformer.apply`.
@@ -87,6 +88,6 @@ class Side(NamedTuple):
             row is one sentence.
     """
 
-    tokens: Int[Array, "B T"]
-    mask: Bool[Array, "B T"] | None = None
-    segments: Int[Array, "B T"] | None = None
+    tokens: Int[JaxArray, "B T"]
+    mask: Bool[JaxArray, "B T"] | None = None
+    segments: Int[JaxArray, "B T"] | None = None

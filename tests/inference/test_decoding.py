@@ -77,7 +77,7 @@ def test_what_a_backend_decodes_with_is_known_to_jax():
     "changes",
     [
         {},
-        {"norm_position": "pre", "positions": "halved", "attention_bias": True},
+        {"norm_position": "pre", "positions": "halved", "attention_bias": True, "decoder_start": "zeros"},
         {"norm": "batch", "positions": "learned", "shared_embeddings": "none", "final_logits_bias": True},
         {
             "norm": "rms",

@@ -10,6 +10,7 @@ import signal
 import sys
 from importlib import import_module
 from itertools import takewhile
+from keyword import iskeyword
 
 from transformer.cli import process
 from transformer.errors import InputError, did_you_mean
@@ -23,7 +24,8 @@ COMMANDS = {
     "translate": "translate standard input to standard output, line by line",
     "score": "print the log-probability of given translations",
     "compare": "test whether one run translates better than another",
-    "export": "write encoder and search as one StableHLO file for use without this package",
+    "import": "make a run of another program's model",
+    "export": "write a run for other programs",
     "attention": "show the attention weights of a sentence pair as text, page or picture",
     "heads": "measure what each attention head does",
     "figures": "plot position encodings, learning rates and learning curves",
@@ -58,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         given = [process.expand_home(argument) for argument in given]
         refuse_repeated_options(given[1:])
         keep_freed_memory()
-        import_module(f"transformer.cli.{given[0]}").main(given[1:])
+        module = f"{given[0]}_" if iskeyword(given[0]) else given[0]
+        import_module(f"transformer.cli.{module}").main(given[1:])
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python writes the rest when it exits

@@ -78,8 +78,8 @@ class MarianTokenizer(Tokenizer):
             if name is not None and name not in self.files:
                 raise InputError(f"The tokenizer lacks the file {name}. Restore it.")
         ids = None if names.vocabulary is None else read_vocabulary(self.files[names.vocabulary], names.vocabulary)
-        model, rest = self.files[names.model], (config, self.normalization, ids, self.suppressed)
-        return SentencePieceVocabulary(model, names.model, *rest)
+        model = self.files[names.model]
+        return SentencePieceVocabulary(model, names.model, config, self.normalization, ids, self.suppressed)
 
     @classmethod
     def load(

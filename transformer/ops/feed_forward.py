@@ -11,11 +11,16 @@ from jaxtyping import Float
 from transformer.errors import require_choice
 from transformer.ops.linear import linear
 
+
+def _gelu_sigmoid(x: Array) -> Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 ACTIVATIONS = MappingProxyType(
     {
         "relu": jax.nn.relu,  # max(0, x), as in the paper
         "gelu": partial(jax.nn.gelu, approximate=False),  # x * Phi(x) by erf, as in BERT and MarianMT; not tanh
-        "gelu_sigmoid": lambda x: x * jax.nn.sigmoid(1.702 * x),  # as in Marian (arXiv 1606.08415, section 2)
+        "gelu_sigmoid": _gelu_sigmoid,  # x * sigmoid(1.702 x), as in Marian (arXiv 1606.08415, section 2)
         "swish": jax.nn.swish,  # x * sigmoid(x)
     }
 )

@@ -1,0 +1,46 @@
+"""The `transformer import` command, which makes a run of another program's model."""
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from transformer.cli.options import parse
+from transformer.config import DataConfig
+from transformer.interop.formats import Import
+from transformer.stages import stage
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Make a run directory of another program's model.
+
+    Every command works on it. Nothing is written unless the entire model could be read. docs/interop.md describes what
+    can be imported.
+
+        transformer import opus-mt-en-de runs/en-de
+        echo "The old dog sleeps." | transformer translate runs/en-de"""
+
+    path: Annotated[Positional[str], arg(metavar="PATH")]
+    """The file or folder of the model."""
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """The run directory to write, which must not exist."""
+    source: Annotated[Import | None, arg(name="from")] = None
+    """The format. By default it is recognized."""
+    source_language: str = DataConfig.source_language
+    """Language code of the source."""
+    target_language: str = DataConfig.target_language
+    """Language code of the target, which decides how translations are scored."""
+
+
+def main(arguments: list[str]) -> None:
+    """Makes a run directory of another program's model."""
+    options = parse(ImportOptions, arguments, "import")
+    from transformer.interop.importing import import_model
+
+    languages = {"source_language": options.source_language, "target_language": options.target_language}
+    with stage(f"importing {options.path}", partial(print, file=sys.stderr, flush=True)):
+        run, source = import_model(options.path, options.run, options.source, **languages)
+    print(f"{run.run_dir}: a {source} model with {run.num_parameters:,} parameters")

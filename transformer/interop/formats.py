@@ -1,0 +1,69 @@
+"""The formats that models come from and go to, by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from transformer.config import Config, SearchConfig
+from transformer.data.tokenizer import Tokenizer
+from transformer.shapes import Params
+
+Import = Literal["marian"]
+Export = Literal["stablehlo", "marian"]
+
+IMPORTS: Mapping[Import, str] = MappingProxyType(
+    {
+        "marian": "Marian's model.npz with its SentencePiece vocabularies",
+    }
+)
+"""What can be imported, by the name that `--from` takes."""
+
+EXPORTS: Mapping[Export, str] = MappingProxyType(
+    {
+        "stablehlo": "encoder and search as one StableHLO file for JAX",
+        "marian": "a folder with model.npz and the vocabularies, for Marian",
+    }
+)
+"""What can be exported, by the name that `--to` takes."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model of another program, as this package represents it.
+
+    Attributes:
+        config: Architecture, special ids and search settings.
+        params: The first argument of `Transformer.apply`, as float32 NumPy arrays.
+        tokenizer: The tokenizer.
+        kept: Further files that the run directory keeps, so that an export can restore them, by name.
+    """
+
+    config: Config
+    params: Params
+    tokenizer: Tokenizer
+    kept: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an export is asked for.
+
+    Attributes:
+        run_dir: The run directory.
+        path: The file or folder to write.
+        search: Settings of the search.
+        longest: Maximum source length in tokens; None if it is not given.
+    """
+
+    run_dir: Path
+    path: Path
+    search: SearchConfig
+    longest: int | None = None
+
+
+def module(name: str) -> Any:
+    """Imports the module of a format, and with it the packages that it needs."""
+    return import_module(f"transformer.interop.{name.replace('-', '_')}")

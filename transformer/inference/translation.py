@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -51,6 +51,9 @@ class Window(NamedTuple):
     chunks: list[int]
 
 
+TranslateChunks = Callable[[Sequence[Sequence[int]], np.ndarray], list[list[Translation]]]
+
+
 def translate(
     model: Transformer, params: Params, tokenizer: Tokenizer, sentences: Sequence[str], search: SearchConfig
 ) -> list[str]:
@@ -93,22 +96,48 @@ def translated_windows(
 ) -> Iterator[Window]:
     """Translates like `translations`, but yields one window at a time."""
     members = tuple((model, jax.device_put(params)) for model, params in members)
-    ids, longest, first = search_ids(tokenizer, search), longest_source(members), 0
+    ids = search_ids(tokenizer, search)
+
+    def translate_chunks(sources: Sequence[Sequence[int]], numbers: np.ndarray) -> list[list[Translation]]:
+        of_chunk: list[list[Translation]] = [[]] * len(sources)
+        for chosen, (tokens, scores, sizes) in decode(members, sources, numbers, search, ids):
+            texts = one_lines(tokenizer, tokens.reshape(-1, tokens.shape[-1]).tolist())
+            flat = map(Translation, texts, scores.ravel().tolist(), sizes.ravel().tolist())
+            for chunk in chosen:
+                of_chunk[chunk] = list(itertools.islice(flat, tokens.shape[1]))
+        return of_chunk
+
+    return windows_of(translate_chunks, longest_source(members), tokenizer, sentences, search)
+
+
+def windows_of(
+    translate_chunks: TranslateChunks,
+    longest: int,
+    tokenizer: Tokenizer,
+    sentences: Iterable[str],
+    search: SearchConfig,
+) -> Iterator[Window]:
+    """Translates text with any function that translates token ids.
+
+    Args:
+        translate_chunks: Finds translations of chunks, best first. It takes the token ids of each chunk, without the
+            end id, and a random-stream id for each.
+        longest: Maximum length of a chunk in tokens, including the end token.
+        tokenizer: As for `translations`, like the further arguments.
+        sentences: As for `translations`.
+        search: As for `translations`.
+
+    Yields:
+        One window at a time.
+    """
+    first = 0
     for window in windows(sentences, WINDOW):
         for line, sentence in enumerate(window, start=first + 1):
             check_text(sentence, f"Line {line}")
         lines, sources = _sources(window, tokenizer, longest, first, search)
-        found = decode(members, sources, _numbers(lines, first), search, ids)
-
-        of_chunk: list[list[Translation]] = [[]] * len(sources)
-        for chosen, (tokens, scores, sizes) in found:
-            texts = tokenizer.target.decode_batch(tokens.reshape(-1, tokens.shape[-1]).tolist())
-            flat = map(Translation, map(_one_line, texts), scores.ravel().tolist(), sizes.ravel().tolist())
-            for chunk in chosen:
-                of_chunk[chunk] = list(itertools.islice(flat, tokens.shape[1]))
         of_line: list[list[list[Translation]]] = [[] for _ in window]
-        for line, found_for_chunk in zip(lines, of_chunk, strict=True):
-            of_line[line].append(found_for_chunk)
+        for line, found in zip(lines, translate_chunks(sources, _numbers(lines, first)), strict=True):
+            of_line[line].append(found)
         yield Window(window, [_join(chunks, search.num_best) for chunks in of_line], [*map(len, of_line)])
         first += len(window)
 
@@ -190,8 +219,9 @@ def _numbers(lines: Sequence[int], first: int) -> np.ndarray:
     return ((of_line + first + 1_000_003 * chunk) % 2**31).astype(np.int32)
 
 
-def _one_line(text: str) -> str:
-    return text.replace("\r", " ").replace("\n", " ")
+def one_lines(tokenizer: Tokenizer, sequences: Sequence[Sequence[int]]) -> list[str]:
+    """Decodes each sequence of token ids as one line of text."""
+    return [text.replace("\r", " ").replace("\n", " ") for text in tokenizer.target.decode_batch(sequences)]
 
 
 def _join(chunks: list[list[Translation]], num_best: int) -> list[Translation]:

@@ -70,6 +70,10 @@ class Vocabulary(ABC):
         """
 
     @abstractmethod
+    def spellings(self) -> list[str]:
+        """The tokens as their file spells them, each once, in the order of their ids."""
+
+    @abstractmethod
     def single_ids(self, word: str) -> list[int]:
         """The ids of all tokens that consist of this word only, in ascending order.
 

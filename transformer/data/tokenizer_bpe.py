@@ -164,6 +164,11 @@ class BpeTokenizer(Tokenizer, Vocabulary):
     def _decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         return self._tokenizer.decode_batch([[*sequence] for sequence in sequences], skip_special_tokens=True)
 
+    def spellings(self) -> list[str]:
+        """The tokens as their file spells them, each once, in the order of their ids."""
+        known = {index: token for token, index in self._tokenizer.get_vocab().items()}
+        return [known.get(index, f"<unused {index}>") for index in range(self.size)]
+
     def single_ids(self, word: str) -> list[int]:
         # A tokenizer of another program may have a third token for a word, for a text that begins without a space.
         word = self.normalize(word)

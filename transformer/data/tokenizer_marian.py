@@ -219,6 +219,10 @@ class SentencePieceVocabulary(Vocabulary):
             before = shown
         return spans, words
 
+    def spellings(self) -> list[str]:
+        """The tokens as their file spells them, each once, in the order of their ids."""
+        return [self.pieces.get(index, f"<unused {index}>") for index in range(self.size)]
+
     def single_ids(self, word: str) -> list[int]:
         """The ids of all tokens that consist of this word only, in ascending order."""
         written = self.processor.normalize(self.normalize(word)).removeprefix(SPACE)

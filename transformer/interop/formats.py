@@ -12,7 +12,7 @@ from transformer.data.tokenizer import Tokenizer
 from transformer.shapes import Params
 
 Import = Literal["marian"]
-Export = Literal["stablehlo", "marian"]
+Export = Literal["stablehlo", "marian", "ctranslate2", "safetensors"]
 
 IMPORTS: Mapping[Import, str] = MappingProxyType(
     {
@@ -25,6 +25,8 @@ EXPORTS: Mapping[Export, str] = MappingProxyType(
     {
         "stablehlo": "encoder and search as one StableHLO file for JAX",
         "marian": "a folder with model.npz and the vocabularies, for Marian",
+        "ctranslate2": "a folder with the model and its tokenizer, for CTranslate2",
+        "safetensors": "a folder with the parameters as model.safetensors, and the tokenizer",
     }
 )
 """What can be exported, by the name that `--to` takes."""

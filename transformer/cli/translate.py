@@ -9,15 +9,18 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from transformer.cli.decoding import DecodingOptions, load_translator, parse
+from transformer.cli.decoding import DecodingOptions, Dtype, load_translator, parse
 from transformer.errors import InputError
+from transformer.stages import stage
 
 if TYPE_CHECKING:
     from transformer.inference.translation import Translation, Window
     from transformer.inference.translator import Translator
+    from transformer.interop.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,15 @@ class TranslationOptions(DecodingOptions):
     one open and ask line by line. An empty line stays empty. All other messages go to standard error.
 
         transformer translate runs/quickstart < test.en > test.de
-        transformer translate runs/quickstart --jsonl --num-best 4 < test.en"""
+        transformer translate runs/quickstart --jsonl --num-best 4 < test.en
+        transformer translate runs/quickstart --engine ctranslate2 --dtype int8 < test.en"""
 
+    engine: Literal["jax", "ctranslate2"] = "jax"
+    """`ctranslate2` decodes with CTranslate2, which needs the extra `interop`. The model is converted once, into
+    RUN/ctranslate2."""
+    dtype: Dtype | Literal["float16", "int8"] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Compute dtype; `auto` is bfloat16 where the hardware supports it. By default the run's. CTranslate2 computes in
+    float32 unless this option says otherwise; float16 and int8 need it."""
     jsonl: bool = False
     """Write a JSON object for each line: `source`, and `translations` from best to worst, each with `text`, `score` and
     `tokens` (length in tokens, including the end token)."""
@@ -46,7 +56,7 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"--num-best {options.search.num_best} needs --jsonl: a line of text holds one translation.")
     if options.alignments and not options.jsonl:
         raise InputError("--alignments needs --jsonl: a line of text has no room for them.")
-    translator = load_translator(options)
+    translator = _load(options)
     from transformer.data.text import stream_lines
 
     count = 0
@@ -64,6 +74,24 @@ def main(arguments: list[str]) -> None:
                     left = left[sys.stdout.buffer.write(left) :]
         with _uninterrupted():
             sys.stdout.buffer.flush()  # the writer may be waiting for these lines before it sends more
+
+
+def _load(options: TranslationOptions) -> "Translator | Engine":
+    """Loads the run for the engine that translates."""
+    if options.engine == "jax":
+        if options.dtype in ("float16", "int8"):
+            raise InputError(f"--dtype {options.dtype} needs --engine ctranslate2.")
+        return load_translator(options)
+    for name in ("alignments", "ensemble"):
+        if getattr(options, name):
+            raise InputError(f"CTranslate2 does not support --{name}. Use --engine jax.")
+    from transformer.interop.engine_cache import load_engine
+
+    compute_type = "float32" if options.dtype in (None, "auto") else options.dtype
+    say = partial(print, file=sys.stderr, flush=True)
+    say(f"compute dtype: {compute_type} (CTranslate2)")
+    with stage(f"loading {options.run}", say):
+        return load_engine(options.run, options.checkpoint, options.average, compute_type, say)
 
 
 def _standard_input() -> Iterable[bytes]:
@@ -109,8 +137,12 @@ def _uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _records(translator: "Translator", window: "Window", options: TranslationOptions) -> Iterator[dict[str, Any]]:
-    aligned = _alignments(translator, window.sentences, window.translations) if options.alignments else None
+def _records(
+    translator: "Translator | Engine", window: "Window", options: TranslationOptions
+) -> Iterator[dict[str, Any]]:
+    aligned = None
+    if options.alignments:
+        aligned = _alignments(cast("Translator", translator), window.sentences, window.translations)
     for source, translations in zip(window.sentences, window.translations, strict=True):
         yield {"source": source, "translations": [_record(best, aligned) for best in translations]}
 

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
     }
     for name, of_beam in translations.items():
         for beam in BEAMS:
-            texts = translator.tokenizer.decode_batch(of_beam[beam])
+            texts = translator.tokenizer.target.decode_batch(of_beam[beam])
             programs[name].setdefault("bleu", {})[str(beam)] = bleu(texts, references)
             if REFERENCE in translations:
                 same = [a == b for a, b in zip(of_beam[beam], translations[REFERENCE][beam], strict=True)]
@@ -131,11 +131,17 @@ def make_job(translator: Translator, sources: list[str], options: argparse.Names
     weights = flatten_dict(translator.params["params"], sep="/")
     arrays: Any = {name: np.asarray(leaf, np.float32) for name, leaf in weights.items()}
     np.savez(work / "weights.npz", **arrays)
-    ids = [[*sentence, tokenizer.end_id] for sentence in tokenizer.encode_batch(sources)]
+    if any(name.startswith("ctranslate2") for name in options.programs):
+        from transformer.interop.ctranslate2 import make_spec
+
+        (work / "ctranslate2").mkdir()
+        make_spec(model, translator.params["params"], tokenizer).save(str(work / "ctranslate2"))
+    ids = [[*sentence, tokenizer.end_id] for sentence in tokenizer.source.encode_batch(sources)]
     (work / "sentences.json").write_text(json.dumps(ids), encoding="utf-8")
     return Job(
         run=str(Path(options.run).resolve()),
         weights=str(work / "weights.npz"),
+        ctranslate2=str(work / "ctranslate2"),
         sentences=str(work / "sentences.json"),
         model=model,
         pad_id=tokenizer.pad_id,

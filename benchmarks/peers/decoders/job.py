@@ -32,6 +32,8 @@ class Job:
     """Path of the run directory, which only our program reads."""
     weights: str
     """Path of the .npz file with the parameters, named by their paths in the tree."""
+    ctranslate2: str
+    """Path of the model in the format of CTranslate2, which is written only if that is measured."""
     sentences: str
     """Path of the JSON file with the source sentences as lists of token ids, including the end id."""
     model: ModelConfig

@@ -104,7 +104,9 @@ def differences(
         differing = [index for index, (ours, theirs) in pairs if ours != theirs]
         found[name] = []
         for index in differing:
-            texts = translator.tokenizer.decode_batch([translations[one][beam][index] for one in (REFERENCE, name)])
+            texts = translator.tokenizer.target.decode_batch(
+                [translations[one][beam][index] for one in (REFERENCE, name)]
+            )
             scores = [score(translator, sources[index], text, alpha) for text in texts]
             found[name].append({"source": sources[index], "ours": texts[0], "theirs": texts[1], "scores": scores})
     return found
@@ -115,7 +117,7 @@ def score(translator: Translator, source: str, text: str, alpha: float) -> float
 
     None if the translation is longer than the model allows.
     """
-    if len(translator.tokenizer.encode_batch([text])[0]) >= translator.model.config.max_positions:
+    if len(translator.tokenizer.source.encode_batch([text])[0]) >= translator.model.config.max_positions:
         return None
     log_probs = translator.log_probabilities([source], [text])[0]
     return float(np.sum(log_probs)) / len(log_probs) ** alpha

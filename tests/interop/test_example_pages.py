@@ -33,3 +33,14 @@ def test_marian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert translated == "Die billige Lampe sollte blau sein.\n"
     assert exported == "marian-tiny: a folder for Marian, with 86 weights\n"
     assert {path.name for path in Path("marian-tiny").iterdir()} == {"model.npz", "model.npz.decoder.yml", "vocab.spm"}
+
+
+def test_ctranslate2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("sentencepiece", "ctranslate2"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    _, translated, in_int8, exported = map(run, commands("ctranslate2.md"))
+    assert translated == in_int8 == "Die billige Lampe sollte blau sein.\n"
+    assert len([*Path("runs/marian-tiny/ctranslate2").iterdir()]) == 1
+    assert exported == "marian-tiny-ct2: a CTranslate2 model with 232,424 parameters\n"

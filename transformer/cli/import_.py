@@ -8,7 +8,6 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from transformer.cli.options import parse
-from transformer.config import DataConfig
 from transformer.interop.formats import Import
 from transformer.stages import stage
 
@@ -24,15 +23,16 @@ class ImportOptions:
         echo "The old dog sleeps." | transformer translate runs/en-de"""
 
     path: Annotated[Positional[str], arg(metavar="PATH")]
-    """The file or folder of the model."""
+    """The file or folder of the model, or its name on the Hugging Face Hub."""
     run: Annotated[Positional[str], arg(metavar="RUN")]
     """The run directory to write, which must not exist."""
     source: Annotated[Import | None, arg(name="from")] = None
     """The format. By default it is recognized."""
-    source_language: str = DataConfig.source_language
-    """Language code of the source."""
-    target_language: str = DataConfig.target_language
-    """Language code of the target, which decides how translations are scored."""
+    source_language: str | None = None
+    """Language code of the source. By default the model's own, or else en."""
+    target_language: str | None = None
+    """Language code of the target, which decides how translations are scored. By default the model's own, or else
+    de."""
 
 
 def main(arguments: list[str]) -> None:
@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> None:
     from transformer.interop.importing import import_model
 
     languages = {"source_language": options.source_language, "target_language": options.target_language}
+    languages = {field: language for field, language in languages.items() if language is not None}
     with stage(f"importing {options.path}", partial(print, file=sys.stderr, flush=True)):
-        run, source = import_model(options.path, options.run, options.source, **languages)
+        run, source = import_model(options.path, options.run, options.source, print, **languages)
     print(f"{run.run_dir}: a {source} model with {run.num_parameters:,} parameters")

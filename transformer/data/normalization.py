@@ -6,7 +6,7 @@ from transformer.config.data import Normalization
 
 # Zero-width space, word joiner, byte-order mark and soft hyphen. The joiners U+200C and U+200D stay: they change how
 # the letters and emoji around them look.
-_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
+INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
 
 
 def normalize(text: str, normalization: Normalization) -> str:
@@ -24,7 +24,7 @@ def normalize(text: str, normalization: Normalization) -> str:
         return text
     if not text.isascii():
         # Invisible characters are removed first. Between a letter and its accent, one would prevent composition.
-        text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+        text = unicodedata.normalize("NFC", text.translate(INVISIBLE))
     return " ".join(text.split())
 
 
@@ -37,7 +37,7 @@ def origins(text: str, normalization: Normalization) -> list[tuple[int, int]]:
         return [(index, index + 1) for index in range(len(text))]
     clusters: list[tuple[str, int, int]] = []  # characters that are normalized together, with their start and end
     for index, character in enumerate(text):
-        if ord(character) in _INVISIBLE:
+        if ord(character) in INVISIBLE:
             continue
         before, start, _ = clusters[-1] if clusters else ("", 0, 0)
         if before and _belong_together(before, character):

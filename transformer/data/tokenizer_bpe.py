@@ -28,11 +28,14 @@ class BpeTokenizer(Tokenizer, Vocabulary):
     """A `tokenizer.json` with its special ids and the normalization of text.
 
     It is the vocabulary of both sides.
+
+    Attributes:
+        text: The text of the `tokenizer.json`.
     """
 
     def __init__(self, text: str, config: TokenizerConfig, normalization: Normalization = "none") -> None:
         """Takes the text of a `tokenizer.json`, the special ids and the normalization."""
-        self._text = text
+        self.text = text
         self.source = self.target = self
         self.normalization: Normalization = normalization
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
@@ -150,13 +153,13 @@ class BpeTokenizer(Tokenizer, Vocabulary):
 
     def save(self, path: str | Path) -> None:
         """Writes the `tokenizer.json` byte for byte as it was read or learned."""
-        write_whole(Path(path), self._text.encode())
+        write_whole(Path(path), self.text.encode())
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 in hex of the special ids and of the file that `save` writes."""
         ids = f"{self.pad_id} {self.start_id} {self.end_id}\n"
-        return hashlib.sha256((ids + self._text).encode()).hexdigest()
+        return hashlib.sha256((ids + self.text).encode()).hexdigest()
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast([*texts], add_special_tokens=False)]

@@ -202,7 +202,8 @@ class SentencePieceVocabulary(Vocabulary):
 
     def _decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         pieces = [[self.pieces.get(index, UNKNOWN) for index in sequence] for sequence in sequences]
-        return self.processor.decode(pieces) if pieces else []
+        texts = self.processor.decode(pieces) if pieces else []
+        return [text.replace(SPACE, " ").strip() for text in texts]  # of pieces that only the vocabulary has
 
     def _spans(self, normalized: str) -> tuple[list[tuple[int, int]], list[int | None]]:
         language, first = self._split_language(normalized)

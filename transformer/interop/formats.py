@@ -1,6 +1,6 @@
 """The formats that models come from and go to, by name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -11,12 +11,13 @@ from transformer.config import Config, SearchConfig
 from transformer.data.tokenizer import Tokenizer
 from transformer.shapes import Params
 
-Import = Literal["marian"]
-Export = Literal["stablehlo", "marian", "ctranslate2", "safetensors"]
+Import = Literal["marian", "hf-marian"]
+Export = Literal["stablehlo", "marian", "hf-marian", "ctranslate2", "safetensors"]
 
 IMPORTS: Mapping[Import, str] = MappingProxyType(
     {
         "marian": "Marian's model.npz with its SentencePiece vocabularies",
+        "hf-marian": "a folder of Hugging Face's MarianMTModel, or its name on the hub",
     }
 )
 """What can be imported, by the name that `--from` takes."""
@@ -25,6 +26,7 @@ EXPORTS: Mapping[Export, str] = MappingProxyType(
     {
         "stablehlo": "encoder and search as one StableHLO file for JAX",
         "marian": "a folder with model.npz and the vocabularies, for Marian",
+        "hf-marian": "a folder with model.safetensors and the tokenizer, for Hugging Face's MarianMTModel",
         "ctranslate2": "a folder with the model and its tokenizer, for CTranslate2",
         "safetensors": "a folder with the parameters as model.safetensors, and the tokenizer",
     }
@@ -41,12 +43,14 @@ class Imported:
         params: The first argument of `Transformer.apply`, as float32 NumPy arrays.
         tokenizer: The tokenizer.
         kept: Further files that the run directory keeps, so that an export can restore them, by name.
+        notes: What the run leaves out, as sentences.
     """
 
     config: Config
     params: Params
     tokenizer: Tokenizer
     kept: Mapping[str, bytes] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

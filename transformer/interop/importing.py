@@ -1,5 +1,6 @@
 """A run directory made of another program's model."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +11,27 @@ import numpy as np
 from transformer import parameters
 from transformer.errors import InputError, require, require_choice
 from transformer.interop.formats import IMPORTS, Imported, module
+from transformer.interop.hub import is_hub_name
 from transformer.model import Transformer
 from transformer.run import Run
 
 
-def import_model(path: str | Path, run_dir: str | Path, source: str | None = None, **data: str) -> tuple[Run, str]:
+def import_model(
+    path: str | Path,
+    run_dir: str | Path,
+    source: str | None = None,
+    say: Callable[[str], None] = print,
+    **data: str,
+) -> tuple[Run, str]:
     """Makes a run directory of another program's model.
 
     The run directory appears when it is complete. Every command works on it.
 
     Args:
-        path: The file or folder of the model.
+        path: The file or folder of the model, or its name on the hub.
         run_dir: A directory that does not exist.
         source: Name of the format. None recognizes it.
+        say: Receives a sentence for each thing that the run leaves out.
         data: Fields of `DataConfig` to set, such as `source_language`.
 
     Returns:
@@ -44,6 +53,8 @@ def import_model(path: str | Path, run_dir: str | Path, source: str | None = Non
     config = replace(found.config, run_dir=str(run_dir), data=replace(found.config.data, **data))
     run = Run(config, model, found.params, found.tokenizer)
     run.save(run_dir, found.kept)
+    for note in found.notes:
+        say(note)
     return replace(run, run_dir=run_dir, checkpoints=(config.training.steps,)), source
 
 
@@ -53,6 +64,8 @@ def recognize(path: Path) -> str:
     Raises:
         InputError: There is no such file or folder, or it is none of the formats.
     """
+    if is_hub_name(path):
+        return "hf-marian"
     require(path.exists(), f"Cannot import {path}: there is no such file or folder.")
     for name in IMPORTS:
         if module(name).recognizes(path):

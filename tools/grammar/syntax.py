@@ -166,9 +166,10 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 
-def _read_lexicon() -> Lexicon:
+def read_lexicon(*names: str) -> Lexicon:
+    """Reads the words of one or more files in this folder."""
     words: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
-    text = Path(__file__).with_name("lexicon.tsv").read_text(encoding="utf-8")
+    text = "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
     for line in text.splitlines():
         if line and not line.startswith("#"):
             kind, *cells = line.split("\t")
@@ -182,7 +183,7 @@ def _cell(cell: str, annotation: object) -> str | tuple[str, ...]:
     return text if annotation != tuple[str, ...] else tuple(filter(None, text.split(",")))
 
 
-LEXICON = _read_lexicon()
+LEXICON = read_lexicon("lexicon.tsv")
 
 
 # --- Trees ------------------------------------------------------------------------------------------------------------

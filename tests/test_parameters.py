@@ -49,6 +49,32 @@ def test_the_numbers_are_those_of_every_version_of_numpy():
     assert hashlib.sha256(bits).hexdigest() == "701f4b125ba03230b4265d90564133d28e17e754799a02a93149f94abb2e7922"
 
 
+def test_split_and_merge_are_inverse():
+    params = parameters.draw(Transformer(dataclasses.replace(CONFIG, vocabulary_size=50, d_model=8, d_ff=8)), 0)[
+        "params"
+    ]
+    trained, frozen = parameters.split(params, ("source_embedding", "*/bias"))
+    names = {*flatten_dict(frozen, sep="/")}
+    assert names == {name for name in flatten_dict(params, sep="/") if name.endswith(("source_embedding", "/bias"))}
+    assert not names & {*flatten_dict(trained, sep="/")}
+    jax.tree.map(np.testing.assert_array_equal, parameters.merge(trained, frozen), params)
+    with pytest.raises(InputError, match=r"^--training\.freeze Embedding matches no parameter\. .* source_embedding,"):
+        parameters.split(params, ("*/bias", "Embedding"))
+
+
+def test_a_fingerprint_is_of_names_shapes_dtypes_and_bits():
+    pair = np.array([1, 2], np.float32)
+
+    def tree(name: str = "b", value: np.ndarray = pair) -> dict[str, Any]:
+        return {"params": {name: value, "a": np.zeros(3, np.float32)}}
+
+    reversed_order = {"params": dict(reversed(tree()["params"].items()))}
+    text = b"params/a float32 [3]\n" + bytes(12) + b"params/b float32 [2]\n" + pair.tobytes()
+    assert parameters.fingerprint(tree()) == parameters.fingerprint(reversed_order) == hashlib.sha256(text).hexdigest()
+    changed = [tree("c"), *(tree(value=value) for value in (pair[None], pair.view(np.int32), -pair))]
+    assert len({parameters.fingerprint(one) for one in (tree(), *changed)}) == 5
+
+
 def test_a_key_draws_what_its_seed_draws():
     small = dataclasses.replace(CONFIG, vocabulary_size=50, d_model=8, d_ff=8, norm="layer")
     model, expected = Transformer(small), drawn(small, 3)

@@ -4,17 +4,19 @@ import hashlib
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from jax.core import Tracer
 
 from transformer.batch_norm import initial_variable
-from transformer.errors import InputError
+from transformer.errors import InputError, require
 from transformer.model import Transformer
 from transformer.shapes import Params
 
@@ -70,6 +72,49 @@ def require_fit(model: Transformer, params: Params) -> None:
                 f"These parameters do not fit the model: {name} is {given.get(name, 'missing')}, but "
                 f"{here.get(name, 'no parameter of this name')} was expected."
             )
+
+
+def split(params: Params, freeze: Sequence[str]) -> tuple[Params, Params]:
+    """Splits parameters into those that are trained and those that are frozen.
+
+    Args:
+        params: Tree of parameters, or of their `shapes`: the entry `params` of a model's variables.
+        freeze: Patterns of names, as in `training.freeze`. A name is the path of a parameter, such as
+            `encoder/layers/feed_forward/inner/kernel`.
+
+    Returns:
+        The trained parameters and the frozen ones, as trees that `merge` joins.
+
+    Raises:
+        InputError: A pattern matches no name, or every name is matched. The message lists the names.
+    """
+    named = flatten_dict(params, sep="/")
+    for pattern in freeze:
+        require(
+            any(fnmatchcase(name, pattern) for name in named),
+            f"--training.freeze {pattern} matches no parameter. The parameters are {', '.join(sorted(named))}.",
+        )
+    frozen = {name: leaf for name, leaf in named.items() if any(fnmatchcase(name, pattern) for pattern in freeze)}
+    trained = {name: leaf for name, leaf in named.items() if name not in frozen}
+    require(len(trained) > 0, f"--training.freeze {' '.join(freeze)} leaves no parameter to train. Freeze fewer.")
+    return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")
+
+
+def merge(trained: Params, frozen: Params) -> Params:
+    """Joins what `split` returns to one tree."""
+    return unflatten_dict(flatten_dict(trained, sep="/") | flatten_dict(frozen, sep="/"), sep="/")
+
+
+def fingerprint(params: Params) -> str:
+    """Computes the SHA-256 of a tree of arrays, in hex.
+
+    It depends on the names, shapes, dtypes and bits of the arrays, and not on their order in the tree.
+    """
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten_dict(params, sep="/").items()):
+        digest.update(f"{name} {leaf.dtype} {[*leaf.shape]}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def draw(model: Transformer, seed: int | np.integer | Array) -> Params:

@@ -21,7 +21,7 @@ from transformer.inference import translator
 from transformer.inference.translator import Translator
 from transformer.run_dir import DIVERGED, check_run, open_run
 from transformer.training.optimizer import make_optimizer
-from transformer.training.step import TrainState
+from transformer.training.step import TrainState, create_state
 
 # Files that `save` writes itself, and results of the parameters that the run had before.
 _NOT_COPIED = {"config.json", "tokenizer.json", "scores.json", "hypotheses.txt", DIVERGED}
@@ -111,7 +111,9 @@ class Run(Translator):
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), self.params)
         config = self.config
         optimizer = make_optimizer(config.optimizer, config.model.d_model, config.training.steps)
-        moments = jax.tree.map(np.asarray, jax.jit(optimizer.init)(params["params"]))
+        moments = jax.tree.map(
+            np.asarray, create_state(self.model, optimizer, config.seed, params, config.training.freeze).optimizer_state
+        )
         counted = jax.tree.map(
             lambda leaf: np.full_like(leaf, step) if np.issubdtype(leaf.dtype, np.integer) else leaf, moments
         )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 from numerics import quick_jit
 
 from transformer.checkpoint import Checkpoints
@@ -26,9 +27,14 @@ OPTIMIZER = optax.sgd(1.0)  # the update is the gradient itself
 
 
 @cache
-def jitted_step(config: ModelConfig) -> Any:
+def jitted_step(config: ModelConfig, freeze: tuple[str, ...] = ()) -> Any:
     step = partial(
-        train_step, model=Transformer(config), optimizer=OPTIMIZER, label_smoothing=LABEL_SMOOTHING, seed=SEED
+        train_step,
+        model=Transformer(config),
+        optimizer=OPTIMIZER,
+        label_smoothing=LABEL_SMOOTHING,
+        seed=SEED,
+        freeze=freeze,
     )
     return quick_jit(step)
 
@@ -88,6 +94,25 @@ def test_update_is_the_gradient_of_the_mean_loss_per_token(tiny_model, make_batc
         "source_tokens": batch.source_mask.sum(),
         "gradient_norm": pytest.approx(norm, rel=1e-5),
     }
+
+
+def test_frozen_parameters_have_no_gradient(tiny_model, make_batch):
+    """The others are updated as without freezing, and the norm of the gradient counts them alone."""
+    freeze = ("embedding", "encoder/*", "*/bias_in")
+    batch = micro_batches(make_batch(0, rows=8, S=6, T=7, empty_rows=2), 4)
+    state = create_state(Transformer(tiny_model), OPTIMIZER, SEED)
+    free, _ = jitted_step(tiny_model)(state, batch)
+    found, metrics = jitted_step(tiny_model, freeze)(state, batch)
+    before, after, expected = (dict[str, Any](flatten_dict(one.params, sep="/")) for one in (state, found, free))
+    frozen = {name for name in before if name.startswith(("params/embedding", "params/encoder/"))}
+    frozen.add("params/decoder/layers/feed_forward/bias_in")
+    assert frozen < {*before}
+    for name in frozen:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    trained = before.keys() - frozen
+    assert_close({name: after[name] for name in trained}, {name: expected[name] for name in trained})
+    squares = [np.square(np.asarray(expected[name], np.float64) - before[name]).sum() for name in trained]
+    assert float(metrics["gradient_norm"]) == pytest.approx(np.sqrt(sum(squares)), rel=1e-4)
 
 
 def test_a_batch_without_an_accumulation_axis_is_one_micro_batch(tiny_model, make_batch):

@@ -106,6 +106,11 @@ class TrainingConfig:
     validation loss. None never stops early."""
     keep_last: Count = 5
     """Number of last checkpoints to keep, besides the best one."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that training does not change: patterns of their names,
+    such as `embedding`, `encoder/*` or `*/bias`. `*` stands for any text,
+    slashes included. A pattern that matches nothing is refused with a
+    list of the names."""
 
     def __post_init__(self) -> None:
         check(self, "training")

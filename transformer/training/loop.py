@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +35,7 @@ def train(
     checkpoints: Checkpoints,
     *,
     dtype: str,
+    initial: Params | None = None,
     evaluate: Callable[[Params], dict[str, float]] | None = None,
     profile: int | None = None,
 ) -> None:
@@ -50,6 +51,7 @@ def train(
         validation_batches: One epoch of the validation pairs; None skips validation.
         checkpoints: Where the state is saved to and restored from.
         dtype: The compute dtype, `bfloat16` or `float32`.
+        initial: The variables that training starts from if there is no checkpoint. None draws them from the seed.
         evaluate: Computes further validation scores (BLEU), by name. Called at each validation with the variables that
             `Transformer.apply` takes first.
         profile: Number of steps to trace for JAX's profiler, after the first two; None traces nothing.
@@ -69,6 +71,7 @@ def train(
             optimizer=optimizer,
             label_smoothing=training.label_smoothing,
             seed=config.seed,
+            freeze=training.freeze,
             total=parallel.total,
         )
     )
@@ -79,8 +82,9 @@ def train(
 
     validate_every, save_every = training.validate_every, training.save_every or training.validate_every
     with stage("initializing the parameters"):
-        state, counters = parallel.replicate(create_state(model, optimizer, config.seed)), Counters()
-    print(f"model: {parameters.count(state.params):,} parameters")
+        state = parallel.replicate(create_state(model, optimizer, config.seed, initial, training.freeze))
+        counters = Counters()
+    print(f"model: {parameters.count(state.params):,} parameters{_frozen(state.params, training.freeze)}")
     peak = peak_flops(parallel.device_kinds(), dtype)
     shortest_step = None if peak is None else step_flops(config.model, *train_batches.shape) / peak
     first, unfinished = 0, False
@@ -178,6 +182,12 @@ def train(
                 checkpoints.save(made, state, scores, counters, resume_only=True)
             raise
     checkpoints.wait()
+
+
+def _frozen(params: Params, freeze: Sequence[str]) -> str:
+    """The end of a sentence that counts the frozen parameters, empty without any."""
+    _, frozen = parameters.split(params["params"], freeze)
+    return f", {parameters.count({'params': frozen}):,} of them frozen" if frozen else ""
 
 
 def require_finite(checkpoints: Checkpoints, step: int, **values: float) -> None:

@@ -4,7 +4,7 @@ Each function works on one device's share of the batch. The argument `total` sum
 default is for a single device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +30,7 @@ class TrainState(NamedTuple):
     step: Number of updates made, an int32 scalar.
     params: The variables that `Transformer.apply` takes first: the parameters under `params`, and running statistics if
         the model has any. All are float32.
-    optimizer_state: Optax state for the parameters only.
+    optimizer_state: Optax state for the trained parameters only. Frozen ones have no moments.
     """
 
     step: Array
@@ -39,17 +39,24 @@ class TrainState(NamedTuple):
 
 
 def create_state(
-    model: Transformer, optimizer: optax.GradientTransformation, seed: int | np.integer | Array
+    model: Transformer,
+    optimizer: optax.GradientTransformation,
+    seed: int | np.integer | Array,
+    initial: Params | None = None,
+    freeze: Sequence[str] = (),
 ) -> TrainState:
-    """Initializes the state before the first step.
+    """Makes the state before the first step.
 
     Args:
         model: The architecture.
         optimizer: The optimizer; its moments start at zero.
         seed: A non-negative integer or a PRNG key, from which `parameters.draw` draws the parameters.
+        initial: The variables to start with, as `Transformer.apply` takes them. None draws them.
+        freeze: Patterns of names of parameters that are not trained (`training.freeze`).
     """
-    params = parameters.draw(model, seed)
-    return TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params["params"]))
+    params = parameters.draw(model, seed) if initial is None else initial
+    trained, _ = parameters.split(params["params"], freeze)
+    return TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(trained))
 
 
 def batch_loss(
@@ -91,6 +98,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     label_smoothing: float,
     seed: int,
+    freeze: Sequence[str] = (),
     total: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[TrainState, Metrics]:
     """Makes one optimizer update.
@@ -99,6 +107,9 @@ def train_step(
     number. The update therefore does not depend on how the batch is split. (Running statistics may: see
     `batch_norm.py`.)
 
+    Frozen parameters come out as they came in. No gradient is computed for them, so the norm of the gradient, and
+    clipping by it, count the trained parameters only. Running statistics are no parameters and cannot be frozen.
+
     Args:
         state: The state before the update.
         batch: A batch [B, ...], or micro-batches [accumulation, B, ...].
@@ -106,6 +117,7 @@ def train_step(
         optimizer: The optimizer.
         label_smoothing: Share of the target distribution spread over the vocabulary (section 5.4).
         seed: Seed of the dropout masks.
+        freeze: Patterns of names of parameters that are not trained (`training.freeze`).
         total: Sums a tree of arrays over the devices.
 
     Returns: The new state, and the metrics: sums of the loss in nats, target tokens and source tokens, and the norm of
@@ -122,13 +134,17 @@ def train_step(
     if batch.row.ndim == 1:
         batch = jax.tree.map(lambda x: x[None], batch)
     variables = dict(state.params)
-    trained = variables.pop("params")
+    trained, frozen = parameters.split(variables.pop("params"), freeze)
 
     def gradient_of(variables: Params, micro_batch: Batch) -> tuple[Any, Params]:
         key = dropout_key(seed, state.step, micro_batch.row)
         (loss, (count, variables)), gradient = jax.value_and_grad(
             lambda trained: batch_loss(
-                model, {"params": trained, **variables}, micro_batch, label_smoothing=label_smoothing, dropout=key
+                model,
+                {"params": parameters.merge(trained, frozen), **variables},
+                micro_batch,
+                label_smoothing=label_smoothing,
+                dropout=key,
             ),
             has_aux=True,
         )(trained)
@@ -147,7 +163,8 @@ def train_step(
     (gradient, loss, count), source_tokens = total((sums, batch.source_mask.sum(dtype=jnp.float32)))
     gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), gradient)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, trained)
-    params = {"params": optax.apply_updates(trained, updates), **variables}
+    updated: Any = optax.apply_updates(trained, updates)
+    params = {"params": parameters.merge(updated, frozen), **variables}
     metrics = {
         "loss_sum": loss,
         "target_tokens": count,

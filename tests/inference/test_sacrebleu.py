@@ -12,7 +12,7 @@ from transformer.config import Config, DataConfig, ScoresConfig, TrainingConfig
 from transformer.data.corpus import Pairs, Split
 from transformer.errors import InputError
 from transformer.inference.evaluate import LengthBucket, bleu, score_translations
-from transformer.inference.metrics import Metrics, metrics_of
+from transformer.inference.metrics import Metrics, check_metrics, metrics_of
 
 WORDS = ("猫", "树木", "绿色的", "听见", "河流", "新的", "唱歌")
 GENERATOR = random.Random(0)
@@ -184,9 +184,9 @@ def test_training_checks_its_metrics_before_it_begins(monkeypatch, capsys):
         "validation": Pairs(["x"], ["y"]),
         "test": Pairs(["x"], CHINESE[:1]),
     }
-    experiment.check_metrics(Config(data=DataConfig(target_language="zh")), pairs)
+    check_metrics(Config(data=DataConfig(target_language="zh")), pairs)
     assert capsys.readouterr().out == ""
-    experiment.check_metrics(Config(), pairs)
+    check_metrics(Config(), pairs)
     assert capsys.readouterr().out.startswith("warning: The references have no spaces between words")
     monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
     cases: list[tuple[Split, bool]] = [("test", False), ("validation", True)]
@@ -195,8 +195,8 @@ def test_training_checks_its_metrics_before_it_begins(monkeypatch, capsys):
             data=DataConfig(target_language="ja"), training=TrainingConfig(validation_bleu=training, steps=2)
         )
         with pytest.raises(InputError, match=r"pip install 'sacrebleu\[ja\]'"):
-            experiment.check_metrics(japanese, {split: pairs[split]})
-    experiment.check_metrics(Config(data=DataConfig(target_language="ja")), {"validation": pairs["validation"]})
+            check_metrics(japanese, {split: pairs[split]})
+    check_metrics(Config(data=DataConfig(target_language="ja")), {"validation": pairs["validation"]})
 
 
 @pytest.mark.parametrize("seed", ["abc", "-1", ""])

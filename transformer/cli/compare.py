@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from transformer.cli.decoding import Checkpoint, RunOptions, load_members, named_checkpoint
+from transformer.cli.decoding import Checkpoint, RunOptions, load_members
 from transformer.cli.options import parse
 from transformer.config import ScoresConfig
 from transformer.errors import InputError
@@ -69,6 +69,7 @@ def main(arguments: list[str]) -> None:
 
 def _read(name: str) -> "Result":
     """The translations of a run, of an evaluation folder, or of a checkpoint."""
+    from transformer.inference.loading import named_checkpoint
     from transformer.inference.results import EVALUATION, read_result
 
     if (Path(name) / EVALUATION).exists():

@@ -4,7 +4,6 @@ They choose the checkpoint, the compute dtype and the search.
 """
 
 import dataclasses
-import os
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +15,6 @@ from transformer.cli.options import parse as parse_options
 from transformer.cli.process import options_of
 from transformer.compilation import announce_compilations
 from transformer.config import Config, SearchConfig
-from transformer.errors import InputError
 from transformer.runtime import resolve_dtype, unused_accelerator
 from transformer.stages import stage
 
@@ -105,6 +103,7 @@ def load_members(options: RunOptions) -> tuple["Translator", list[Member]]:
     Raises:
         InputError: As for `inference.translator.load` and `ensemble`.
     """
+    from transformer.inference.loading import named_checkpoint
     from transformer.inference.translator import ensemble, load
 
     prepare(options)
@@ -123,26 +122,6 @@ def load_members(options: RunOptions) -> tuple["Translator", list[Member]]:
 def load_translator(options: RunOptions) -> "Translator":
     """Loads the translator of a run or of an ensemble, as `load_members` does."""
     return load_members(options)[0]
-
-
-def named_checkpoint(name: str, default: Checkpoint) -> tuple[str, Checkpoint]:
-    """The run and checkpoint named by RUN, RUN@STEP, RUN@best or RUN@last.
-
-    Args:
-        name: the name.
-        default: the checkpoint to use for RUN alone.
-
-    Raises:
-        InputError: the part after @ is not a checkpoint.
-    """
-    run, at, checkpoint = name.rpartition("@")
-    if not at or os.path.isdir(name):
-        return name, default
-    if checkpoint == "last" or checkpoint == "best":
-        return run, checkpoint
-    if not checkpoint.isdecimal():
-        raise InputError(f"{name} names no checkpoint. Write RUN@STEP, RUN@best or RUN@last.")
-    return run, int(checkpoint)
 
 
 def prepare(options: RunOptions) -> Config:

@@ -12,6 +12,26 @@ from transformer.run_dir import Record, best, checkpoint_steps, read_config, rec
 from transformer.shapes import Params
 
 
+def named_checkpoint(name: str, default: Literal["best", "last"] | int) -> tuple[str, Literal["best", "last"] | int]:
+    """The run and checkpoint named by RUN, RUN@STEP, RUN@best or RUN@last.
+
+    Args:
+        name: The name.
+        default: The checkpoint to use for RUN alone.
+
+    Raises:
+        InputError: The part after @ is not a checkpoint.
+    """
+    run, at, checkpoint = name.rpartition("@")
+    if not at or Path(name).is_dir():
+        return name, default
+    if checkpoint == "last" or checkpoint == "best":
+        return run, checkpoint
+    if not checkpoint.isdecimal():
+        raise InputError(f"{name} names no checkpoint. Write RUN@STEP, RUN@best or RUN@last.")
+    return run, int(checkpoint)
+
+
 def load_chosen(
     run_dir: str | Path,
     checkpoint: Literal["best", "last"] | int,

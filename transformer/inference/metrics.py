@@ -1,7 +1,7 @@
 """The metrics of sacreBLEU, with a tokenizer that suits the target language."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from sacrebleu.metrics.chrf import CHRF, CHRFScore
 from sacrebleu.metrics.ter import TER, TERScore
 
 from transformer.config import Config, ScoresConfig
+from transformer.data.corpus import Pairs, Split
 from transformer.errors import InputError
 from transformer.runtime import require_bootstrap_seed
 
@@ -133,3 +134,19 @@ class Metrics:
 def metrics_of(config: Config) -> Metrics:
     """The metrics that the config of a run specifies, for its target language."""
     return Metrics(config.scores, config.data.target_language)
+
+
+def check_metrics(config: Config, pairs: Mapping[Split, Pairs]) -> None:
+    """Prints warnings about misleading scores before training begins.
+
+    Raises: InputError if a metric lacks its tokenizer.
+    """
+    metrics = metrics_of(config)
+    scored = [pairs["test"]] if "test" in pairs else []
+    if scored:
+        metrics.chosen()
+    if "validation" in pairs and config.training.validation_bleu:
+        metrics.bleu()
+        scored.append(pairs["validation"])
+    for warning in dict.fromkeys(warning for own in scored for warning in metrics.warnings(own.targets)):
+        print(f"warning: {warning}")

@@ -38,6 +38,7 @@ ROOMS = [
     "analysis",
     "run",
     "interop",
+    "origin",
     "experiment",
     "cli",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transformer.changes import changes
+from transformer.changes import changes, other_model
 from transformer.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
 from transformer.errors import InputError
 from transformer.training.optimizer import learning_rate, rates
@@ -90,3 +90,22 @@ def test_micro_batches_are_part_of_batch_norm():
     before = Config(model=ModelConfig(norm="batch"))
     with pytest.raises(InputError, match=r"--training\.accumulation-steps"):
         changes(before, replace(before, "training", accumulation_steps=2), 0)
+
+
+def test_parameters_fit_a_config_that_computes_the_same():
+    origin = Config(model=ModelConfig(positions="learned"))
+    now = replace(origin, "model", dropout=0.3, dtype="float32", attention="plain", scan_unroll=1)
+    now = replace(now, "tokenizer", file="t.json")
+    assert other_model(origin, replace(now, "optimizer", scale=2.0)) == ""
+    reason = "--model.max-positions was 1024 and is now 512"
+    assert other_model(origin, replace(now, "model", max_positions=512)) == reason
+    sinusoids = replace(now, "model", positions="halved", max_positions=512)
+    assert other_model(replace(origin, "model", positions="halved"), sinusoids) == ""
+
+
+def test_what_the_parameters_depend_on_is_named():
+    now = replace(Config(), "model", d_ff=64, norm_epsilon=1e-5)
+    now = replace(replace(now, "tokenizer", pad_id=7), "data", normalization="none")
+    found = other_model(Config(), now)
+    for name in ("data.normalization", "tokenizer.pad-id", "model.d-ff", "model.norm-epsilon"):
+        assert f"--{name} was " in found

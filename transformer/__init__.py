@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformer.experiment import run as train
     from transformer.inference.translator import Translator
     from transformer.model import Transformer
+    from transformer.origin import fine_tuning_config
     from transformer.run import Run, load
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "TrainingConfig",
     "Transformer",
     "Translator",
+    "fine_tuning_config",
     "load",
     "ops",
     "parameters",
@@ -61,6 +63,8 @@ def __getattr__(name: str) -> Any:
             value = getattr(import_module("transformer.run"), name)
         case "train":
             value = import_module("transformer.experiment").run
+        case "fine_tuning_config":
+            value = import_module("transformer.origin").fine_tuning_config
         case "ops" | "parameters":
             return import_module(f"transformer.{name}")
         case _:

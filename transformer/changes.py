@@ -1,8 +1,8 @@
-"""The fields of a config that may change when its run is resumed.
+"""The fields of a config that may change when its run is resumed or fine-tuned.
 
-A field may change unless it changes the next step. So the resumed run makes the same updates as an uninterrupted run
-with the new config. The location of the data may change as long as their content does not, which is checked once the
-data are read.
+When a run is resumed, a field may change unless it changes the next step. So the resumed run makes the same updates as
+an uninterrupted run with the new config. The location of the data may change as long as their content does not, which
+is checked once the data are read. When a run is fine-tuned, a field may change unless the parameters depend on it.
 """
 
 import dataclasses
@@ -53,6 +53,25 @@ SOURCES = {
     ),
     "tokenizer.file",
 }
+# Fields of the model that change neither its parameters nor what they compute when translating.
+NOT_OF_THE_PARAMETERS = {
+    *(
+        f"model.{name}"
+        for name in (
+            "batch_norm_momentum",
+            "max_positions",
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "dtype",
+            "implementation",
+            "attention",
+            "scan_unroll",
+        )
+    ),
+}
+# Fields of other parts that say which token ids a text has.
+OF_THE_TOKENS = {"data.normalization", "tokenizer.pad_id", "tokenizer.start_id", "tokenizer.end_id"}
 
 
 def changes(before: Config, now: Config, step: int) -> dict[str, tuple[Any, Any]]:
@@ -78,9 +97,31 @@ def changes(before: Config, now: Config, step: int) -> dict[str, tuple[Any, Any]
         if (reason := _obstacle(name, before, now, step)) is not None
     ]
     if refused:
-        more = [f"{len(refused) - NAMED} more options differ"] if len(refused) > NAMED else []
-        raise InputError(", and ".join(refused[:NAMED] + more) + ".")
+        raise InputError(f"{_listed(refused)}.")
     return found
+
+
+def other_model(origin: Config, now: Config) -> str:
+    """Compares the models of two configs: what they compute from which token ids.
+
+    Args:
+        origin: Config of a run.
+        now: Config of a run that is to start from its parameters.
+
+    Returns:
+        The options that differ with both values, at most `NAMED`. Empty if the parameters can be used.
+    """
+    old, new = _fields(origin), _fields(now)
+    fixed = {name for name in new if name.startswith("model.")} - NOT_OF_THE_PARAMETERS | OF_THE_TOKENS
+    if now.model.positions == "learned":
+        fixed.add("model.max_positions")
+    different = [name for name in new if name in fixed and old[name] != new[name]]
+    return _listed([f"--{name.replace('_', '-')} was {old[name]!r} and is now {new[name]!r}" for name in different])
+
+
+def _listed(reasons: list[str]) -> str:
+    more = [f"{len(reasons) - NAMED} more options differ"] if len(reasons) > NAMED else []
+    return ", and ".join(reasons[:NAMED] + more)
 
 
 def _obstacle(name: str, before: Config, now: Config, step: int) -> str | None:

@@ -9,23 +9,25 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from transformer import parameters
 from transformer.checkpoint import Checkpoints, load_params
 from transformer.compilation import Compilations
 from transformer.config import Config, DataConfig
 from transformer.data.batches import Batches, tokenize
-from transformer.data.corpus import Pairs, Split, modified_since, read_files, read_pairs, splits
+from transformer.data.corpus import Pairs, modified_since, read_files, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokenizer_files import load_tokenizer
 from transformer.errors import DivergenceError, InputError
 from transformer.files import write_lines, write_whole
 from transformer.inference.evaluate import bleu
-from transformer.inference.metrics import metrics_of
+from transformer.inference.metrics import check_metrics, metrics_of
 from transformer.inference.results import read_scores
 from transformer.inference.translation import translate
 from transformer.inference.translator import load
 from transformer.interruption import checked
 from transformer.model import Transformer
+from transformer.origin import folder, load_origin, require_another_run
 from transformer.run_dir import (
     DIVERGED,
     adopt,
@@ -63,8 +65,12 @@ def run(config: Config, profile: int | None = None) -> None:
     """
     if "train" not in splits(config.data):
         raise InputError("No training pairs are given: name them with --data.train (see --help).")
+    require_another_run(config)
     check_run(config.run_dir, config)
     require_steps(profile, config)
+    origin, initial = (None, None) if records(config.run_dir) else load_origin(config)
+    if config.training.freeze:
+        parameters.split(parameters.shapes(Transformer(config.model))["params"], config.training.freeze)
     if config.compilation_cache:
         use_compilation_cache()
     compute_before_returning()
@@ -114,6 +120,8 @@ def run(config: Config, profile: int | None = None) -> None:
     print(f"batch: {rows:,} rows of {S} source and {T} target tokens, {train_batches.padding:.1%} padding")
     steps, per_epoch = config.training.steps, train_batches.per_epoch
     print(f"training: {steps:,} steps ({steps / per_epoch:.1f} epochs of {per_epoch:,} batches)")
+    if origin is not None:
+        print(f"starting from {origin}")
     validation = evaluate = None
     if "validation" in tokens:
         validation = batches(tokens["validation"], row_multiple=devices, seed=None)
@@ -128,6 +136,8 @@ def run(config: Config, profile: int | None = None) -> None:
             (run_dir / name).unlink(missing_ok=True)
         adopt(run_dir, config)
         tokenizer.save(run_dir / "tokenizer.json")
+        if origin is not None:
+            origin.save(run_dir)
         about = {split: own.to_dict() | {"fingerprint": pairs[split].fingerprint} for split, own in reports.items()}
         write_whole(run_dir / "data.json", f"{json.dumps(about, indent=2, ensure_ascii=False)}\n".encode())
         for split in KEPT.keys() & pairs.keys():
@@ -136,7 +146,14 @@ def run(config: Config, profile: int | None = None) -> None:
             (run_dir / DIVERGED).unlink(missing_ok=True)
             try:
                 loop.train(
-                    config, train_batches, validation, checkpoints, dtype=dtype, evaluate=evaluate, profile=profile
+                    config,
+                    train_batches,
+                    validation,
+                    checkpoints,
+                    dtype=dtype,
+                    initial=initial,
+                    evaluate=evaluate,
+                    profile=profile,
                 )
             except DivergenceError as error:
                 write_whole(run_dir / DIVERGED, f"{error}\n".encode())
@@ -170,22 +187,6 @@ def finished_scores(config: Config) -> str | None:
     except InputError:
         return None
     return "none" if math.isinf(last.validation_loss) else f"validation loss {last.validation_loss:.3f}"
-
-
-def check_metrics(config: Config, pairs: Mapping[Split, Pairs]) -> None:
-    """Prints warnings about misleading scores before training begins.
-
-    Raises: InputError if a metric lacks its tokenizer.
-    """
-    metrics = metrics_of(config)
-    scored = [pairs["test"]] if "test" in pairs else []
-    if scored:
-        metrics.chosen()
-    if "validation" in pairs and config.training.validation_bleu:
-        metrics.bleu()
-        scored.append(pairs["validation"])
-    for warning in dict.fromkeys(warning for own in scored for warning in metrics.warnings(own.targets)):
-        print(f"warning: {warning}")
 
 
 def examples(pairs: Pairs, hypotheses: list[str], number: int = 5) -> str:
@@ -278,18 +279,20 @@ def validation_bleu(config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pai
 
 
 def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
-    """Loads the tokenizer of the run or the configured file, or else trains one.
+    """Loads the tokenizer of the run, of the run that it starts from or of the configured file, or else trains one.
 
-    Raises: InputError if the configured file differs from the run's tokenizer.
+    Raises: InputError if the configured file differs from the tokenizer of one of these runs.
     """
-    kept, given = Path(config.run_dir) / "tokenizer.json", config.tokenizer.file
-    if kept.exists():
+    owner, given = Path(config.run_dir), config.tokenizer.file
+    if config.init_from is not None and not (owner / "tokenizer.json").exists():
+        owner = folder(config.init_from)
+    if (kept := owner / "tokenizer.json").exists():
         tokenizer = load_tokenizer(kept, config)
         other = load_tokenizer(given, config) if given and Path(given).exists() else tokenizer
         if other.fingerprint != tokenizer.fingerprint:
             raise InputError(
-                f"{given} is not the tokenizer that the run in {config.run_dir} was started with. Leave out "
-                "--tokenizer.file, or give another --run-dir."
+                f"{given} is not the tokenizer that the run in {owner} was trained with, so its token ids mean other "
+                "text. Leave out --tokenizer.file, or start another run without that one."
             )
         return tokenizer
     if given is not None:

@@ -1,5 +1,6 @@
 """The `transformer train` command, which trains a run and scores its test set."""
 
+import dataclasses
 import re
 import sys
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
@@ -11,6 +12,7 @@ import tyro
 
 from transformer.cli.options import parse
 from transformer.config import Config
+from transformer.config.fine_tuning import RUN_DIR
 from transformer.config_files import load_config
 from transformer.errors import InputError
 from transformer.interruption import Interrupted, deferred
@@ -20,9 +22,39 @@ from transformer.interruption import Interrupted, deferred
 class ExperimentOption:
     """The experiment that all other options start from."""
 
-    config: str = "quickstart"
+    config: str | None = None
     """The experiment to start from: quickstart, multi30k, base (the paper's base model), wmt14_base, wmt14_big, or the
-    path of a Python file that defines `config`. Every other option changes one field of it."""
+    path of a Python file that defines `config`. Every other option changes one field of it. By default quickstart, or
+    with --init-from a config for fine-tuning."""
+
+
+@dataclass(frozen=True)
+class StartingPoint(ExperimentOption):
+    """The options that decide which config the other options change."""
+
+    init_from: str | None = None
+    run_dir: str | None = None
+
+    def config_to_change(self) -> Config:
+        """The experiment that --config names, the config of a fine-tuned run that is resumed, or a default.
+
+        Raises:
+            InputError: The experiment, or the run that --init-from names, cannot be loaded.
+        """
+        if self.config is not None:
+            return load_config(self.config)
+        run_dir = Path(self.run_dir or RUN_DIR)
+        if (self.init_from or self.run_dir) and (run_dir / "config.json").exists():
+            from transformer.run_dir import read_config
+
+            own = read_config(run_dir)
+            if own.init_from is not None:
+                return dataclasses.replace(own, run_dir=str(run_dir))
+        if self.init_from is None:
+            return load_config("quickstart")
+        from transformer.origin import fine_tuning_config
+
+        return fine_tuning_config(self.init_from)
 
 
 @dataclass(frozen=True)
@@ -34,6 +66,7 @@ class TrainingOptions(Config, ExperimentOption):
 
         transformer train
         transformer train --config base --data.train a.en a.de --run-dir runs/mine
+        transformer train --init-from runs/mine --data.train b.en b.de --run-dir runs/tuned
 
     Everything is written to --run-dir: config, tokenizer, log, checkpoints, translations and scores. Ctrl-C and SIGTERM
     save a checkpoint and stop. The same command resumes from the last checkpoint. JAX computes on a GPU or TPU if it
@@ -83,10 +116,10 @@ def parse_options(arguments: list[str]) -> tuple[Config, int | None]:
     Raises:
         InputError: the experiment cannot be loaded, or an option is invalid.
     """
-    experiment, _ = tyro.cli(ExperimentOption, args=arguments, add_help=False, return_unknown_args=True)
-    config = load_config(experiment.config)
+    start, _ = tyro.cli(StartingPoint, args=arguments, add_help=False, return_unknown_args=True)
+    config = start.config_to_change()
     values = {field.name: _unchecked(getattr(config, field.name)) for field in fields(Config)}
-    options = parse(TrainingOptions, arguments, "train", default=TrainingOptions(experiment.config, **values))
+    options = parse(TrainingOptions, arguments, "train", default=TrainingOptions(start.config, **values))
     try:
         values = {field.name: _checked(field.type, getattr(options, field.name)) for field in fields(Config)}
         return Config(**values), options.profile

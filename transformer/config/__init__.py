@@ -42,6 +42,13 @@ class Config:
     run_dir: str = "runs/transformer"
     """Directory that the run writes to. The same command resumes an
     interrupted run."""
+    init_from: str | None = None
+    """Run whose parameters and tokenizer training starts from (fine-tuning),
+    instead of random parameters. RUN is its last checkpoint, averaged as
+    its own config says; RUN@best and RUN@STEP are others. Without
+    --config, the other options then start from that run: its model,
+    languages, normalization, search and batch size, with a gentle
+    learning rate."""
     seed: Natural = 0
     """Seed of parameter initialization, dropout and batch order."""
     average: int = 1
@@ -61,6 +68,8 @@ class Config:
     def __post_init__(self) -> None:
         check(self)
         object.__setattr__(self, "run_dir", os.path.expanduser(self.run_dir))
+        if self.init_from is not None:
+            object.__setattr__(self, "init_from", os.path.normpath(os.path.expanduser(self.init_from)))
         require(
             1 <= self.average <= self.training.keep_last,
             f"average must be between 1 and training.keep_last ({self.training.keep_last}), but is {self.average}. "

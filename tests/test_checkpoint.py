@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from transformer.checkpoint import Checkpoints, load_params
+from transformer.checkpoint_records import records
+from transformer.counters import Counters
 from transformer.errors import InputError
-from transformer.run_dir import Counters, records
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda count: 0.1))
 

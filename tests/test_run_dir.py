@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from transformer.checkpoint import Checkpoints
+from transformer.checkpoint_records import records
 from transformer.config import Config, DataConfig, ModelConfig, SearchConfig, TokenizerConfig, TrainingConfig
+from transformer.counters import Counters
 from transformer.errors import InputError
 from transformer.run_dir import (
     DIVERGED,
-    Counters,
     adopt,
     check_run,
     checkpoint_steps,
@@ -23,7 +24,6 @@ from transformer.run_dir import (
     is_finished,
     open_run,
     read_config,
-    records,
     saved_steps,
     training_data,
 )

@@ -11,8 +11,8 @@ import pytest
 from transformer.checkpoint import load_params
 from transformer.cli import main
 from transformer.errors import InputError
-from transformer.experiment import read_test_set
 from transformer.inference.translator import load
+from transformer.kept_pairs import read_test_set
 from transformer.run_dir import check_run, checkpoint_steps, read_config
 
 FIXTURE = Path(__file__).parent / "fixtures" / "run-0.1.tar.xz"

@@ -7,7 +7,10 @@
 A checkpoint records no device or sharding, so it can be restored into host memory or with any sharding.
 """
 
+import os
+import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -22,23 +25,21 @@ from transformer.checkpoint_files import (
     Preservation,
     UnreadableCheckpointError,
     check_fingerprint,
+    ignore_closed_loops,
     items_of,
     open_manager,
     read,
     state_of,
     variables_of,
 )
+from transformer.checkpoint_records import LAYOUT, Record, records, validation_loss
+from transformer.counters import Counters
 from transformer.errors import InputError
 from transformer.parameters import from_version_0_1
-from transformer.run_dir import (
-    DAMAGED,
-    LAYOUT,
-    Counters,
-    Record,
-    records,
-    validation_loss,
-)
+from transformer.run_dir import DAMAGED, not_written
 from transformer.shapes import Params
+
+UNVERIFIED = "No checksums were saved with {}, so damage may go unnoticed."  # by an earlier version
 
 
 class Checkpoints:
@@ -85,7 +86,7 @@ class Checkpoints:
             resume_only: As in `Record`.
 
         Raises:
-            InputError: The disk has too little space, or the previous save failed.
+            InputError: The disk has too little space or cannot be written to, or the previous save failed.
             RuntimeError: A later checkpoint exists, or a regular one of this step.
         """
         latest = self.latest()
@@ -95,7 +96,8 @@ class Checkpoints:
         items = items_of(state)
         leaves = jax.tree.leaves(jax.eval_shape(lambda: items))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        free = shutil.disk_usage(self._manager.directory).free
+        with self._writing():
+            free = shutil.disk_usage(self._manager.directory).free
         if free < size:
             raise InputError(
                 f"Cannot save the checkpoint of step {step}: it needs {size / 1e6:,.1f} MB, but only "
@@ -104,9 +106,11 @@ class Checkpoints:
             )
         counters = counters or Counters()
         about: dict[str, Any] = {"fingerprint": self._fingerprint, "layout": LAYOUT, "resume_only": resume_only}
+        about["has_manifest"] = True
         self._records[step] = Record(step, validation_loss(metrics), **about, counters=counters)
         about["counters"] = counters._asdict()
         arguments = ocp.args.Composite(**{name: ocp.args.PyTreeSave(item) for name, item in items.items()})
+        ignore_closed_loops()
         with self._writing():
             if replaces:
                 self._manager.wait_until_finished()
@@ -145,12 +149,12 @@ class Checkpoints:
     def restore_latest(self, state: Any, say: Callable[[str], None] = print) -> tuple[int, Any]:
         """Restores the last readable checkpoint, regular or not.
 
-        Later checkpoints, which are damaged, are moved to `RUN/damaged`, so that their steps can be saved again. Only
-        the process that holds the run may call this method.
+        Later checkpoints, which are damaged, and earlier ones with damaged metadata are moved to `RUN/damaged`, so that
+        their steps can be saved again. Only the process that holds the run may call this method.
 
         Args:
             state: As in `restore`.
-            say: Prints which checkpoints were moved, and where.
+            say: Prints which checkpoints were moved, and where. Also prints whether the restored one has no manifest.
 
         Returns: The step of the checkpoint, and its state as `restore` returns it.
 
@@ -163,8 +167,11 @@ class Checkpoints:
             except UnreadableCheckpointError:
                 damaged.append(step)
                 continue
+            damaged += [other for other, record in self._records.items() if other < step and record.fingerprint is None]
             for other in damaged:
                 say(f"The checkpoint of step {other:,} is damaged. It was moved to {self._set_aside(other)}.")
+            if not self._records[step].has_manifest:
+                say(UNVERIFIED.format(f"the checkpoint of step {step:,}"))
             return step, restored
         raise InputError(
             f"No checkpoint in {self._manager.directory} can be read. Restore one from a backup, or give another "
@@ -209,14 +216,14 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (ValueError, OSError) as error:  # tensorstore raises ValueError when the disk is full
+        except (ValueError, OSError) as error:
             if isinstance(error, ValueError) and "Error writing" not in str(error):
                 raise
-            reason = str(error).splitlines()[0].rsplit('": ', 1)[-1]  # without the nested file names that precede it
-            raise InputError(
-                f"Could not write a checkpoint to {self._manager.directory} ({reason}). Fix the cause and run the same "
-                "command again; it resumes from the last complete checkpoint."
-            ) from error
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # of orbax, on exit
+            code = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore raises ValueError
+            number = int(code[1]) if code else getattr(error, "errno", None)
+            reason = os.strerror(number) if number else str(error).splitlines()[0]
+            raise InputError(not_written(Path(self._manager.directory).parent, reason)) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -240,16 +247,13 @@ def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | No
     Raises: InputError if a checkpoint is missing or damaged, or was trained with another tokenizer.
     """
     known = {record.step: record for record in records(run_dir)}
-    # With lightweight_initialize, orbax reads no metrics, so damaged metrics of other checkpoints do no harm.
-    options = {"read_only": True, "create": False, "save_interval_steps": 0, "lightweight_initialize": True}
-    with open_manager(run_dir, **options) as manager:
+    with open_manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
 
         def params_of(step: int) -> dict[str, Params]:
             if step not in known:
                 message = f"Cannot find the checkpoint of step {step} in {manager.directory}."
                 raise UnreadableCheckpointError(step, message)
-            if fingerprint is not None:
-                check_fingerprint(manager, known[step], fingerprint)
+            check_fingerprint(manager, known[step], fingerprint)
             return read(manager, step)["params"]
 
         fields = params_of(steps[-1])

@@ -1,8 +1,12 @@
 """Reads and writes the files of checkpoints with orbax.
 
-A checkpoint records no device or sharding, so it can be restored into host memory or with any sharding.
+A checkpoint records no device or sharding, so it can be restored into host memory or with any sharding. It gets a
+manifest before it gets its name, and whatever is read is compared with the manifest first.
 """
 
+import asyncio
+import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -14,8 +18,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
+from transformer.checkpoint_records import CHECKPOINTS, Record, best, validation_loss
 from transformer.errors import InputError
-from transformer.run_dir import CHECKPOINTS, Record, best, records, validation_loss
+from transformer.manifest import damaged_files, has_manifest, write_manifest
 
 
 class UnreadableCheckpointError(InputError):
@@ -28,6 +33,33 @@ class UnreadableCheckpointError(InputError):
     def __init__(self, step: int, message: str) -> None:
         super().__init__(message)
         self.step = step
+
+
+class Sealed(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint being written, which gets its manifest before it gets its name.
+
+    Orbax writes its last files just before it renames the temporary folder. It is therefore given another temporary
+    name to rename to. A process that is killed leaves a temporary folder, never a checkpoint without a manifest.
+    """
+
+    @classmethod
+    def from_final(cls, final_path: Any, **options: Any) -> Any:
+        if ocp.path.atomicity.TMP_DIR_SUFFIX in final_path.parent.name:  # an item of a checkpoint being written
+            return ocp.path.atomicity.AtomicRenameTemporaryPath.from_final(final_path, **options)
+        return super().from_final(final_path.with_name(final_path.name + _UNSEALED), **options)
+
+    def get_final(self) -> Any:
+        unsealed = super().get_final()
+        return unsealed.with_name(unsealed.name.removesuffix(_UNSEALED))
+
+    async def finalize(self) -> None:
+        await super().finalize()
+        unsealed = Path(super().get_final())
+        await asyncio.to_thread(write_manifest, unsealed)
+        os.rename(unsealed, self.get_final())
+
+
+_UNSEALED = f"{ocp.path.atomicity.TMP_DIR_SUFFIX}-unsealed"
 
 
 class Preservation:
@@ -49,23 +81,22 @@ def open_manager(run_dir: str | Path, **options: Any) -> ocp.CheckpointManager:
     Args:
         run_dir: The run directory.
         options: Fields of orbax's `CheckpointManagerOptions`.
-
-    Raises: InputError if the metrics of a checkpoint are damaged.
     """
-    directory = Path(run_dir).resolve() / CHECKPOINTS
-    # Without best_fn, orbax does not write the metrics.
-    try:
-        return ocp.CheckpointManager(
-            directory,
-            options=ocp.CheckpointManagerOptions(best_fn=validation_loss, best_mode="min", **options),
-            item_handlers={"params": _handler(), "rest": _handler()},
-        )
-    except ValueError as error:  # orbax reads the metrics of all checkpoints
-        damaged = ", ".join(str(record.step) for record in records(run_dir) if record.fingerprint is None)
-        raise InputError(
-            f"Cannot open {directory}: the metrics of the checkpoint of step {damaged} are damaged. Move that "
-            "checkpoint to another folder."
-        ) from error
+    # Without best_fn, orbax does not write the metrics. With lightweight_initialize it reads none, so damaged ones do
+    # no harm.
+    return ocp.CheckpointManager(
+        Path(run_dir).resolve() / CHECKPOINTS,
+        options=ocp.CheckpointManagerOptions(
+            best_fn=validation_loss,
+            best_mode="min",
+            lightweight_initialize=True,
+            temporary_path_class=Sealed,
+            # Otherwise a folder that cannot be created, as on a read-only disk, is reported after 300 s of waiting.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            **options,
+        ),
+        item_handlers={"params": _handler(), "rest": _handler()},
+    )
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:
@@ -99,7 +130,7 @@ def variables_of(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Reads the items of a checkpoint.
+    """Reads the items of a checkpoint, after comparing their files with the manifest.
 
     Args:
         manager: As `open_manager` returns it.
@@ -114,20 +145,18 @@ def read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None
         sharding = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None
         return ocp.RestoreArgs(restore_type=np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
 
-    _ignore_closed_loops()
+    folder = Path(manager.directory) / str(step)
+    if has_manifest(folder) and (damaged := damaged_files(folder, items or ["params"])):
+        raise _damaged(manager, step, damaged)
+    ignore_closed_loops()
     try:
         if items is None:
-            metadata = manager.item_metadata(step)["params"]
-            if metadata is None:
-                raise _damaged(manager, step)
-            items = {"params": metadata.tree}
+            items = {"params": _handler().metadata(manager.directory / str(step) / "params").tree}
         restore = {
             name: ocp.args.PyTreeRestore(item, restore_args=jax.tree.map(arguments, item))
             for name, item in items.items()
         }
         return dict(manager.restore(step, args=ocp.args.Composite(**restore)).items())
-    except UnreadableCheckpointError:
-        raise
     except Exception as error:
         # Orbax raises any of these when a file is damaged.
         if not isinstance(error, ValueError | KeyError | OSError) and type(error) is not Exception:
@@ -136,11 +165,13 @@ def read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None
 
 
 @cache
-def _ignore_closed_loops() -> None:
-    """Suppresses the tracebacks of orbax when it fails to read several arrays.
+def ignore_closed_loops() -> None:
+    """Suppresses the tracebacks of orbax when it fails to read or write several arrays.
 
-    Orbax 0.12 closes its event loop at the first failure, and each further failure would print a traceback.
+    Orbax 0.12 closes its event loop at the first failure, and each further failure would print a traceback. The first
+    one is raised as an exception as well.
     """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     before = sys.unraisablehook
 
     def unraisable(unraised: Any) -> None:
@@ -150,20 +181,21 @@ def _ignore_closed_loops() -> None:
     sys.unraisablehook = unraisable
 
 
-def _damaged(manager: ocp.CheckpointManager, step: int) -> UnreadableCheckpointError:
+def _damaged(manager: ocp.CheckpointManager, step: int, files: Sequence[str] = ()) -> UnreadableCheckpointError:
     others = ", ".join(str(other) for other in manager.all_steps() if other != step) or "none"
+    which = f" ({files[0]}{f' and {len(files) - 1} other files' if len(files) > 1 else ''})" if files else ""
     return UnreadableCheckpointError(
         step,
-        f"The checkpoint of step {step} in {manager.directory} is damaged and cannot be read. Checkpoints of other "
-        f"steps: {others}.",
+        f"The checkpoint of step {step} in {manager.directory} is damaged{which} and cannot be read. Checkpoints of "
+        f"other steps: {others}.",
     )
 
 
-def check_fingerprint(manager: ocp.CheckpointManager, record: Record, fingerprint: str) -> None:
-    """Raises InputError if a checkpoint has another tokenizer or damaged metadata."""
+def check_fingerprint(manager: ocp.CheckpointManager, record: Record, fingerprint: str | None) -> None:
+    """Raises InputError if a checkpoint has damaged metadata or another tokenizer; None skips the second check."""
     if record.fingerprint is None:  # every version writes one
         raise _damaged(manager, record.step)
-    if record.fingerprint != fingerprint:
+    if fingerprint not in (None, record.fingerprint):
         raise InputError(
             f"The checkpoint of step {record.step} in {manager.directory} was trained with another tokenizer than the "
             "tokenizer.json of its run directory. Restore the file that the run wrote."

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from transformer import parameters
 from transformer.checkpoint import Checkpoints, load_params
+from transformer.checkpoint_records import records
 from transformer.compilation import Compilations
-from transformer.config import Config, DataConfig
+from transformer.config import Config
 from transformer.data.batches import Batches, tokenize
-from transformer.data.corpus import Pairs, modified_since, read_files, read_pairs, splits
+from transformer.data.corpus import Pairs, modified_since, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokenizer_files import load_tokenizer
@@ -26,6 +27,7 @@ from transformer.inference.results import read_scores
 from transformer.inference.translation import translate
 from transformer.inference.translator import load
 from transformer.interruption import checked
+from transformer.kept_pairs import KEPT, keep_pairs
 from transformer.model import Transformer
 from transformer.origin import folder, load_origin, require_another_run
 from transformer.run_dir import (
@@ -37,7 +39,7 @@ from transformer.run_dir import (
     is_trained,
     open_run,
     read_config,
-    records,
+    written,
 )
 from transformer.runtime import compute_before_returning, resolve_dtype, unused_accelerator, use_compilation_cache
 from transformer.shapes import Params
@@ -45,7 +47,6 @@ from transformer.stages import stage
 from transformer.training import loop, parallel
 from transformer.training.profile import require_steps
 
-KEPT = {"validation": "validation.jsonl", "test": "test.jsonl"}  # copied to the run directory, so that it can be moved
 SCORES, HYPOTHESES = "scores.json", "hypotheses.txt"
 
 
@@ -130,7 +131,7 @@ def run(config: Config, profile: int | None = None) -> None:
 
     # Nothing is written before this point, where all input has been checked.
     run_dir = open_run(config.run_dir, config)
-    with hold_run(run_dir), Compilations(partial(print, flush=True)) as compilations:
+    with written(run_dir), hold_run(run_dir), Compilations(partial(print, flush=True)) as compilations:
         print(f"run directory: {run_dir} (Ctrl-C saves and stops; the same command resumes)", flush=True)
         for name in (SCORES, HYPOTHESES):  # of an earlier checkpoint or config
             (run_dir / name).unlink(missing_ok=True)
@@ -229,45 +230,6 @@ def check_data(run_dir: str | Path, pairs: Mapping[str, Pairs]) -> None:
                 f"The {split} pairs differ from those that the run in {run_dir} was started with. Restore the files, "
                 f"or {advice}"
             )
-
-
-def keep_pairs(file: Path, pairs: Pairs, config: DataConfig) -> None:
-    """Copies sentence pairs to a file in the run directory, as JSONL."""
-    rows = pairs.rows(config.source_language, config.target_language)
-    write_lines(file, (json.dumps(row, ensure_ascii=False) for row in rows))
-
-
-def read_test_set(run_dir: str | Path, config: DataConfig) -> Pairs:
-    """Reads the test set from the run directory.
-
-    Raises: InputError if the run has none.
-    """
-    return _read_kept(run_dir, "test", config)
-
-
-def read_validation_set(run_dir: str | Path, config: DataConfig) -> Pairs:
-    """Reads the validation set from the run directory.
-
-    Earlier versions kept no copy there; for their runs, it is read from the files that the config names.
-
-    Raises: InputError if the run has none, or if those files have changed since.
-    """
-    if (Path(run_dir) / KEPT["validation"]).exists() or "validation" not in splits(config):
-        return _read_kept(run_dir, "validation", config)
-    pairs, _ = read_pairs(config, "validation")
-    if data_fingerprints(run_dir).get("validation") not in (None, pairs.fingerprint):
-        raise InputError(
-            f"The validation pairs that the config of {run_dir} names differ from those it was trained with. Give "
-            "--source and --reference."
-        )
-    return pairs
-
-
-def _read_kept(run_dir: str | Path, split: str, config: DataConfig) -> Pairs:
-    file = Path(run_dir) / KEPT[split]
-    if not file.exists():
-        raise InputError(f"The run in {run_dir} has no {split} set. Give --source and --reference.")
-    return read_files((str(file),), dataclasses.replace(config, tags=None), empty="keep")[0]  # tags are under `tags`
 
 
 def validation_bleu(config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pairs, params: Params) -> dict[str, float]:

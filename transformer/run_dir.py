@@ -8,7 +8,7 @@ RUN/validation.jsonl    the validation set
 RUN/test.jsonl          the test set
 RUN/metrics.jsonl       training losses and validation scores
 RUN/checkpoints/STEP/   arrays (see `checkpoint.py`)
-RUN/damaged/STEP        a checkpoint that could not be read when the run was resumed
+RUN/damaged/STEP        a checkpoint that was damaged when the run was resumed
 RUN/diverged.txt        the error message, if training diverged
 RUN/scores.json         the scores of the test set
 RUN/hypotheses.txt      the translations of the test set
@@ -16,54 +16,27 @@ RUN/evaluation/STEP     an evaluation of each checkpoint, by `evaluate --watch`
 RUN/.lock               held by the process that trains
 """
 
+import errno
 import json
-import logging
-import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import orbax.checkpoint as ocp
 from filelock import FileLock, Timeout
 
 from transformer.changes import changes
+from transformer.checkpoint_records import CHECKPOINTS, LAYOUT, Record, best, records
 from transformer.config import Config, TrainingConfig
 from transformer.config_files import from_json, to_json
-from transformer.counters import Counters
 from transformer.errors import InputError, did_you_mean, require
 from transformer.files import PART, write_whole
 
-# Orbax logs routine messages through absl, which prints them to stderr. Failures are raised as exceptions as well.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-
 DIVERGED = "diverged.txt"
-CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
 NAMED = ("last", "best")  # checkpoints that can be asked for by name instead of by step
-LAYOUT = 2  # of the parameters; version 0.1 wrote no number, and each layer was a module of its own
-
-
-class Record(NamedTuple):
-    """A checkpoint's metadata, which is known without reading its arrays.
-
-    step: Number of updates made.
-    validation_loss: In nats per target token; infinity if this step was not validated.
-    fingerprint: Fingerprint of the tokenizer; None if the metadata is damaged.
-    layout: Layout of the parameters: `LAYOUT`, or 1 for version 0.1.
-    resume_only: Whether it was saved outside the regular interval, to lose less work. Such a checkpoint is never
-        evaluated or averaged, and the next save deletes it.
-    counters: The counters of the training loop.
-    """
-
-    step: int
-    validation_loss: float
-    fingerprint: str | None = None
-    layout: int = LAYOUT
-    resume_only: bool = False
-    counters: Counters = Counters()
 
 
 def check_run(run_dir: str | Path, config: Config) -> None:
@@ -162,6 +135,30 @@ def hold_run(run_dir: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def written(run_dir: Path) -> Iterator[None]:
+    """Explains why a run directory cannot be written to.
+
+    Raises: InputError instead of an OSError.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # of standard output
+        raise
+    except OSError as error:
+        raise InputError(not_written(run_dir, error.strerror or str(error))) from error
+
+
+def not_written(run_dir: Path, reason: str) -> str:
+    """The message for a run directory that can no longer be written to, with what to do about it."""
+    if not run_dir.exists():
+        what, advice = f"The run directory {run_dir} no longer exists", "Restore it, or mount its disk again"
+    else:
+        what = f"Could not write to the run directory {run_dir} ({reason})"
+        advice = "Free some space" if os.strerror(errno.ENOSPC) in reason else "Fix the cause"
+    return f"{what}. {advice}, and run the same command again; it resumes from the last complete checkpoint, if any."
+
+
 def read_config(run_dir: str | Path) -> Config:
     """The config of a run.
 
@@ -177,10 +174,18 @@ def read_config(run_dir: str | Path) -> Config:
 
 
 def data_fingerprints(run_dir: str | Path) -> dict[str, str]:
-    """The fingerprints of the data splits that a run was started with, as recorded."""
+    """The fingerprints of the data splits that a run was started with, as recorded.
+
+    Raises: InputError if `data.json` is damaged.
+    """
     file = Path(run_dir) / "data.json"
-    reports = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return {split: report["fingerprint"] for split, report in reports.items() if "fingerprint" in report}
+    try:
+        reports = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return {split: report["fingerprint"] for split, report in reports.items() if "fingerprint" in report}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{file} is damaged ({error}). Restore it, or delete it to use the run without comparing its data."
+        ) from error
 
 
 def training_data(run_dir: str | Path) -> str | None:
@@ -200,47 +205,6 @@ def is_trained(run_dir: str | Path, training: TrainingConfig) -> bool:
         for record in records(run_dir)[-1:]
         if not record.resume_only
     )
-
-
-def records(run_dir: str | Path) -> list[Record]:
-    """The metadata of all checkpoints of a run, in ascending order of their steps."""
-    options = ocp.CheckpointManagerOptions(
-        read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
-    )
-    found: list[Record] = []
-    directory = Path(run_dir).resolve() / CHECKPOINTS
-    with ocp.CheckpointManager(directory, options=options) as manager:
-        for step in manager.all_steps():
-            try:
-                about = dict(manager.metadata(step).custom_metadata or {})
-                loss = validation_loss(manager.metrics(step))
-            except FileNotFoundError:  # deleted in the meantime by the process that trains
-                continue
-            except (ValueError, OSError):
-                about, loss = {}, math.inf
-            if "fingerprint" not in about:  # every version writes it, so the metadata is damaged
-                if (directory / str(step)).exists():
-                    found.append(Record(step, loss))
-                continue
-            counted = about.pop("counters", None)
-            if counted is None:  # written by an earlier version, which saved at every validation and only then
-                counters = found[-1].counters if found else Counters()
-                counters = counters.after_validation(loss) if math.isfinite(loss) else counters
-            else:
-                counters = Counters(**counted)
-            found.append(Record(step, loss, **{"layout": 1, **about}, counters=counters))
-    return found
-
-
-def validation_loss(metrics: Mapping[str, float] | None) -> float:
-    """The validation loss in a checkpoint's metrics; infinity if it is not finite."""
-    value = (metrics or {}).get("validation_loss", math.inf)
-    return value if math.isfinite(value) else math.inf
-
-
-def best(checkpoints: Sequence[Record]) -> int | None:
-    """The step of lowest validation loss, the later one of equals; else the last step."""
-    return min(checkpoints, key=lambda record: (record.validation_loss, -record.step)).step if checkpoints else None
 
 
 def saved_steps(run_dir: str | Path) -> list[int]:

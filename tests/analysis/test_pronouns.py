@@ -10,7 +10,7 @@ from transformer.cli import heads
 from transformer.data import corpus
 from transformer.data.pairs import Antecedent, Pairs
 from transformer.errors import InputError
-from transformer.experiment import KEPT, keep_pairs
+from transformer.kept_pairs import KEPT, keep_pairs
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state
 

@@ -10,6 +10,7 @@ from command_line import assert_refused, call, contents, damage
 
 from transformer import checkpoint
 from transformer.inference.results import read_result
+from transformer.manifest import write_manifest
 from transformer.run_dir import hold_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -26,6 +27,7 @@ def damaged(run: str) -> str:
     for step, loss in (("5", 3.0), ("10", 2.0), ("20", 1.0)):
         (file,) = (checkpoints / step / "metrics").glob("metrics")
         file.write_text(json.dumps({"validation_loss": loss}))
+        write_manifest(checkpoints / step)
     damage(checkpoints / "20")
     return run
 

@@ -1,6 +1,8 @@
 """Runs that are resumed with another config, from another folder, or from a damaged checkpoint."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from command_line import assert_refused, call, damage
 
 from transformer.checkpoint import load_params
-from transformer.experiment import read_validation_set
+from transformer.kept_pairs import read_validation_set
 from transformer.run_dir import read_config, saved_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -78,6 +80,21 @@ def test_resumes_from_the_last_checkpoint_that_can_be_read(run, command, capfd):
     assert "resuming from step 10\n" in result.out
     assert str(load_params(run, [20])) == str(expected)
     assert capfd.readouterr().err == ""  # no tracebacks of closed event loops
+
+
+@pytest.mark.parametrize("writes", ["checkpoint_files.write_manifest", "training.metrics.MetricsLog.write"])
+def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(run, command, monkeypatch, writes):
+    def full(*_: object, **values: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"transformer.{writes}", full)
+    result = call(*command, "--run-dir", run, "--training.steps", "25")
+    assert (result.status, result.err) == (
+        2,
+        f"error: Could not write to the run directory {run} (No space left on device). Free some space, and run the "
+        "same command again; it resumes from the last complete checkpoint, if any.\n",
+    )
+    assert saved_steps(run) == [10, 20]
 
 
 def test_without_a_sound_checkpoint_nothing_is_moved(run, command):

@@ -14,7 +14,8 @@ import pytest
 from command_line import ROOT, write_corpus
 
 from transformer.checkpoint import load_params
-from transformer.run_dir import records, saved_steps
+from transformer.checkpoint_records import records
+from transformer.run_dir import saved_steps
 
 NATIVE = """
 import hashlib

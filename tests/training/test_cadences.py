@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from transformer.checkpoint import Checkpoints, load_params
+from transformer.checkpoint_records import records
 from transformer.config import Config, DataConfig, ModelConfig, TrainingConfig
 from transformer.counters import Counters
 from transformer.interruption import Interrupted
-from transformer.run_dir import checkpoint_steps, is_finished, open_run, records, saved_steps
+from transformer.run_dir import checkpoint_steps, is_finished, open_run, saved_steps
 from transformer.training import loop, metrics, parallel
 from transformer.training.step import TrainState
 

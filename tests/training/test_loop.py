@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from transformer.checkpoint import Checkpoints, load_params
+from transformer.checkpoint_records import records
 from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, SearchConfig, TrainingConfig
 from transformer.data.batches import Batches, tokenize
 from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.errors import InputError
 from transformer.inference.translator import load
-from transformer.run_dir import open_run, records, saved_steps
+from transformer.run_dir import open_run, saved_steps
 from transformer.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

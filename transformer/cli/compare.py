@@ -81,8 +81,8 @@ def _read(name: str) -> "Result":
 def _kept(run_dir: str) -> "Result":
     """What a run kept of its test set."""
     from transformer.data.tokenizer_files import load_tokenizer
-    from transformer.experiment import read_test_set
     from transformer.inference.results import Result, settings
+    from transformer.kept_pairs import read_test_set
     from transformer.run_dir import checkpoint_steps, read_config, training_data
 
     config, run = read_config(run_dir), Path(run_dir)
@@ -110,9 +110,9 @@ def _of_checkpoint(name: str, run: str, checkpoint: Checkpoint) -> "Result":
 
     Translations that `evaluate --watch` kept are read; otherwise the test set is translated now.
     """
-    from transformer.experiment import read_test_set
     from transformer.inference.results import EVALUATION, evaluate, read_result
     from transformer.inference.watch import FOLDER
+    from transformer.kept_pairs import read_test_set
     from transformer.run_dir import checkpoint_steps, read_config
 
     steps, config = checkpoint_steps(run, checkpoint), read_config(run)

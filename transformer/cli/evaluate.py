@@ -104,7 +104,7 @@ def _watch(options: EvaluationOptions) -> None:
 
 def _scored(options: EvaluationOptions) -> tuple["Pairs", "Metrics"]:
     """The pairs to translate, and the metrics to score them with."""
-    from transformer.experiment import read_test_set
+    from transformer.kept_pairs import read_test_set
     from transformer.run_dir import read_config
 
     config = read_config(options.run)

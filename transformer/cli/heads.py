@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     from transformer.analysis import heads, pronouns
     from transformer.data.corpus import read_pairs, splits
     from transformer.data.text import PACKAGE
-    from transformer.experiment import read_test_set
+    from transformer.kept_pairs import read_test_set
 
     if "test" not in splits(run.config.data):
         raise InputError(

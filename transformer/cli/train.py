@@ -86,8 +86,8 @@ class TrainingOptions(Config, ExperimentOption):
 def main(arguments: list[str]) -> None:
     """Trains, then scores the test set."""
     config, profile = parse_options(arguments)
+    from transformer.checkpoint_records import records
     from transformer.experiment import run
-    from transformer.run_dir import records
 
     try:
         with deferred(partial(print, file=sys.stderr, flush=True)):

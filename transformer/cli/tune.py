@@ -67,7 +67,7 @@ def _listed(values: Sequence[float | int]) -> str:
 
 
 def _pairs(options: TuningOptions, data: DataConfig) -> "Pairs":
-    from transformer.experiment import read_validation_set
+    from transformer.kept_pairs import read_validation_set
 
     if (pairs := given_pairs(options, data)) is not None:
         return pairs

@@ -5,10 +5,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
-from transformer.checkpoint import load_params
+from transformer.checkpoint import UNVERIFIED, load_params
 from transformer.checkpoint_files import UnreadableCheckpointError
+from transformer.checkpoint_records import Record, best, records
 from transformer.errors import InputError
-from transformer.run_dir import Record, best, checkpoint_steps, read_config, records
+from transformer.run_dir import checkpoint_steps, read_config
 from transformer.shapes import Params
 
 
@@ -75,6 +76,8 @@ def load_chosen(
         else:
             if missing := _missing(run_dir, checkpoint, average, steps, unreadable):
                 say(f"Using {_name(steps)} of {run_dir} because {_name(missing)} cannot be read.")
+            if old := [one.step for one in records(run_dir) if one.step in steps and not one.has_manifest]:
+                say(UNVERIFIED.format(f"{_name(old)} of {run_dir}"))
             return steps, params
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from transformer import parameters
 from transformer.checkpoint import Checkpoints
 from transformer.config import Config
+from transformer.counters import Counters
 from transformer.data.batches import Batches, iterate
 from transformer.errors import DivergenceError
 from transformer.interruption import Interrupted, check, checked
 from transformer.model import Transformer
-from transformer.run_dir import Counters
 from transformer.shapes import Params
 from transformer.stages import stage
 from transformer.training import parallel

@@ -7,6 +7,7 @@ It needs the packages transformers and torch. If the tokenizer was imported, it 
 """
 
 import sys
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, MarianMTModel
@@ -15,7 +16,8 @@ from transformers import AutoTokenizer, MarianMTModel
 def main() -> None:
     """Translates line by line with the settings of generation in the folder."""
     folder = sys.argv[1]
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), MarianMTModel.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = MarianMTModel.from_pretrained(folder)
     for line in sys.stdin:
         with torch.no_grad():
             ids = model.generate(**tokenizer([line.rstrip("\n")], return_tensors="pt"))

@@ -83,8 +83,9 @@ def start(job: Job, compiled: str | None = None) -> TorchTraining:
         elif isinstance(module, PositionwiseFeedForward):
             module.pwff_layer[2] = nn.Identity()
 
-    def loss(source: Tensor, source_mask: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    def loss(source: Tensor, source_mask: Tensor | None, target: Tensor, labels: Tensor) -> Tensor:
         is_token = labels != IGNORED
+        source_mask = torch.ones_like(source, dtype=torch.bool) if source_mask is None else source_mask
         total, _, _, _ = model(
             return_type="loss",
             src=source,

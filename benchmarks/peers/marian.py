@@ -40,9 +40,9 @@ def start(job: Job, compiled: str | None = None) -> TorchTraining:
         pad_token_id=job.pad_id,
         eos_token_id=job.end_id,
         decoder_start_token_id=job.start_id,
-        attn_implementation="sdpa",
         use_cache=False,
     )
+    config._attn_implementation = "sdpa"
     model = MarianMTModel(config)
 
     def logits(source: Tensor, source_mask: Tensor | None, target: Tensor) -> Tensor:

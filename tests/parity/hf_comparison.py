@@ -35,16 +35,19 @@ def outputs(run: Translator, model: Any, tokenizer: Any, sentences: Sequence[str
     def ours(params: Any, source: Side, target: Side) -> Outputs:
         memory, _ = run.model.apply(params, source, method="encode")
         hidden, _ = run.model.apply(params, target, memory, source, method="decode")
-        return Outputs(memory, hidden, run.model.apply(params, hidden, method="logits"))
+        logits: Any = run.model.apply(params, hidden, method="logits")
+        return Outputs(memory, hidden, logits)
 
     source_mask, target_mask = (side.attention_mask.numpy().astype(bool) for side in (source, target))
-    computed = ours(run.params, Side(source.input_ids.numpy(), source_mask), Side(inputs.numpy()))
+    sides: list[Any] = [source.input_ids.numpy(), source_mask, inputs.numpy()]
+    computed = ours(run.params, Side(*sides[:2]), Side(sides[2]))
     theirs = Outputs(found.encoder_last_hidden_state, found.last_hidden_state, logits)
     masks = source_mask, target_mask, target_mask
-    return tuple(
-        Outputs(*(np.asarray(array)[mask] for array, mask in zip(side, masks, strict=True)))
-        for side in (theirs, computed)
-    )
+
+    def of_tokens(outputs: Outputs) -> Outputs:
+        return Outputs(*(np.asarray(array)[mask] for array, mask in zip(outputs, masks, strict=True)))
+
+    return of_tokens(theirs), of_tokens(computed)
 
 
 class Difference(NamedTuple):

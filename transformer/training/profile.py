@@ -6,9 +6,9 @@ from pathlib import Path
 
 import jax
 
+from transformer.checkpoint_records import records
 from transformer.config import Config
 from transformer.errors import require
-from transformer.run_dir import records
 from transformer.shapes import Batch
 
 FIRST = 2  # steps of a process before the trace: they compile, and fill the caches of the device

@@ -13,12 +13,12 @@ At the end, a table of all parts in the folder is printed.
 | part | measures |
 | --- | --- |
 | limit | the largest speed of matrix products and of a copy |
-| tests | the tests of `ops`, of the model and of the paper |
-| step | steady training steps of base and big, with plain and fused attention, and with scanned or unrolled layers |
-| kernels | attention alone: times, and errors against full float32 |
+| step | steady training steps of base and big, with fused and plain attention, and unrolled or scanned layers |
 | start | seconds from the start of a process to its first logged line, with a cold and a warm cache |
 | decode | translation of 1,000 sentences, and the same with Hugging Face Marian and CTranslate2 |
 | torch | the training step of `nn.Transformer` and Hugging Face Marian, eager and compiled |
+| kernels | attention alone: times, and errors against full float32 |
+| tests | the tests of `ops`, of the model and of the paper |
 
 Of several GPUs, only the first is used.
 """
@@ -55,12 +55,12 @@ class Part(NamedTuple):
 
 PARTS = {
     "limit": Part(60, ("products and copies",)),
-    "tests": Part(100, ("pytest",)),
     "step": Part(100, ("base fused all", "big fused all", "base fused 1", "base plain all")),
-    "kernels": Part(60, ("flash", "cudnn", "blockwise", "plain")),
     "start": Part(120, ("quickstart", "base")),
     "decode": Part(60, ("ours", "marian", "ctranslate2")),
     "torch": Part(100, ("transformer", "marian")),
+    "kernels": Part(60, ("flash", "cudnn", "blockwise", "plain")),
+    "tests": Part(240, ("pytest",)),
 }
 
 

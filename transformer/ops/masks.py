@@ -1,6 +1,6 @@
 """Boolean attention masks (section 3.2.3), True where a query may attend."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -113,11 +113,11 @@ class AttentionMask(NamedTuple):
     keys: Shaped[Array, "B K"] | None
     is_causal: bool = False
 
-    def dense(self, length: int) -> Bool[Array, "#B 1 #Q K"] | None:
+    def dense(self, length: Any) -> Bool[Array, "#B 1 #Q K"] | None:
         """Makes the mask as an array that broadcasts to [B, H, Q, K].
 
         Args:
-            length: Number of queries Q.
+            length: Number of queries Q, which is symbolic under `jax.export`.
 
         Returns:
             True where a query may attend to a key, or None if every query may attend to every key.

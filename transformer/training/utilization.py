@@ -61,4 +61,4 @@ def step_flops(config: ModelConfig, S: int, T: int, rows: int) -> int:
     encoder = attention(S, S) + S * feed_forward
     decoder = attention(T, T) + attention(T, S) + T * feed_forward
     layers = config.num_encoder_layers * encoder + config.num_decoder_layers * decoder
-    return 3 * 2 * rows * (layers + T * config.d_model * config.vocabulary_size)
+    return 3 * 2 * rows * (layers + T * config.d_model * config.target_size)

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from peers.decoders.job import BEAMS, MARIAN, Job
@@ -100,36 +100,66 @@ def ours(record: Record, folder: Path) -> Translate:
     return translate
 
 
-def job_of(record: Record, folder: Path) -> Job:
-    """The task of the other programs: the same weights as ours, drawn on the CPU, in a file."""
+class Numbers(NamedTuple):
+    """A tokenizer whose tokens are their ids."""
+
+    size: int
+    pad_id: int = 0
+    start_id: int = 1
+    end_id: int = 2
+
+    @property
+    def source(self) -> "Numbers":
+        return self
+
+    target = source
+
+    def spellings(self) -> list[str]:
+        return [str(number) for number in range(self.size)]
+
+
+def params_on_the_host(config: ModelConfig) -> Any:
+    """Draws the same weights as ours on the CPU, which leaves the memory of a GPU to the other program."""
     import jax
     import jax.numpy as jnp
-    from flax.traverse_util import flatten_dict
 
     from transformer import parameters
     from transformer.model import Transformer
 
-    jax.config.update("jax_platforms", "cpu")  # leaves the memory of a GPU to the program
-    config = model_settings(record)
-    weights = flatten_dict(parameters.draw(Transformer(config, dtype=jnp.dtype("float32")), 0)["params"], sep="/")
-    arrays: Any = weights
+    jax.config.update("jax_platforms", "cpu")
+    return parameters.draw(Transformer(config, dtype=jnp.dtype("float32")), 0)["params"]
+
+
+def job_of(record: Record, folder: Path, params: Any) -> Job:
+    """Writes the task of another program."""
+    from flax.traverse_util import flatten_dict
+
+    arrays: Any = flatten_dict(params, sep="/")
     np.savez(folder / "weights.npz", **arrays)
     (folder / "sentences.json").write_text(json.dumps(sentences(record)), encoding="utf-8")
-    files = {"run": "", "weights": str(folder / "weights.npz"), "sentences": str(folder / "sentences.json")}
+    names = {"weights": "weights.npz", "sentences": "sentences.json", "ctranslate2": "ctranslate2"}
+    files = {"run": "", **{name: str(folder / file) for name, file in names.items()}}
     ids = {"pad_id": 0, "start_id": 1, "end_id": 2}
     search = {"length_penalty": 0.0, "extra_length": 50, "forced_length": LENGTH}
-    return Job(**files, **ids, **search, model=config, device="cpu" if record.tiny else "gpu")
+    return Job(**files, **ids, **search, model=model_settings(record), device="cpu" if record.tiny else "gpu")
 
 
 def marian(record: Record, folder: Path) -> Translate:
     from peers.decoders.marian import Marian
 
-    program = Marian(job_of(record, folder), "bfloat16")
+    program = Marian(job_of(record, folder, params_on_the_host(model_settings(record))), "bfloat16")
     return lambda sources, beam: program.translate(sources, beam, BATCH)
 
 
 def ctranslate2(record: Record, folder: Path) -> Translate:
     from peers.decoders.ctranslate2_peer import CTranslate2
 
-    program = CTranslate2(job_of(record, folder), "1")
+    from transformer.interop.ctranslate2 import make_spec
+
+    config = model_settings(record)
+    params, tokenizer = params_on_the_host(config), Numbers(config.vocabulary_size)
+    job, own = job_of(record, folder, params), Path(folder) / "ctranslate2"
+    own.mkdir()
+    make_spec(config, params, cast(Any, tokenizer)).save(str(own))
+    program = CTranslate2(job, "1")
     return lambda sources, beam: program.translate(sources, beam, 256)

@@ -20,7 +20,7 @@ class Row(NamedTuple):
     machine: str
     """The processor and the number of cores that were used, or the accelerator."""
     benchmark: str
-    """`training` or `decoding`."""
+    """`training`, `decoding` or `accelerator`."""
     setting: str
     """The size of the model or the beam, then the other settings, separated by semicolons."""
     program: str

@@ -28,7 +28,7 @@ def test_rows_are_in_order_and_differ() -> None:
     for row in ROWS:
         assert re.fullmatch(r"20\d\d-\d\d-\d\d", row.date)
         assert 0 <= row.lower_quartile <= row.median <= row.upper_quartile, row
-        assert row.benchmark in {"training", "decoding"}
+        assert row.benchmark in {"training", "decoding", "accelerator"}
         assert row.command.startswith(f"python benchmarks/{row.benchmark}.py --")
         assert all((row.machine, row.setting, row.program, row.quantity)), row
 

@@ -136,8 +136,8 @@ def test_the_home_directory_in_an_option(monkeypatch, tmp_path: Path):
     [
         (
             "train",
-            r"Lower --training\.batch-tokens, or raise --training\.accumulation-steps or use --model\.rematerialization "
-            "layer, which do not change the updates, or stop other processes",
+            r"Lower --training\.batch-tokens, or raise --training\.accumulation-steps or use "
+            r"--model\.rematerialization layer, which do not change the updates, or stop other processes",
         ),
         ("evaluate", r"Lower --batch-tokens \(65,536 .*\) or --beam-size, or stop other processes on the device"),
         ("tune", r"Lower --batch-tokens \(65,536 .*\) or --beams, or stop other processes on the device"),

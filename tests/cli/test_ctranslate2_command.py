@@ -68,24 +68,24 @@ def test_a_run_that_cannot_be_written_to(run: str, corpus: Path) -> None:
         (("--dtype", "bfloat16"), r"CTranslate2 cannot compute in bfloat16 on this cpu, only in .*float32"),
     ],
 )
-def test_what_the_engine_refuses(corpus: Path, trained: Result, options: tuple[str, ...], message: str) -> None:
-    assert_refused(call("translate", f"{corpus}/run", *ENGINE, *options, stdin="dog\n"), message)
+def test_what_the_engine_refuses(run: str, options: tuple[str, ...], message: str) -> None:
+    assert_refused(call("translate", run, *ENGINE, *options, stdin="dog\n"), message)
 
 
-def test_the_dtypes_of_ctranslate2_need_it(corpus: Path, trained: Result) -> None:
-    refused = call("translate", f"{corpus}/run", "--dtype", "int8", stdin="dog\n")
+def test_the_dtypes_of_ctranslate2_need_it(run: str) -> None:
+    refused = call("translate", run, "--dtype", "int8", stdin="dog\n")
     assert_refused(refused, r"^error: --dtype int8 needs --engine ctranslate2\.$")
 
 
-def test_a_script_translates_with_an_exported_model(corpus: Path, trained: Result, tmp_path: Path) -> None:
+def test_a_script_translates_with_an_exported_model(run: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    done = call("export", f"{corpus}/run", str(folder), "--to", "ctranslate2")
+    done = call("export", run, str(folder), "--to", "ctranslate2")
     assert (done.status, done.out[: len(f"{folder}: a CTranslate2")]) == (0, f"{folder}: a CTranslate2"), done.err
     files = {"config.json", "model.bin", "shared_vocabulary.json", "tokenizer.json"}
     assert {file.name for file in folder.iterdir()} == files
     script = [sys.executable, str(ROOT / "examples" / "run_ctranslate2.py"), str(folder)]
     found = subprocess.run(script, input=LINES, capture_output=True, text=True, timeout=300)
     search = ("--beam-size", "4", "--length-penalty", "0.6", "--length-penalty-form", "power")
-    expected = call("translate", f"{corpus}/run", "--engine", "ctranslate2", *search, stdin=LINES)
+    expected = call("translate", run, "--engine", "ctranslate2", *search, stdin=LINES)
     assert (found.stdout, found.stderr) == (expected.out, "")
-    assert_refused(call("export", f"{corpus}/run", str(folder), "--to", "ctranslate2"), "it already exists")
+    assert_refused(call("export", run, str(folder), "--to", "ctranslate2"), "it already exists")

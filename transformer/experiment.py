@@ -1,7 +1,6 @@
 """One experiment from config to scores, which is what `transformer train` runs."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -20,7 +19,7 @@ from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokenizer_files import load_tokenizer
 from transformer.errors import DivergenceError, InputError
-from transformer.files import write_lines, write_whole
+from transformer.files import as_json, write_lines, write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.metrics import check_metrics, metrics_of
 from transformer.inference.results import read_scores
@@ -140,7 +139,7 @@ def run(config: Config, profile: int | None = None) -> None:
         if origin is not None:
             origin.save(run_dir)
         about = {split: own.to_dict() | {"fingerprint": pairs[split].fingerprint} for split, own in reports.items()}
-        write_whole(run_dir / "data.json", f"{json.dumps(about, indent=2, ensure_ascii=False)}\n".encode())
+        write_whole(run_dir / "data.json", as_json(about))
         for split in KEPT.keys() & pairs.keys():
             keep_pairs(run_dir / KEPT[split], pairs[split], config.data)
         with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:

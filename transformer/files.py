@@ -1,10 +1,12 @@
 """Writing files atomically."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformer.errors import InputError
 
@@ -62,6 +64,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         inside.mkdir()
         yield inside
         os.replace(inside, folder)
+
+
+def as_json(values: Any) -> bytes:
+    """The content of a file with an indented JSON value."""
+    return f"{json.dumps(values, indent=2, ensure_ascii=False)}\n".encode()
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:

@@ -6,7 +6,6 @@ Only the start needs the other run. Once the fine-tuned run has a checkpoint, it
 """
 
 import dataclasses
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from transformer.config import Config
 from transformer.config.fine_tuning import fine_tuning
 from transformer.data.tokenizer_files import load_tokenizer
 from transformer.errors import InputError, require
-from transformer.files import write_whole
+from transformer.files import as_json, write_whole
 from transformer.inference.loading import load_chosen, named_checkpoint
 from transformer.model import Transformer
 from transformer.run_dir import read_config
@@ -49,7 +48,7 @@ class Origin(NamedTuple):
     def save(self, run_dir: Path) -> None:
         """Writes `origin.json` to a run directory."""
         about = self._asdict() | {"config": dataclasses.asdict(self.config)}
-        write_whole(run_dir / FILE, f"{json.dumps(about, indent=2, ensure_ascii=False)}\n".encode())
+        write_whole(run_dir / FILE, as_json(about))
 
 
 def fine_tuning_config(init_from: str | Path) -> Config:

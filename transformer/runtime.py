@@ -30,6 +30,14 @@ def require_bootstrap_seed() -> None:
     )
 
 
+def require_package(name: str) -> None:
+    """Raises InputError unless a package of the extra `interop` is installed."""
+    require(
+        find_spec(name) is not None,
+        f"This needs the package {name}. Install it with: pip install 'transformer-jax[interop]'",
+    )
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache directory.
 

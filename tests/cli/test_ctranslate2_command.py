@@ -72,6 +72,14 @@ def test_what_the_engine_refuses(run: str, options: tuple[str, ...], message: st
     assert_refused(call("translate", run, *ENGINE, *options, stdin="dog\n"), message)
 
 
+@pytest.mark.parametrize("name", ["translate", "export"])
+def test_without_the_package(run: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    options = {"translate": ENGINE, "export": ("exported", "--to", "ctranslate2")}[name]
+    advice = r"needs the package ctranslate2\. Install it with: pip install 'transformer-jax\[interop\]'$"
+    assert_refused(call(name, run, *options, stdin="dog\n"), advice)
+
+
 def test_the_dtypes_of_ctranslate2_need_it(run: str) -> None:
     refused = call("translate", run, "--dtype", "int8", stdin="dog\n")
     assert_refused(refused, r"^error: --dtype int8 needs --engine ctranslate2\.$")

@@ -45,5 +45,6 @@ def main(arguments: list[str]) -> None:
     else:
         check_new(path)
         require(options.longest is None, f"--longest is for --to stablehlo only. Leave it out for {options.to}.")
+    writer = module(options.to)
     translator = load_translator(options)
-    print(module(options.to).write(translator, Request(Path(options.run), path, options.search, options.longest)))
+    print(writer.write(translator, Request(Path(options.run), path, options.search, options.longest)))

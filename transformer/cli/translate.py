@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from transformer.cli.decoding import DecodingOptions, Dtype, load_translator, parse
 from transformer.errors import InputError
+from transformer.runtime import require_package
 from transformer.stages import stage
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def _load(options: TranslationOptions) -> "Translator | Engine":
     for name in ("alignments", "ensemble"):
         if getattr(options, name):
             raise InputError(f"CTranslate2 does not support --{name}. Use --engine jax.")
+    require_package("ctranslate2")
     from transformer.interop.engine_cache import load_engine
 
     compute_type = "float32" if options.dtype in (None, "auto") else options.dtype

@@ -16,6 +16,7 @@ from transformer.config.data import Normalization
 from transformer.data.tokenizer import Tokenizer, Vocabulary
 from transformer.errors import InputError, require
 from transformer.files import write_whole
+from transformer.runtime import require_package
 
 if TYPE_CHECKING:
     import sentencepiece
@@ -111,14 +112,16 @@ class MarianTokenizer(Tokenizer):
         except OSError as error:
             raise InputError(f"The tokenizer {path} cannot be read: {error.filename}: {error.strerror}.") from error
         tokenizer = cls(files, source, target, config, normalization, suppressed)
-        for side, vocabulary, size in zip(
-            ("source", "target"), (tokenizer.source, tokenizer.target), sizes, strict=True
-        ):
+        tokenizer.require_sizes(sizes, path)
+        return tokenizer
+
+    def require_sizes(self, sizes: tuple[int, int], path: Path) -> None:
+        """Raises InputError unless the vocabularies of source and target, read from `path`, have these sizes."""
+        for side, vocabulary, size in zip(("source", "target"), (self.source, self.target), sizes, strict=True):
             require(
                 vocabulary.size == size,
                 f"The {side} vocabulary of {path} has {vocabulary.size} tokens, but the model has {size}.",
             )
-        return tokenizer
 
     @property
     def _text(self) -> str:
@@ -257,8 +260,8 @@ def _checked(ids: Any) -> dict[str, int]:
 
 
 def _entries(text: str) -> Iterator[tuple[str, int]]:
-    position = 0
-    while position < len(text.rstrip()):
+    position, end = 0, len(text.rstrip())
+    while position < end:
         match = _ENTRY.match(text, position)
         if match is None:
             raise ValueError(f"it has the line {text[position:].splitlines()[0][:60]!r}")
@@ -283,12 +286,9 @@ def _is_letter(character: str) -> bool:
 
 
 def _processor(model: bytes, name: str) -> "sentencepiece.SentencePieceProcessor":
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise InputError(
-            "This tokenizer needs the package sentencepiece. Install it: pip install 'transformer-jax[interop]'."
-        ) from error
+    require_package("sentencepiece")
+    import sentencepiece
+
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:

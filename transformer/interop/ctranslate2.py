@@ -4,8 +4,10 @@ CTranslate2 reads positions from a table and the norm's epsilon from a file. So 
 logits as ours, for every position encoding.
 """
 
+from operator import itemgetter
 from typing import Any
 
+import jax
 import numpy as np
 from ctranslate2.specs import TransformerDecoderSpec, TransformerEncoderSpec, TransformerSpec
 from ctranslate2.specs.common_spec import Activation
@@ -16,7 +18,7 @@ from transformer.data.tokenizer_marian import UNKNOWN
 from transformer.errors import require
 from transformer.files import new_folder
 from transformer.inference.translator import Translator
-from transformer.interop.formats import Request
+from transformer.interop.formats import Request, require_one_model
 from transformer.ops.positions import sinusoidal_positions
 from transformer.shapes import Params
 
@@ -34,7 +36,7 @@ def write(translator: Translator, request: Request) -> str:
     Raises:
         InputError: The translator is an ensemble, or as for `make_spec`.
     """
-    require(not translator.others, "Cannot export an ensemble to CTranslate2. Leave out --ensemble.")
+    require_one_model(translator)
     spec = make_spec(translator.config.model, translator.params["params"], translator.tokenizer)
     spec.config.add_attribute("normalization", translator.tokenizer.normalization)
     with new_folder(request.path) as folder:
@@ -104,7 +106,7 @@ def _fill(spec: Any, model: ModelConfig, params: Params) -> None:
         if model.positions != "rotary":
             side.position_encodings.encodings = _positions(model, params)
         for number, layer in enumerate(side.layer):
-            _layer(layer, _index(stack["layers"], number))
+            _layer(layer, jax.tree.map(itemgetter(number), stack["layers"]))
         if model.norm_position == "pre":
             _norm(side.layer_norm, stack["norm"])
 
@@ -145,11 +147,6 @@ def _norm(target: Any, norm: Params) -> None:
     target.gamma = _array(norm["scale"])
     if "bias" in norm:
         target.beta = _array(norm["bias"])
-
-
-def _index(tree: Params, number: int) -> Params:
-    """One layer of a stack."""
-    return {name: _index(leaf, number) if isinstance(leaf, dict) else leaf[number] for name, leaf in tree.items()}
 
 
 def _array(leaf: Any) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Converted models of runs, kept beside each run.
 
-RUN/ctranslate2/STEP-DIGEST/ is a model in the format of CTranslate2, with the hashes of its files. The digest covers
-everything that the model is made of. The folder may be deleted at any time.
+RUN/ctranslate2/STEP-DIGEST/ is a model in the format of CTranslate2, with a manifest. The digest covers everything that
+the model is made of. The folder may be deleted at any time.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from transformer.data.tokenizer_files import load_tokenizer
 from transformer.files import new_folder
 from transformer.inference.loading import load_chosen
 from transformer.interop.engine import Engine
+from transformer.manifest import damaged_files, has_manifest, write_manifest
 from transformer.run_dir import CHECKPOINTS, checkpoint_steps, read_config
 
 FOLDER = "ctranslate2"
-HASHES = "sha256.json"
 FORMAT = 1  # of the conversion; a change of `ctranslate2.py` that changes the files increments it
 
 
@@ -83,19 +83,11 @@ def _write(model: Path, spec: Any) -> None:
     try:
         with new_folder(model) as folder:
             spec.save(str(folder))
-            (folder / HASHES).write_text(json.dumps(_hashes(folder), indent=2), encoding="utf-8")
+            write_manifest(folder)
     except OSError:
         if not _is_intact(model):
             raise
 
 
 def _is_intact(model: Path) -> bool:
-    try:
-        return json.loads((model / HASHES).read_text(encoding="utf-8")) == _hashes(model)
-    except (OSError, ValueError):
-        return False
-
-
-def _hashes(model: Path) -> dict[str, str]:
-    files = sorted(file for file in model.iterdir() if file.name != HASHES)
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return has_manifest(model) and not damaged_files(model, [])

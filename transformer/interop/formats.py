@@ -5,11 +5,16 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformer.config import Config, SearchConfig
 from transformer.data.tokenizer import Tokenizer
+from transformer.errors import require
+from transformer.runtime import require_package
 from transformer.shapes import Params
+
+if TYPE_CHECKING:
+    from transformer.inference.translator import Translator
 
 Import = Literal["marian", "hf-marian"]
 Export = Literal["stablehlo", "marian", "hf-marian", "ctranslate2", "safetensors"]
@@ -53,6 +58,11 @@ class Imported:
     notes: Sequence[str] = ()
 
 
+def require_one_model(translator: "Translator") -> None:
+    """Raises InputError if a translator is an ensemble, which no format but StableHLO can hold."""
+    require(not translator.others, "Cannot export an ensemble as one model. Leave out --ensemble.")
+
+
 @dataclass(frozen=True)
 class Request:
     """What an export is asked for.
@@ -70,6 +80,15 @@ class Request:
     longest: int | None = None
 
 
+# The optional package that the module of a format imports.
+_PACKAGES = {"ctranslate2": "ctranslate2", "safetensors": "safetensors"}
+
+
 def module(name: str) -> Any:
-    """Imports the module of a format, and with it the packages that it needs."""
+    """Imports the module of a format.
+
+    Raises: InputError if the module needs a package that is not installed.
+    """
+    if name in _PACKAGES:
+        require_package(_PACKAGES[name])
     return import_module(f"transformer.interop.{name.replace('-', '_')}")

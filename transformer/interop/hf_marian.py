@@ -13,7 +13,7 @@ from transformer.config import Config, DataConfig, TrainingConfig
 from transformer.errors import InputError, require
 from transformer.files import new_folder
 from transformer.inference.translator import Translator
-from transformer.interop.formats import Imported, Request
+from transformer.interop.formats import Imported, Request, require_one_model
 from transformer.interop.hf_marian_config import read_settings
 from transformer.interop.hf_marian_export import export_hf_marian
 from transformer.interop.hf_marian_tokenizer import read_tokenizer
@@ -71,7 +71,7 @@ def write(translator: Translator, request: Request) -> str:
     Raises:
         InputError: As for `export_hf_marian`.
     """
-    require(not translator.others, "An ensemble cannot be exported as one model. Export each of its runs.")
+    require_one_model(translator)
     config = dataclasses.replace(translator.config, search=request.search)
     exported = export_hf_marian(config, translator.tokenizer, translator.params)
     with new_folder(request.path) as folder:

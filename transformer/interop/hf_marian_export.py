@@ -10,12 +10,13 @@ from transformer.config import Config, ModelConfig, SearchConfig, TokenizerConfi
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.errors import require
+from transformer.files import as_json
 from transformer.interop.hf_marian_config import EPSILON, config_values, generation_values
-from transformer.interop.hf_marian_tokenizer import as_json, tokenizer_files
+from transformer.interop.hf_marian_tokenizer import tokenizer_files
 from transformer.interop.hf_marian_weights import to_tensors
-from transformer.interop.packages import require_package
 from transformer.interop.tensor_files import SAFETENSORS
 from transformer.ops.positions import sinusoidal_positions
+from transformer.runtime import require_package
 from transformer.shapes import Params
 
 _NEVER = -1e9  # bias of a token that no translation contains

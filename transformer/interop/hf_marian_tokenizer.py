@@ -1,6 +1,5 @@
 """Tokenizers in the files of Hugging Face's `MarianTokenizer` and `PreTrainedTokenizerFast`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokenizer_marian import MarianTokenizer, SentencePieceVocabulary, SideFiles
 from transformer.errors import InputError
+from transformer.files import as_json
 from transformer.interop.hf_fast_tokenizer import fast_tokenizer
 
 SOURCE, TARGET = SideFiles("source.spm", "vocab.json"), SideFiles("target.spm", "target_vocab.json")
@@ -76,8 +76,3 @@ def _side(
     else:
         ids = as_json(vocabulary.ids if pad_id in vocabulary.pieces else {**vocabulary.ids, _PAD: pad_id})
     return {written.model: tokenizer.files[names.model], str(written.vocabulary): ids}
-
-
-def as_json(values: Mapping[str, Any]) -> bytes:
-    """Writes an object as indented JSON."""
-    return f"{json.dumps(values, indent=2, ensure_ascii=False)}\n".encode()

@@ -14,7 +14,7 @@ from transformer.errors import InputError, require
 from transformer.files import new_folder, write_whole
 from transformer.inference.translator import Translator
 from transformer.interop import marian_settings, marian_weights
-from transformer.interop.formats import Imported, Request
+from transformer.interop.formats import Imported, Request, require_one_model
 from transformer.interop.marian_weights import SETTINGS, SETTINGS_LIMIT
 
 KEPT = "marian.yml"  # in a run directory, the configuration of the model that it was imported from
@@ -62,11 +62,7 @@ def read(path: Path) -> Imported:
         search=_search(beside),
     )
     tokenizer = MarianTokenizer(files, source, target, ids)
-    for side, vocabulary, size in (("source", tokenizer.source, sizes[0]), ("target", tokenizer.target, sizes[1])):
-        require(
-            vocabulary.size == size,
-            f"The {side} vocabulary of {file} has {vocabulary.size} tokens, but the model has {size}.",
-        )
+    tokenizer.require_sizes(sizes, file)
     return Imported(config, params, tokenizer, {KEPT: content.rstrip(b"\0")})
 
 
@@ -157,7 +153,7 @@ def write(translator: Translator, request: Request) -> str:
         InputError: Marian cannot compute this model, or cannot tokenize like its tokenizer.
     """
     config, tokenizer = translator.config.model, translator.tokenizer
-    require(not translator.others, "An ensemble cannot be exported as one model. Export each of its runs.")
+    require_one_model(translator)
     if not isinstance(tokenizer, MarianTokenizer):
         raise InputError(
             "Marian cannot load the byte-level BPE of this run, only SentencePiece. Export a run whose tokenizer was "

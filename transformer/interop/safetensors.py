@@ -5,12 +5,11 @@ from dataclasses import asdict
 
 import numpy as np
 from flax.traverse_util import flatten_dict
+from safetensors.numpy import save
 
-from transformer.errors import require
 from transformer.files import new_folder
 from transformer.inference.translator import Translator
-from transformer.interop.formats import Request
-from transformer.interop.packages import require_package
+from transformer.interop.formats import Request, require_one_model
 from transformer.parameters import STACKED
 from transformer.shapes import Params
 
@@ -21,12 +20,9 @@ def write(translator: Translator, request: Request) -> str:
     The parameters are in float32, under the names of `tensors_of`. The file's metadata `config` is the architecture.
 
     Raises:
-        InputError: The translator is an ensemble, or the package safetensors is missing.
+        InputError: The translator is an ensemble.
     """
-    require(not translator.others, "Cannot export an ensemble as one model. Leave out --ensemble.")
-    require_package("safetensors")
-    from safetensors.numpy import save
-
+    require_one_model(translator)
     tensors = tensors_of(translator.params)
     with new_folder(request.path) as folder:
         content = save(tensors, {"config": json.dumps(asdict(translator.config.model))})

@@ -6,8 +6,8 @@ import jax  # noqa: F401  (makes bfloat16 known to NumPy by name, as safetensors
 import numpy as np
 
 from transformer.errors import InputError
-from transformer.interop.packages import require_package
 from transformer.interop.pickled_tensors import read_pickled_tensors
+from transformer.runtime import require_package
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 

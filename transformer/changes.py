@@ -53,22 +53,19 @@ SOURCES = {
     ),
     "tokenizer.file",
 }
-# Fields of the model that change neither its parameters nor what they compute when translating.
+# Fields of the model that change what it computes by rounding only.
+ROUNDING = {"dtype", "matmul_precision", "implementation", "attention", "scan_unroll", "rematerialization"}
+# Fields of the model that change neither its parameters nor what they compute when translating, except by rounding.
 NOT_OF_THE_PARAMETERS = {
-    *(
-        f"model.{name}"
-        for name in (
-            "batch_norm_momentum",
-            "max_positions",
-            "dropout",
-            "attention_dropout",
-            "activation_dropout",
-            "dtype",
-            "implementation",
-            "attention",
-            "scan_unroll",
-        )
-    ),
+    f"model.{name}"
+    for name in (
+        *ROUNDING,
+        "batch_norm_momentum",
+        "max_positions",
+        "dropout",
+        "attention_dropout",
+        "activation_dropout",
+    )
 }
 # Fields of other parts that say which token ids a text has.
 OF_THE_TOKENS = {"data.normalization", "tokenizer.pad_id", "tokenizer.start_id", "tokenizer.end_id"}

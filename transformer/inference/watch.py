@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from transformer.changes import ROUNDING
 from transformer.config import SearchConfig
 from transformer.config_files import to_json
 from transformer.data.corpus import Pairs
@@ -133,8 +134,7 @@ def watch(
 
 def _identity(config: Mapping[str, Any], training_data: str | None) -> tuple[Any, ...]:
     """The settings of a run, without those that may change when it is resumed."""
-    rounding = ("dtype", "implementation", "attention", "rematerialization", "scan_unroll")
-    model = {name: value for name, value in config["model"].items() if name not in rounding}
+    model = {name: value for name, value in config["model"].items() if name not in ROUNDING}
     return training_data, config["seed"], model, config["optimizer"]
 
 

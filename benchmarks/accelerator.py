@@ -34,9 +34,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from accelerators.record import versions
 
 BENCHMARKS = Path(__file__).resolve().parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "ctranslate2")
@@ -156,11 +157,8 @@ def environment() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """The card and its driver if `nvidia-smi` exists, the number of cores and the versions of the packages."""
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]} | versions
+    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]}
+    found |= versions(PACKAGES)
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -17,13 +17,13 @@ import os
 import re
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from accelerators.estimate import collectives, kernels, total
 from accelerators.hlo import parse
 from accelerators.products import never_run
+from accelerators.record import versions
 from peers.children import command, cpu_name
 
 from transformer.cli.train import parse_config
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     """
     target = parse_target(options.target)
     require(
-        any(name in versions() for name in PLUGINS[target.backend]),
+        bool(versions(PLUGINS[target.backend])),
         f"Compiling for {options.target} needs jax's plugin for it, which is not installed. Install it with: "
         f"pip install -e '.[{EXTRAS[target.backend]}]'",
     )
@@ -122,7 +122,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         "stablehlo_kilobytes": round(len(lowered.as_text()) / 1e3),
         **memory(compiled),
         **contents(text, target.backend),
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "environment": environment,
         "topology": target.topology,
         "machine": {"processor": cpu_name(), "cores": len(os.sched_getaffinity(0))},
@@ -142,17 +142,6 @@ def parse_target(name: str) -> Target:
         f"--target must be h100, h100xN for N cards in one machine, or a TPU topology such as v5e:2x2, but is {name}.",
     )
     return Target("tpu", name)
-
-
-def versions() -> dict[str, str]:
-    """The versions of the installed packages among `PACKAGES`."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def set_environment(backend: str) -> dict[str, str]:

@@ -36,14 +36,8 @@ KERNELS = {
     "sort",
     "transpose",
 }
-KERNEL_LIBRARIES = (
-    "matmul",
-    "gemm",
-    "cudnn",
-    "triton",
-    "mosaic",
-    "cub",
-)  # in the targets of custom calls that launch kernels
+# In the targets of custom calls that launch kernels.
+KERNEL_LIBRARIES = ("matmul", "gemm", "cudnn", "triton", "mosaic", "cub")
 WORKSPACES = ("s8", "u8")  # a result of one axis of this type is memory for the products of a library
 COLLECTIVES = {
     "all-gather",

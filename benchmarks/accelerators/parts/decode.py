@@ -4,6 +4,7 @@ The programs are those of `decoding.py`, with the settings that MarianMTModel ha
 once, so the time includes making batches.
 """
 
+import dataclasses
 import json
 import tempfile
 import time
@@ -58,11 +59,10 @@ def measure(translate: Translate, sources: list[list[int]], beam: int) -> dict[s
 
 def model_settings(record: Record) -> ModelConfig:
     """The config of the base model, with the settings that every program supports."""
-    from peers.job import SIZES
+    from accelerators.parts.model import size_of
 
-    from accelerators.parts.model import model_config
-
-    return model_config(SIZES["tiny" if record.tiny else "base"], **MARIAN)
+    settings: Any = MARIAN
+    return dataclasses.replace(size_of("base", record).config(), **settings)
 
 
 def sentences(record: Record) -> list[list[int]]:

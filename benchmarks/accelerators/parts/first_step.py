@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from peers.job import SIZES
 
 import transformer.training.loop  # noqa: F401  all that it imports is part of the start
-from accelerators.parts.model import LENGTH, ROWS, make_step, model_config, packed_batch
+from accelerators.parts.model import LENGTH, ROWS, make_step, packed_batch
 from transformer.compilation import Compilations
 from transformer.config import Config, TrainingConfig
 from transformer.config_files import load_config
@@ -36,7 +36,7 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 def config_of(name: str, tiny: bool) -> tuple[Config, int, int]:
     """The config of a run, the rows of its batch, and the tokens of a row on each side."""
     if tiny:
-        return Config(model=model_config(SIZES["tiny"]), training=TrainingConfig(log_every=3)), 4, 16
+        return Config(model=SIZES["tiny"].config(), training=TrainingConfig(log_every=3)), 4, 16
     config = load_config(str(CONFIGS / f"{'quickstart' if name == 'quickstart' else 'wmt14_base'}.py"))
     if name == "quickstart":
         length = config.training.pack_length or config.data.max_length

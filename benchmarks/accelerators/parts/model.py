@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from peers.job import DROPOUT, LABEL_SMOOTHING, SIZES, Size
+from peers.job import LABEL_SMOOTHING, SIZES, Size
 
 from accelerators.record import Record
 from transformer.config import ModelConfig, OptimizerConfig, TokenizerConfig
@@ -22,7 +22,7 @@ from transformer.training.step import train_step
 LENGTH = 64  # tokens of a row on each side
 ROWS = 390  # of the paper's 25,000 tokens
 MEDIAN, SPREAD = 24, 0.5  # tokens of a sentence, and the standard deviation of the logarithm of their number
-BATCHES = 20  # the pairs of about so many batches are packed, so that every batch is full
+BATCHES = 20  # pairs for about this many batches are packed, so that every batch is full
 
 
 def require_accelerator(record: Record) -> None:
@@ -41,20 +41,6 @@ def size_of(name: str, record: Record) -> Size:
 def batch_shape(record: Record) -> tuple[int, int]:
     """Rows of a batch, and tokens of a row on each side."""
     return (4, 16) if record.tiny else (ROWS, LENGTH)
-
-
-def model_config(size: Size, **changes: Any) -> ModelConfig:
-    """The config of a model of a size."""
-    settings = {
-        "vocabulary_size": size.vocabulary,
-        "d_model": size.d_model,
-        "num_heads": size.num_heads,
-        "d_ff": size.d_ff,
-        "num_encoder_layers": size.num_layers,
-        "num_decoder_layers": size.num_layers,
-        "dropout": DROPOUT,
-    }
-    return ModelConfig(**settings | changes)
 
 
 def make_step(config: ModelConfig, optimizer_config: OptimizerConfig, label_smoothing: float = LABEL_SMOOTHING) -> Any:

@@ -1,5 +1,6 @@
 """Steady training steps."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -8,15 +9,15 @@ from peers.job import Size
 
 from accelerators.estimate import kernels, total
 from accelerators.hlo import parse
-from accelerators.parts.model import batch_shape, make_step, model_config, packed_batch, require_accelerator, size_of
+from accelerators.parts.model import batch_shape, make_step, packed_batch, require_accelerator, size_of
 from accelerators.record import Record, median_seconds
 from transformer.config import ModelConfig, OptimizerConfig
 from transformer.shapes import Batch
 from transformer.training import parallel
 from transformer.training.step import create_state
-from transformer.training.utilization import step_flops
+from transformer.training.utilization import PEAKS, step_flops
 
-PEAK = 989e12  # FLOP/s of an H100's products in bfloat16
+PEAK = PEAKS["NVIDIA H100 80GB HBM3"]  # 989 TFLOP/s
 STEPS = 10  # of a window; the median is over three windows
 MEBIBYTE = 2**20
 
@@ -26,7 +27,8 @@ def run(variant: str, record: Record) -> None:
     require_accelerator(record)
     name, attention, unroll = variant.split()
     size = size_of(name, record)
-    config = model_config(size, attention=attention, scan_unroll=size.num_layers if unroll == "all" else int(unroll))
+    changes: Any = {"attention": attention, "scan_unroll": size.num_layers if unroll == "all" else int(unroll)}
+    config = dataclasses.replace(size.config(), **changes)
     rows, length = batch_shape(record)
     while True:
         batch = packed_batch(size.vocabulary, rows, length)

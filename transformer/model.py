@@ -53,14 +53,13 @@ class Transformer(nn.Module):
             self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (config.target_size,))
         if config.positions == "learned":
             self.position_table = self.param("positions", normal, (config.max_positions, config.d_model))
-        backend = jax.default_backend() if self.backend is None else self.backend
-        self.build = build = Build.choose(config, backend)
+        self.build = build = Build.choose(config, self.backend)
         self.source_dropout = Dropout(build, config.dropout)
         self.target_dropout = Dropout(build, config.dropout)
 
         def stack(is_decoder: bool, num_layers: int) -> Stack:
             # A loop copies what its backward pass needs. Only on a TPU does compiling all layers take longer than that.
-            unroll = (1 if backend == "tpu" else num_layers) if config.scan_unroll is None else config.scan_unroll
+            unroll = (1 if build.backend == "tpu" else num_layers) if config.scan_unroll is None else config.scan_unroll
             return Stack(build, is_decoder, num_layers, min(unroll, num_layers))
 
         self.encoder = stack(False, config.num_encoder_layers)

@@ -80,7 +80,7 @@ def split(params: Params, freeze: Sequence[str]) -> tuple[Params, Params]:
     Args:
         params: Tree of parameters, or of their `shapes`: the entry `params` of a model's variables.
         freeze: Patterns of names, as in `training.freeze`. A name is the path of a parameter, such as
-            `encoder/layers/feed_forward/inner/kernel`.
+            `encoder/layers/feed_forward/kernel_in`.
 
     Returns:
         The trained parameters and the frozen ones, as trees that `merge` joins.

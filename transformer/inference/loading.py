@@ -7,8 +7,9 @@ from typing import Literal
 
 from transformer.checkpoint import UNVERIFIED, load_params
 from transformer.checkpoint_files import UnreadableCheckpointError
-from transformer.checkpoint_records import Record, best, records
+from transformer.checkpoint_records import CHECKPOINTS, Record, best, records
 from transformer.errors import InputError
+from transformer.manifest import has_manifest
 from transformer.run_dir import checkpoint_steps, read_config
 from transformer.shapes import Params
 
@@ -76,7 +77,7 @@ def load_chosen(
         else:
             if missing := _missing(run_dir, checkpoint, average, steps, unreadable):
                 say(f"Using {_name(steps)} of {run_dir} because {_name(missing)} cannot be read.")
-            if old := [one.step for one in records(run_dir) if one.step in steps and not one.has_manifest]:
+            if old := [step for step in steps if not has_manifest(Path(run_dir) / CHECKPOINTS / str(step))]:
                 say(UNVERIFIED.format(f"{_name(old)} of {run_dir}"))
             return steps, params
 

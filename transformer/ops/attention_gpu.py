@@ -37,12 +37,7 @@ def flash_attention(
     """`blockwise_attention`, computed by one kernel.
 
     Args:
-        query: Q.
-        key: K.
-        value: V.
-        query_segments: Number of the segment of each query, from 1; 0 is padding, which attends to nothing.
-        key_segments: The same for the keys.
-        is_causal: Whether a query attends to no later key.
+        query, key, value, query_segments, key_segments, is_causal: As for `blockwise_attention`.
         interpret: Run the kernel as a JAX program, on any backend.
         precision: Precision of the products of float32 numbers.
     """

@@ -30,12 +30,7 @@ def splash_attention(
     of float32 numbers are exact to float32.
 
     Args:
-        query: Q.
-        key: K.
-        value: V.
-        query_segments: Number of the segment of each query, from 1; 0 is padding, which attends to nothing.
-        key_segments: The same for the keys.
-        is_causal: Whether a query attends to no later key.
+        query, key, value, query_segments, key_segments, is_causal: As for `blockwise_attention`.
         interpret: Run the kernel as a JAX program, on any backend.
     """
     # Imported here: it takes a third of a second, and is needed on a TPU alone.

@@ -4,6 +4,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,14 @@ def file_size_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def check_repeatedly(checkpoints: Checkpoints, seconds: float = 10) -> None:
+    """Checks as the training loop does, which never waits."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        checkpoints.check()
+        time.sleep(0.01)
+
+
 def test_a_background_save_that_fails_is_reported_and_the_checkpoint_before_it_survives(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -45,7 +54,7 @@ def test_a_background_save_that_fails_is_reported_and_the_checkpoint_before_it_s
     with Checkpoints(tmp_path, 1, "print") as checkpoints, file_size_limit(SIZE // 2):
         checkpoints.save(2, state(2), {})  # in the background
         with pytest.raises(InputError) as raised:
-            checkpoints.wait()
+            check_repeatedly(checkpoints)
     said = f"Could not write to the run directory {tmp_path} (File too large). Fix the cause{AGAIN}"
     assert str(raised.value) == said
     assert_sound(tmp_path, 1)

@@ -199,6 +199,11 @@ class Checkpoints:
         """The step of the last checkpoint, regular or not; None without any."""
         return self._manager.latest_step()
 
+    def check(self) -> None:
+        """Raises InputError if the last checkpoint could not be written, without waiting for it."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
     def wait(self) -> None:
         """Waits until the last checkpoint is complete.
 

@@ -164,8 +164,12 @@ def test_an_evaluation_that_does_not_say_its_average_has_that_of_its_checkpoints
     watch(run, PAIRS, search, average=kept)
 
 
-def test_a_damaged_checkpoint_is_an_error(trained, run, random_translator):
-    publish(trained, run, 30)
-    shutil.rmtree(run / "checkpoints" / "30" / "params")
-    with pytest.raises(InputError, match="step 30"):
-        watch(run, PAIRS, random_translator.config.search, interval=0.01)
+def test_a_damaged_checkpoint_is_named_and_the_others_are_scored(trained, run, random_translator):
+    lines = []
+    publish(trained, run, 10, 20, 30)
+    (run / "checkpoints" / "20" / "params" / "manifest.ocdbt").write_bytes(b"damaged")
+    watch(run, PAIRS, random_translator.config.search, interval=0.01, report=lines.append)
+    assert [line.split(": ")[0] for line in lines] == ["step 10", "step 20", "step 30"]
+    assert "not scored. The checkpoint of step 20" in lines[1]
+    assert "(params/manifest.ocdbt)" in lines[1]
+    assert sorted(path.name for path in (run / "evaluation").iterdir()) == ["10", "30"]

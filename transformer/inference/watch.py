@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from transformer.changes import ROUNDING
+from transformer.checkpoint_files import UnreadableCheckpointError
 from transformer.config import SearchConfig
 from transformer.config_files import to_json
 from transformer.data.corpus import Pairs
@@ -58,8 +59,8 @@ def watch(
     """Scores the checkpoints of a run, the earliest first, until it has ended.
 
     Each evaluation is kept in the folder under its step (see `inference/results.py`). Checkpoints already scored with
-    the same settings are skipped. Only the run directory has to be shared with the training machine; checkpoints appear
-    in it atomically.
+    the same settings are skipped, and so are damaged ones, which are reported. Only the run directory has to be shared
+    with the training machine; checkpoints appear in it atomically.
 
     Args:
         run_dir: The run directory. It has a config, a tokenizer and a test set, but perhaps no checkpoint yet.
@@ -76,7 +77,8 @@ def watch(
 
     Raises:
         InputError: The folder has evaluations with other settings, or of another run. Or a checkpoint was trained with
-            another tokenizer, or cannot be read, even after waiting once.
+            another tokenizer.
+        OSError: A checkpoint's files cannot be opened, even after waiting once.
     """
     folder = Path(run_dir) / FOLDER if folder is None else Path(folder)
     if not folder.is_dir():
@@ -118,13 +120,17 @@ def watch(
         start = time.monotonic()
         try:
             translator = load(run_dir, step, min(average, steps.index(step) + 1), dtype)
-        except (InputError, OSError):
+        except (InputError, OSError) as error:
             # The training process may be deleting this checkpoint, or one that is averaged with it. In that case it
             # is no longer listed after the interval.
-            if step in failed:
+            if step not in failed:
+                failed.add(step)
+                time.sleep(interval)
+            elif isinstance(error, UnreadableCheckpointError):
+                report(f"step {step:,}: not scored. {error}")
+                done.add(step)
+            else:
                 raise
-            failed.add(step)
-            time.sleep(interval)
             continue
         scores, result = evaluate(translator, pairs, search, [(str(run_dir), translator.checkpoints)], metrics)
         write_result(folder / str(step), dataclasses.replace(result, average=average), scores)

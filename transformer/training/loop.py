@@ -115,6 +115,7 @@ def train(
             loss_sum, target_tokens = counters.loss_sum + loss_sum, counters.target_tokens + target_tokens
             if not (due(step, training.log_every) or due(step, validate_every)):
                 return counters._replace(loss_sum=loss_sum, target_tokens=target_tokens)
+            checkpoints.check()
             loss, now = loss_sum / target_tokens, float(jnp.asarray(rate(step - 1)))
             speed = progress.update(step, loss=loss, learning_rate=now)
             log.write(step, loss=loss, learning_rate=now, gradient_norm=norm, **speed)

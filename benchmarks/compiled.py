@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from accelerators.estimate import collectives, kernels, total
-from accelerators.hlo import parse
-from accelerators.products import never_run
+from transformer.planning.kernels import collectives, kernels, total
+from transformer.planning.hlo import parse
+from transformer.planning.products import never_run
 from accelerators.record import versions
 from peers.children import command, cpu_name
 
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     environment = set_environment(target.backend)
 
     import jax
-    from accelerators.step import devices_of, lower_step
+    from transformer.planning.program import devices_of, lower_step
 
     dtype = "float32" if config.model.dtype == "float32" else "bfloat16"
     try:

@@ -10,9 +10,9 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from accelerators.estimate import PEAK, Kernel, kernels, total
-from accelerators.hlo import parse
-from accelerators.products import never_run
+from transformer.planning.kernels import PEAK, Kernel, kernels, total
+from transformer.planning.hlo import parse
+from transformer.planning.products import never_run
 
 
 def main() -> None:

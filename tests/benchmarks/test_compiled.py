@@ -5,8 +5,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from accelerators.estimate import BANDWIDTH, LAUNCH, PEAK, collectives, kernels, total
-from accelerators.hlo import parse
+from transformer.planning.kernels import BANDWIDTH, LAUNCH, PEAK, collectives, kernels, total
+from transformer.planning.hlo import parse
 from compiled import batch_shape
 
 from transformer.config import Config, TrainingConfig

@@ -2,7 +2,7 @@
 
 import math
 
-from accelerators.hlo import Instruction, Program
+from transformer.planning.hlo import Instruction, Program
 
 RAN = dict.fromkeys(("attention_forward", "attention_backward", "attention_backward_query"), "NVIDIA H200, 2026-11-28")
 """Pallas kernels that have run on a card, each with the card and the date."""

@@ -1,8 +1,8 @@
 """FLOPs of kernels that XLA does not write itself, and which of them have never run on a card."""
 
-from accelerators.estimate import PEAK, kernels
-from accelerators.hlo import parse
-from accelerators.products import never_run
+from transformer.planning.kernels import PEAK, kernels
+from transformer.planning.hlo import parse
+from transformer.planning.products import never_run
 
 B, H, Q, K, E = 3, 8, 128, 192, 64
 PROGRAM = """\

@@ -13,8 +13,8 @@ import operator
 from collections import Counter
 from typing import NamedTuple
 
-from accelerators.hlo import Instruction, Program
-from accelerators.products import flops, kernel_name
+from transformer.planning.hlo import Instruction, Program
+from transformer.planning.products import flops, kernel_name
 
 BANDWIDTH = 0.9 * 3.35e12  # bytes/s, of which 0.9 is the share that a plain copy reaches
 PEAK = 793e12  # bfloat16 FLOP/s, measured for a product of two 8192 x 8192 matrices

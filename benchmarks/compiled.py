@@ -5,7 +5,7 @@
     python benchmarks/compiled.py --target v5e:2x2 --config multi30k --layers 12 --json
 
 Other options are as in `transformer train`, and make the same config. The program is the step of one device, as
-training maps it. For an H100, its time is estimated as well (`accelerators/estimate.py`). Autotuning and Triton
+training maps it. For an H100, its time is estimated as well (`transformer/planning/kernels.py`). Autotuning and Triton
 products are off for it, because they need the card.
 """
 
@@ -18,31 +18,21 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from transformer.planning.kernels import collectives, kernels, total
-from transformer.planning.hlo import parse
-from transformer.planning.products import never_run
 from accelerators.record import versions
 from peers.children import command, cpu_name
 
 from transformer.cli.train import parse_config
 from transformer.config import Config
 from transformer.errors import InputError, require
+from transformer.planning.hlo import parse
+from transformer.planning.kernels import collectives, kernels, total
+from transformer.planning.products import never_run
+from transformer.planning.targets import PLUGINS, devices_of, parse_target, prepare
 
-GPU_FLAGS = ("--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false")
-PLUGINS = {"gpu": ("jax-cuda12-plugin", "jax-cuda13-plugin"), "tpu": ("libtpu",)}  # distributions: one is enough
-EXTRAS = {"gpu": "cuda12", "tpu": "tpu"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", *PLUGINS["gpu"], "nvidia-cuda-nvcc-cu12", *PLUGINS["tpu"])
 MEBIBYTE = 2**20
-
-
-class Target(NamedTuple):
-    """Hardware that a program is compiled for."""
-
-    backend: Literal["gpu", "tpu"]
-    topology: str
-    """Name of the devices in jax's plugin for the backend."""
 
 
 def main() -> int:
@@ -61,7 +51,9 @@ def parse_options() -> tuple[argparse.Namespace, Config]:
         epilog="All options of transformer train are accepted as well.",
         allow_abbrev=False,
     )
-    parser.add_argument("--target", required=True, help="h100, h100xN (N cards in one machine), or a TPU like v5e:2x2")
+    parser.add_argument(
+        "--target", required=True, help="local, h100, h100xN (N cards in one machine), or a TPU like v5e:2x2"
+    )
     parser.add_argument("--batch", metavar="ROWSxLENGTH", help="batch per device (default: from the config)")
     parser.add_argument("--layers", type=int, help="number of encoder layers, and also of decoder layers")
     parser.add_argument("--unroll", type=int, help="value of --model.scan-unroll")
@@ -83,23 +75,19 @@ def run(options: argparse.Namespace, config: Config) -> None:
     Raises: InputError if the target is unknown, if its plugin is missing, or if XLA cannot compile the step for it.
     """
     target = parse_target(options.target)
-    require(
-        bool(versions(PLUGINS[target.backend])),
-        f"Compiling for {options.target} needs jax's plugin for it, which is not installed. Install it with: "
-        f"pip install -e '.[{EXTRAS[target.backend]}]'",
-    )
-    environment = set_environment(target.backend)
+    environment = prepare(target)
 
     import jax
-    from transformer.planning.program import devices_of, lower_step
+
+    from transformer.planning.program import lower_step
 
     dtype = "float32" if config.model.dtype == "float32" else "bfloat16"
+    devices = devices_of(target)
     try:
-        devices = devices_of(target.backend, target.topology)
         rows, length = batch_shape(options.batch, config, len(devices))
         print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr, flush=True)
         start = time.perf_counter()
-        lowered = lower_step(config, dtype, target.backend, devices, rows, length)
+        lowered = lower_step(config, dtype, devices, rows, length, length)
         lower_seconds = time.perf_counter() - start
         start, cpu_start = time.perf_counter(), sum(os.times()[:4])
         compiled = lowered.compile()
@@ -131,34 +119,6 @@ def run(options: argparse.Namespace, config: Config) -> None:
         "config": dataclasses.asdict(config),
     }
     print(json.dumps(result) if options.json else table(result))
-
-
-def parse_target(name: str) -> Target:
-    """The hardware that `--target` names."""
-    if cards := re.fullmatch(r"h100(?:x([1-9]\d*))?", name):
-        return Target("gpu", f"1x1x{cards[1] or 1}")
-    require(
-        re.fullmatch(r"v\w+:\d+(x\d+)+", name) is not None,
-        f"--target must be h100, h100xN for N cards in one machine, or a TPU topology such as v5e:2x2, but is {name}.",
-    )
-    return Target("tpu", name)
-
-
-def set_environment(backend: str) -> dict[str, str]:
-    """Sets the environment variables for compiling without the device.
-
-    Call this before jax is imported. Returns the variables.
-    """
-    variables = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    if backend == "gpu":
-        given = os.environ.get("XLA_FLAGS", "").split()
-        names = {flag.split("=")[0] for flag in given}
-        variables["XLA_FLAGS"] = " ".join([*given, *(flag for flag in GPU_FLAGS if flag.split("=")[0] not in names)])
-    else:
-        # Otherwise libtpu asks the metadata server of a cloud machine which TPU it has.
-        variables |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
-    os.environ.update(variables)
-    return variables
 
 
 def batch_shape(given: str | None, config: Config, devices: int) -> tuple[int, int]:

@@ -3,15 +3,15 @@
     python benchmarks/compiled.py --target h100 --config base --save PROGRAM.hlo
     python benchmarks/estimate.py PROGRAM.hlo --top 20
 
-`accelerators/estimate.py` says what is estimated, and how well.
+`transformer/planning/kernels.py` says what is estimated, and how well.
 """
 
 import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from transformer.planning.kernels import PEAK, Kernel, kernels, total
 from transformer.planning.hlo import parse
+from transformer.planning.kernels import PEAK, Kernel, kernels, total
 from transformer.planning.products import never_run
 
 

@@ -1,7 +1,7 @@
 """FLOPs of kernels that XLA does not write itself, and which of them have never run on a card."""
 
-from transformer.planning.kernels import PEAK, kernels
 from transformer.planning.hlo import parse
+from transformer.planning.kernels import PEAK, kernels
 from transformer.planning.products import never_run
 
 B, H, Q, K, E = 3, 8, 128, 192, 64

@@ -25,6 +25,7 @@ COMMANDS = {
     "score": "print the log-probability of given translations",
     "compare": "test whether one run translates better than another",
     "import": "make a run of another program's model",
+    "plan": "say what a training run will cost: memory, FLOPs, time",
     "export": "write a run for other programs",
     "attention": "show the attention weights of a sentence pair as text, page or picture",
     "heads": "measure what each attention head does",

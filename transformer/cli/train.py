@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 
@@ -58,7 +58,21 @@ class StartingPoint(ExperimentOption):
 
 
 @dataclass(frozen=True)
-class TrainingOptions(Config, ExperimentOption):
+class ConfigOptions(Config, ExperimentOption):
+    """The options of a command that has every field of a config."""
+
+    def __post_init__(self) -> None:
+        """Checks nothing.
+
+        An error at this point would be printed by tyro, with the names of fields instead of options.
+        """
+
+
+Options = TypeVar("Options", bound=ConfigOptions)
+
+
+@dataclass(frozen=True)
+class TrainingOptions(ConfigOptions):
     """Train a model, then translate and score its test set.
 
     Without options this trains the quickstart, a small model on a synthetic English-German corpus that comes with the
@@ -72,12 +86,6 @@ class TrainingOptions(Config, ExperimentOption):
     save a checkpoint and stop. The same command resumes from the last checkpoint. JAX computes on a GPU or TPU if it
     finds one (pip install 'transformer-jax[cuda12]' or [tpu]), otherwise on the CPU."""
 
-    def __post_init__(self) -> None:
-        """Checks nothing.
-
-        An error at this point would be printed by tyro, with the names of fields instead of options.
-        """
-
     profile: int | None = None
     """Trace this many steps for JAX's profiler, into the directory `profile` of the run. The first two steps, which
     compile, are not traced. Results are the same with or without it."""
@@ -85,13 +93,13 @@ class TrainingOptions(Config, ExperimentOption):
 
 def main(arguments: list[str]) -> None:
     """Trains, then scores the test set."""
-    config, profile = parse_options(arguments)
+    config, options = parse_options(TrainingOptions, arguments, "train")
     from transformer.checkpoint_records import records
     from transformer.experiment import run
 
     try:
         with deferred(partial(print, file=sys.stderr, flush=True)):
-            run(config, profile)
+            run(config, options.profile)
     except Interrupted as error:
         saved = records(config.run_dir) if (Path(config.run_dir) / "config.json").exists() else []
         advice = "No checkpoint was saved, so the same command starts over."
@@ -101,17 +109,19 @@ def main(arguments: list[str]) -> None:
 
 
 def parse_config(arguments: list[str]) -> Config:
-    """The config of a `transformer train` command, as `parse_options` returns it."""
-    return parse_options(arguments)[0]
+    """The config of a `transformer train` command."""
+    return parse_options(TrainingOptions, arguments, "train")[0]
 
 
-def parse_options(arguments: list[str]) -> tuple[Config, int | None]:
-    """The config of a `transformer train` command, and the number of steps to trace.
+def parse_options(kind: type[Options], arguments: list[str], command: str) -> tuple[Config, Options]:
+    """The config that a command's options make, and all of its options.
 
     The config is the experiment's, in which the given options replace fields.
 
     Args:
+        kind: the options.
         arguments: the arguments after the command.
+        command: its name.
 
     Raises:
         InputError: the experiment cannot be loaded, or an option is invalid.
@@ -119,10 +129,10 @@ def parse_options(arguments: list[str]) -> tuple[Config, int | None]:
     start, _ = tyro.cli(StartingPoint, args=arguments, add_help=False, return_unknown_args=True)
     config = start.config_to_change()
     values = {field.name: _unchecked(getattr(config, field.name)) for field in fields(Config)}
-    options = parse(TrainingOptions, arguments, "train", default=TrainingOptions(start.config, **values))
+    options = parse(kind, arguments, command, default=kind(config=start.config, **values))
     try:
         values = {field.name: _checked(field.type, getattr(options, field.name)) for field in fields(Config)}
-        return Config(**values), options.profile
+        return Config(**values), options
     except InputError as error:
         raise InputError(options_in(str(error))) from error
 

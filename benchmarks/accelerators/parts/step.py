@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from peers.job import Size
 
-from transformer.planning.kernels import kernels, total
-from transformer.planning.hlo import parse
 from accelerators.parts.model import batch_shape, make_step, packed_batch, require_accelerator, size_of
 from accelerators.record import Record, median_seconds
 from transformer.config import ModelConfig, OptimizerConfig
+from transformer.planning.hlo import parse
+from transformer.planning.kernels import kernels, total
 from transformer.shapes import Batch
 from transformer.training import parallel
 from transformer.training.step import create_state

@@ -1,0 +1,82 @@
+"""The `transformer plan` command, which says what a training run will cost."""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from transformer.cli.train import ConfigOptions, StartingPoint, parse_options
+from transformer.config import Config
+from transformer.planning.targets import devices_of, parse_target, prepare
+
+if TYPE_CHECKING:
+    from transformer.planning.plan import Workload
+
+
+@dataclass(frozen=True)
+class PlanOptions(ConfigOptions):
+    """Say what a training run will cost, without running a step.
+
+    Prints the memory of parameters, optimizer and activations, the largest batch that fits, FLOPs, the estimated time,
+    and the collectives. The training step is compiled for the target, which need not be present. All options of
+    `transformer train` are accepted. The padding is that of the training data, if they are given.
+
+        transformer plan --config base
+        transformer plan --config wmt14_big --target h100
+        transformer plan --config base --data.train a.en a.de --target v5e:2x2 --json
+
+    Nothing is written."""
+
+    target: str = "local"
+    """Hardware to compile for: `local` (this machine), `h100`, `h100xN` (N cards in one machine), or the topology of a
+    TPU such as `v5e:2x2`. All but `local` need jax's plugin for a GPU or a TPU, but no device."""
+    full_rows: bool = False
+    """Do not read the training data, and assume rows without padding."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(arguments: list[str]) -> None:
+    """Says what a training run will cost."""
+    config, options = parse_options(PlanOptions, arguments, "plan")
+    target = parse_target(options.target)
+    prepare(target)
+    from transformer.runtime import resolve_dtype
+
+    dtype = config.model.dtype
+    if dtype == "auto":
+        dtype = resolve_dtype(dtype)[0] if target.backend == "local" else "bfloat16"
+    devices = devices_of(target)
+    work = workload(config, len(devices), read=not options.full_rows)
+    from transformer.planning.plan import make_plan
+
+    print(f"Compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr, flush=True)
+    recipe = StartingPoint(options.config, options.init_from, options.run_dir).config_to_change()
+    plan = make_plan(config, dtype, target, devices, work, recipe.training.batch_tokens)
+    print(plan.to_json() if options.json else plan.to_text())
+
+
+def workload(config: Config, devices: int, *, read: bool) -> "Workload":
+    """The batches of a run on a number of devices.
+
+    If the training data are not named, or not to be read, every row is full.
+
+    Raises: InputError if the data cannot be read, or if a batch is too small for the devices.
+    """
+    from transformer.data.batches import Batches, tokenize
+    from transformer.data.corpus import read_pairs, splits
+    from transformer.experiment import load_or_train_tokenizer
+    from transformer.planning.plan import Workload
+
+    training, multiple = config.training, config.training.accumulation_steps * devices
+    length = training.pack_length or config.data.max_length
+    if not read or "train" not in splits(config.data):
+        rows = training.batch_tokens // length // multiple * multiple
+        return Workload(length, length, max(rows, multiple))
+    pairs, report = read_pairs(config.data, "train")
+    tokenizer = load_or_train_tokenizer(config, pairs)
+    tokens = tokenize(pairs, tokenizer, config.data, report, filter=True, max_length=length)
+    print(f"train: {report}", file=sys.stderr)
+    batches = Batches(
+        tokens, config.tokenizer, tokens=training.batch_tokens, seed=None, pack_length=length, row_multiple=multiple
+    )
+    return Workload(*batches.shape, batches.padding, batches.per_epoch)

@@ -37,6 +37,7 @@ ROOMS = [
     "checkpoint_files",
     "checkpoint",
     "training",
+    "planning",
     "inference",
     "analysis",
     "run",

@@ -51,5 +51,5 @@ def test_padding_is_that_of_the_data_and_a_departure_from_the_recipe_is_a_warnin
     assert made["workload"]["per_epoch"] >= 1
     assert made["epochs"] == 50 / made["workload"]["per_epoch"]
     (warning,) = made["warnings"]
-    assert "but the recipe has 4,096" in warning  # of the quickstart, which all other options change
+    assert "but the recipe has 2,048" in warning  # of the quickstart, which all other options change
     assert not (tmp_path / "run").exists()

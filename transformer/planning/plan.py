@@ -12,13 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from transformer.config import Config
-from transformer.errors import InputError
 from transformer.model import Transformer
 from transformer.parameters import count
-from transformer.planning.hlo import parse
-from transformer.planning.kernels import collectives, kernels, total
-from transformer.planning.products import never_run
-from transformer.planning.program import lower_step
+from transformer.planning.program import Compiled, compile_step
 from transformer.planning.targets import Target, device_memory
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state
@@ -49,26 +45,6 @@ class Workload(NamedTuple):
     def positions(self) -> int:
         """Source and target positions of a batch."""
         return (self.S + self.T) * self.rows
-
-
-class Compiled(NamedTuple):
-    """What XLA says of a compiled step, for one device."""
-
-    rows: int
-    """Rows of the batch on this device."""
-    arguments: int
-    """Bytes of the state and the batch."""
-    temporary: int
-    """Bytes of everything else: activations, gradients and whatever a kernel needs."""
-    collectives: dict[str, int]
-    seconds: float | None
-    """Estimated time; None if there is no estimator for the device."""
-    never_run: list[str]
-    """Kernels whose time is an assumption, because they have not run on a card."""
-
-    @property
-    def bytes(self) -> int:
-        return self.arguments + self.temporary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +163,7 @@ def make_plan(config: Config, dtype: str, target: Target, devices: Sequence[Any]
     Raises: InputError if XLA cannot compile the step, for another reason than too little memory.
     """
     training, number = config.training, len(devices)
-    compiled = compile_step(config, dtype, target, devices, work)
+    compiled = compile_step(config, dtype, target, devices, work.rows // number, work.S, work.T)
     usable = device_memory(target, devices[0])
     if usable is not None and devices[0].platform in ("gpu", "cuda"):
         usable = int(PREALLOCATED * usable)
@@ -225,28 +201,6 @@ def make_plan(config: Config, dtype: str, target: Target, devices: Sequence[Any]
     )
 
 
-def compile_step(config: Config, dtype: str, target: Target, devices: Sequence[Any], work: Workload) -> Compiled:
-    """Compiles the training step of a batch.
-
-    Raises: InputError if XLA cannot compile it.
-    """
-    rows = work.rows // len(devices)
-    try:
-        program = lower_step(config, dtype, devices, rows, work.S, work.T).compile()
-    except jax.errors.JaxRuntimeError as error:
-        raise InputError(f"Cannot compile for {target.name}. XLA says: {str(error).splitlines()[0]}") from error
-    memory, parsed = program.memory_analysis(), parse(program.as_text() or "")
-    on_card = target.backend == "gpu"
-    return Compiled(
-        rows=rows,
-        arguments=memory.argument_size_in_bytes,
-        temporary=memory.temp_size_in_bytes,
-        collectives=dict(collectives(parsed)) if len(devices) > 1 else {},
-        seconds=total(kernels(parsed)).seconds if on_card else None,
-        never_run=never_run(parsed) if on_card else [],
-    )
-
-
 def product_flops(dtype: str, size: int = 1024, repetitions: int = 5) -> float:
     """The measured speed of a product of two square matrices on one device of this machine, in FLOP/s."""
     a = jnp.ones((size, size), jnp.dtype(dtype))
@@ -268,7 +222,7 @@ def _largest(
     other = work._replace(rows=max(multiple, work.rows // 2 // multiple * multiple))
     if other.rows == work.rows:
         other = work._replace(rows=2 * work.rows)
-    second = compile_step(config, dtype, target, devices, other)
+    second = compile_step(config, dtype, target, devices, other.rows // len(devices), work.S, work.T)
     per_row = (first.bytes - second.bytes) / (first.rows - second.rows)
     more = (usable - first.bytes) / per_row if per_row > 0 else 0.0
     rows = max(0, math.floor(first.rows + more)) * len(devices)

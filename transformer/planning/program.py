@@ -1,8 +1,8 @@
-"""The training step, lowered for devices that may be absent."""
+"""The training step, lowered and compiled for devices that may be absent."""
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,36 @@ from jax.sharding import PartitionSpec as P
 from jax.stages import Lowered
 
 from transformer.config import Config
+from transformer.errors import InputError
 from transformer.model import Transformer
+from transformer.planning.hlo import parse
+from transformer.planning.kernels import collectives, kernels, total
+from transformer.planning.products import never_run
+from transformer.planning.targets import Target
 from transformer.shapes import DEVICES, Batch
 from transformer.training import parallel
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import create_state, train_step
+
+
+class Compiled(NamedTuple):
+    """What XLA says of a compiled step, for one device."""
+
+    rows: int
+    """Rows of the batch on this device."""
+    arguments: int
+    """Bytes of the state and the batch."""
+    temporary: int
+    """Bytes of everything else: activations, gradients and whatever a kernel needs."""
+    collectives: dict[str, int]
+    seconds: float | None
+    """Estimated time; None if there is no estimator for the device."""
+    never_run: list[str]
+    """Kernels whose time is an assumption, because they have not run on a card."""
+
+    @property
+    def bytes(self) -> int:
+        return self.arguments + self.temporary
 
 
 def lower_step(config: Config, dtype: str, devices: Sequence[Any], rows: int, S: int, T: int) -> Lowered:
@@ -69,4 +94,28 @@ def packed_batch(accumulation_steps: int, rows: int, S: int, T: int) -> Batch:
         row=array(jnp.int32),
         source_segments=array(jnp.int32, S),
         target_segments=array(jnp.int32, T),
+    )
+
+
+def compile_step(
+    config: Config, dtype: str, target: Target, devices: Sequence[Any], rows: int, S: int, T: int
+) -> Compiled:
+    """Compiles the training step. The arguments are those of `lower_step`.
+
+    Raises: InputError if XLA cannot compile it.
+    """
+    try:
+        program = lower_step(config, dtype, devices, rows, S, T).compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise InputError(f"Cannot compile for {target.name}. XLA says: {str(error).splitlines()[0]}") from error
+    memory, parsed = program.memory_analysis(), parse(program.as_text() or "")
+    assert memory is not None
+    on_card = target.backend == "gpu"
+    return Compiled(
+        rows=rows,
+        arguments=memory.argument_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        collectives=dict(collectives(parsed)) if len(devices) > 1 else {},
+        seconds=total(kernels(parsed)).seconds if on_card else None,
+        never_run=never_run(parsed) if on_card else [],
     )

@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import ROOT, call
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+TRANSLATION = "Die billige Lampe sollte blau sein.\n"
 
 
 def commands(page: str) -> list[str]:
@@ -24,23 +26,38 @@ def run(command: str) -> str:
     return result.out
 
 
-def test_marian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """What the commands of the first page print. The other pages use its run, in the same folder."""
     pytest.importorskip("sentencepiece")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
-    imported, translated, exported = map(run, commands("marian.md"))
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "tests").symlink_to(ROOT / "tests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield [*map(run, commands("marian.md"))]
+
+
+def test_marian(outputs: list[str]) -> None:
+    imported, translated, exported = outputs
     assert imported.endswith("runs/marian-tiny: a marian model with 232,424 parameters\n")
-    assert translated == "Die billige Lampe sollte blau sein.\n"
+    assert translated == TRANSLATION
     assert exported == "marian-tiny: a folder for Marian, with 86 weights\n"
     assert {path.name for path in Path("marian-tiny").iterdir()} == {"model.npz", "model.npz.decoder.yml", "vocab.spm"}
 
 
-def test_ctranslate2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("sentencepiece", "ctranslate2"):
-        pytest.importorskip(package)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
-    _, translated, in_int8, exported = map(run, commands("ctranslate2.md"))
-    assert translated == in_int8 == "Die billige Lampe sollte blau sein.\n"
+@pytest.mark.usefixtures("outputs")
+def test_hugging_face() -> None:
+    """`tests/parity` runs the example's script, which needs PyTorch."""
+    exported, imported, translated = map(run, commands("hugging-face.md"))
+    assert exported.startswith("marian-tiny-hf: 2.0 MB, for transformers.MarianMTModel\n")
+    assert imported.endswith("runs/marian-tiny-hf: a hf-marian model with 232,489 parameters\n")
+    assert translated == TRANSLATION
+
+
+@pytest.mark.usefixtures("outputs")
+def test_ctranslate2() -> None:
+    pytest.importorskip("ctranslate2")
+    translated, in_int8, exported = map(run, commands("ctranslate2.md"))
+    assert translated == in_int8 == TRANSLATION
     assert len([*Path("runs/marian-tiny/ctranslate2").iterdir()]) == 1
     assert exported == "marian-tiny-ct2: a CTranslate2 model with 232,424 parameters\n"

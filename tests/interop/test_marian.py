@@ -55,7 +55,11 @@ def greedy(run: Run) -> list[Found]:
 
 @pytest.fixture(scope="module")
 def beam6(run: Run) -> list[Found]:
-    return search(run, 6)
+    """Compiled with all optimizations: this search takes longer than its compilation."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    found = search(run, 6)
+    jax.config.update("jax_disable_most_optimizations", True)
+    return found
 
 
 def batch(run: Run, targets: list[list[int]]) -> Batch:

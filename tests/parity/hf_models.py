@@ -123,7 +123,7 @@ def write_model(folder: Path, tokenizer: Any, **settings: Any) -> Any:
         model.final_logits_bias[0, 1] = -1000  # no <unk>
         model.lm_head.weight[0] = _ending(model)
     generation = model.generation_config
-    generation.update(num_beams=4, max_length=32, bad_words_ids=[[pad]], no_repeat_ngram_size=2, early_stopping="never")
+    generation.update(num_beams=4, max_length=48, bad_words_ids=[[pad]], no_repeat_ngram_size=2, early_stopping="never")
     model.save_pretrained(folder)
     return model
 
@@ -135,5 +135,5 @@ def _ending(model: Any, length: int = 50) -> torch.Tensor:
     target[:, 0] = config.decoder_start_token_id
     hidden = model.model(source, decoder_input_ids=target).last_hidden_state
     top = (model.lm_head(hidden) + model.final_logits_bias).max(dim=-1).values.mean()
-    wanted = (top + 0.5 * (torch.arange(length) - 8.0)).expand(64, length).reshape(-1, 1)
+    wanted = (top + 1.5 * (torch.arange(length) - 8.0)).expand(64, length).reshape(-1, 1)
     return torch.linalg.lstsq(hidden.reshape(-1, config.d_model), wanted).solution[:, 0]

@@ -118,6 +118,9 @@ def in_file(file: str, content: bytes | None) -> Callable[[Path], Any]:
 
 
 BIAS, FIRST = "final_logits_bias", "model.encoder.layers.0.fc1.weight"
+TABLES = {
+    f"model.{side}.embed_positions.weight": np.eye(64) * scale for side, scale in (("encoder", 1), ("decoder", 2))
+}
 HEADER = json.dumps({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}).encode()
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "code": (pickled_code, "posix mkdir, which makes no tensor"),
@@ -144,6 +147,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "heads": (in_object("config.json", encoder_attention_heads=2), "differ in attention_heads (2 and 4)"),
     "activation": (in_object("config.json", activation_function="tanh"), "activation_function in config.json"),
     "pre-norm": (in_object("config.json", normalize_before=True), "normalize_before=True, which is not supported"),
+    "trained positions": (
+        in_object("config.json", static_position_embeddings=False),
+        "static_position_embeddings=False, which is not supported",
+    ),
+    "two tables of positions": (in_tensors(lambda found: found.update(TABLES)), "embed_positions.weight differ"),
     "search": (in_object("generation_config.json", num_beams=0), "The settings of generation are not valid"),
 }
 
@@ -177,8 +185,3 @@ def test_what_the_search_leaves_out_is_said(folder: Path, tmp_path: Path, capsys
     assert "The search has no counterpart of do_sample in" in said
     assert "The search has no counterpart of bad_words_ids in" in said
     assert "a hf-marian model with" in said
-
-
-def test_a_name_on_the_hub_needs_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["import", "Helsinki-NLP/opus-mt-en-de", str(tmp_path / "run")]) == 2
-    assert "neither a folder nor a model that could be downloaded" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from transformer.errors import InputError
 from transformer.interop.formats import Request
 from transformer.interop.hf_marian import write
 from transformer.interop.hf_marian_export import check_expressible
+from transformer.interop.hf_marian_weights import POSITIONS
 from transformer.interop.importing import import_model
 from transformer.model import Transformer
 from transformer.run import Run
@@ -31,6 +33,7 @@ pytest.importorskip("sentencepiece")
 
 from hf_comparison import differences, outputs  # noqa: E402
 from hf_models import SMALL, lines_of_text, write_model, write_tokenizer  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -99,6 +102,24 @@ def test_an_exported_model_is_the_one_that_was_imported(both: Both, tmp_path: Pa
     assert dataclasses.replace(again.config, run_dir=both.run.config.run_dir) == both.run.config
     assert again.tokenizer.fingerprint == both.run.tokenizer.fingerprint
     assert jax.tree.all(jax.tree.map(np.array_equal, again.params, both.run.params))
+
+
+@pytest.mark.parametrize("both", ["joint"], indirect=True)
+def test_a_table_of_positions_that_no_formula_gives_is_kept(both: Both, tmp_path: Path) -> None:
+    folder, table = shutil.copytree(both.folder, tmp_path / "trained"), np.random.default_rng(0).normal(size=(64, 64))
+    tensors = load_file(folder / "model.safetensors")
+    tensors |= dict.fromkeys(POSITIONS, table.astype(np.float32))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    run, _ = import_model(folder, tmp_path / "run")
+    assert run.config.model.positions == "learned"
+    model = transformers.MarianMTModel.from_pretrained(folder)
+    theirs, ours = outputs(run, model, both.tokenizer, LINES[:16])
+    np.testing.assert_allclose(ours.logits, theirs.logits, atol=1e-4)
+    said = write(run, Request(tmp_path, tmp_path / "exported", run.config.search))
+    assert "save_pretrained leaves it out, and then transformers computes other positions." in said
+    exported = load_file(tmp_path / "exported" / "model.safetensors")
+    for name in POSITIONS:
+        np.testing.assert_array_equal(exported[name], tensors[name])
 
 
 @pytest.mark.parametrize("both", ["joint"], indirect=True)

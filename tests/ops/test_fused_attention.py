@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.numerics import assert_close
 from transformer.ops.attention_gpu import flash_attention
 from transformer.ops.attention_tpu import splash_attention
 from transformer.ops.blockwise import blockwise_attention
@@ -33,6 +32,11 @@ CASES = {
     "padding alone": (np.ones_like(TARGET), (SOURCE != 0).astype(int), False),
     "three blocks": (np.tile(TARGET[:, :65], 2), np.tile(SOURCE[:, :65], 2), False),
 }
+# Heads of the paper's models have 64 features.
+GIVEN = [*((case, "float32", 8) for case in CASES), ("causal", "bfloat16", 64), ("cross", "bfloat16", 64)]
+# Relative to the largest element. A result goes through three roundings of half an epsilon at most: of the weights or
+# of their gradients before a product, of the attended values that the backward pass reads, and of the result itself.
+TOLERANCE = {"float32": 2e-5, "bfloat16": 1.5 * 2**-7}
 
 
 def exact(query, key, value, gradient, query_segments, key_segments, is_causal):
@@ -56,10 +60,10 @@ def exact(query, key, value, gradient, query_segments, key_segments, is_causal):
 
 
 @pytest.mark.parametrize("name", FUSED)
-@pytest.mark.parametrize(("case", "dtype"), [*((case, "float32") for case in CASES), ("causal", "bfloat16")])
-def test_values_and_gradients_are_those_of_eq_1(name, case, dtype):
+@pytest.mark.parametrize(("case", "dtype", "size"), GIVEN)
+def test_values_and_gradients_are_those_of_eq_1(name, case, dtype, size):
     query_segments, key_segments, is_causal = CASES[case]
-    rng, heads, size = np.random.default_rng(0), 2, 8
+    rng, heads = np.random.default_rng(0), 2
     shapes = [
         (*segments.shape, heads, size) for segments in (query_segments, key_segments, key_segments, query_segments)
     ]
@@ -75,8 +79,8 @@ def test_values_and_gradients_are_those_of_eq_1(name, case, dtype):
     query, key, value, gradient = (np.asarray(array, np.float64) for array in arrays)
     expected = exact(query, key, value, gradient, query_segments, key_segments, is_causal)
     for one, other in zip(found, expected, strict=True):
-        assert one.dtype == dtype
-        assert_close(one, other, dtype)
+        assert (one.shape, one.dtype) == (other.shape, dtype)
+        np.testing.assert_allclose(np.asarray(one, np.float64), other, rtol=0, atol=TOLERANCE[dtype] * abs(other).max())
 
 
 def test_a_mask_is_the_same_stored_or_not():

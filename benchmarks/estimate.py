@@ -7,12 +7,32 @@
 """
 
 import argparse
+import re
 from collections import defaultdict
 from pathlib import Path
 
 from transformer.planning.hlo import parse
 from transformer.planning.kernels import PEAK, Kernel, kernels, total
 from transformer.planning.products import never_run
+
+# What kernels compute, by patterns of their kind and origin. The first pattern that is found counts.
+PURPOSES = {
+    "products of the logits": r"^product .*loss\)+/while",
+    "products of the feed-forward network": r"^product .*feed_forward",
+    "products around attention": r"^product .*attention",
+    "softmax of the loss": r"loss\)+/(while|[^/]+$)",
+    "attention": r"^attention_|fmha|_attention/",
+    "activation and biases of the feed-forward network": r"/feed_forward/",
+    "norms, dropout and residuals": r"_norm/|dropout",
+    "embedding": r"/Transformer\._embed|/Transformer\._positions",
+    "optimizer": r"train_step\)/\w+$",
+}
+
+
+def purpose(kernel: Kernel) -> str:
+    """What a kernel of the training step is for, or `other`."""
+    described = f"{kernel.opcode} {kernel.origin}"
+    return next((name for name, pattern in PURPOSES.items() if re.search(pattern, described)), "other")
 
 
 def main() -> None:
@@ -34,9 +54,13 @@ def main() -> None:
         print(f"The estimate depends on kernels that have not run on a card: {', '.join(names)}")
     groups: dict[str, list[Kernel]] = defaultdict(list)
     for kernel in launched:
-        groups[kernel.opcode].append(kernel)
-    for kind in sorted((total(group) for group in groups.values()), reverse=True):
-        print(f"  {kind.opcode:20} {1e3 * kind.seconds:8.2f} ms {kind.bytes / 1e9:8.1f} GB {kind.launches:6} kernels")
+        groups[purpose(kernel)].append(kernel)
+    for name, group in sorted(groups.items(), key=lambda item: total(item[1]), reverse=True):
+        costs = total(group)
+        print(
+            f"  {name:50} {1e3 * costs.seconds:6.2f} ms {costs.bytes / 1e9:6.1f} GB {costs.launches:5} kernels", end=" "
+        )
+        print(f"{costs.flops / 1e12:5.2f} TFLOP")
     for kernel in launched[: options.top]:
         costs = f"{1e6 * kernel.seconds:7.0f} us {kernel.bytes / 1e6:7.0f} MB x{kernel.launches:<3}"
         print(f"  {costs} {kernel.opcode} {kernel.name}  {kernel.origin[-72:]}")

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from compiled import batch_shape
+from estimate import purpose
 
 from transformer.config import Config, TrainingConfig
 from transformer.errors import InputError
+from transformer.planning.kernels import Kernel
 
 PRODUCT = """\
 HloModule step, is_scheduled=true
@@ -30,6 +32,22 @@ def test_an_estimate_is_printed_for_a_saved_program(benchmark: Callable, tmp_pat
     done = benchmark("estimate", str(tmp_path / "other.txt"))
     assert done.returncode == 2
     assert "This is not an HLO program" in done.stderr
+
+
+def test_kernels_are_grouped_by_what_they_compute() -> None:
+    step = "jit(train_step)/jvp(Transformer.loss)/"
+    layer = f"{step}encoder/layers/feed_forward_norm/"
+    for opcode, origin, group in (
+        ("product", f"{layer}feed_forward/dot_general", "products of the feed-forward network"),
+        ("product", f"{step}while/body/dot_general", "products of the logits"),
+        ("fusion", f"{step}while/body/reduce_max", "softmax of the loss"),
+        ("attention_backward_query", "attention_backward_query/pallas_call", "attention"),
+        ("cudnn$fmhaSoftmax", f"{step}dot_product_attention_fwd", "attention"),
+        ("fusion", f"{layer}norm/mul", "norms, dropout and residuals"),
+        ("fusion", "jit(train_step)/add", "optimizer"),
+        ("another", "jit(step)/another/pallas_call", "other"),
+    ):
+        assert purpose(Kernel(0.0, 0, 0.0, 1, opcode, "", origin)) == group
 
 
 def test_a_batch_to_compile_comes_from_the_config() -> None:

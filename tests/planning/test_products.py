@@ -14,7 +14,7 @@ HloModule step
   %slice = bf16[1,100,50]{2,1,0} dynamic-slice(%p0, %p1), dynamic_slice_sizes={1,100,50}
   %left = bf16[100,50]{1,0} bitcast(%slice)
   %p2 = bf16[70,50]{1,0} parameter(2)
-  ROOT %gemm = (bf16[100,70]{1,0}, s8[4096]{0}) custom-call(%left, %p2), custom_call_target="__cublas$lt$matmul", backend_config={"lhs_contracting_dimensions":["1"]}
+  ROOT %gemm = (bf16[100,70]{1,0}, s8[4096]{0}) custom-call(%left, %p2), custom_call_target="__cublas$lt$matmul", backend_config={"lhs_contracting_dimensions":["1"]}, metadata={op_name="jit(train_step)/jvp(Transformer.loss)/decoder/layers/feed_forward_norm/feed_forward/dot_general"}
 }
 
 %part (q0: bf16[100,50]) -> bf16[100,50] {
@@ -58,6 +58,7 @@ def test_products_of_attention_and_of_fusions_are_counted() -> None:
     assert {name: kernel.flops for name, kernel in found.items()} == expected
     assert all(kernel.seconds > kernel.flops / PEAK for kernel in found.values())
     assert found["library"].opcode == found["triton"].opcode == "product"
+    assert found["library"].origin.endswith("feed_forward/dot_general")  # of the product inside the fusion
     assert found["all"].opcode == "attention_backward"
     queries, keys, numbers = 2 * B * Q * H * E, 2 * B * K * H * E, 4 * B * H * Q
     assert found["cudnn"].bytes == 2 * queries + 2 * keys + numbers  # without the workspace

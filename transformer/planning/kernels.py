@@ -99,10 +99,9 @@ def kernels(program: Program, computation: str | None = None, times: int = 1) ->
             if (cost := _cost(program, instruction, operands)) is not None:
                 moved, products = cost
                 seconds = max(moved / BANDWIDTH, products / PEAK) + LAUNCH
-                origin = instruction.find(r'op_name="([^"]+)"')
                 totals = times * seconds, times * moved, times * products, times
                 kind = kernel_name(instruction) or ("product" if products else opcode)
-                found.append(Kernel(*totals, kind, instruction.name, origin))
+                found.append(Kernel(*totals, kind, instruction.name, _origin(program, instruction)))
     return found
 
 
@@ -111,6 +110,13 @@ def total(group: list[Kernel]) -> Kernel:
     seconds, launches = sum(kernel.seconds for kernel in group), sum(kernel.launches for kernel in group)
     moved, flops = sum(kernel.bytes for kernel in group), sum(kernel.flops for kernel in group)
     return Kernel(seconds, moved, flops, launches, group[0].opcode if group else "", "", "")
+
+
+def _origin(program: Program, instruction: Instruction) -> str:
+    """The operation in a kernel's metadata. A library's product that is fused with its slices has it inside."""
+    fused = program.computations[instruction.calls[0]] if instruction.opcode == "fusion" else []
+    products = [inner for inner in fused if inner.opcode in ("custom-call", "dot")]
+    return next(filter(None, (each.find(r'op_name="([^"]+)"') for each in (instruction, *products))), "")
 
 
 def _cost(program: Program, instruction: Instruction, operands: list[Instruction]) -> tuple[int, float] | None:

@@ -1,24 +1,28 @@
 """Measure this project on one accelerator, in parts that do not depend on each other.
 
-    python benchmarks/accelerator.py --out FOLDER
-    python benchmarks/accelerator.py --out FOLDER --only limit step --budget 200
-    python benchmarks/accelerator.py --out FOLDER --tiny     # tries the benchmark itself, on a CPU
+    python benchmarks/accelerator.py --out FOLDER                   # limit, step and start: at most 270 s
+    python benchmarks/accelerator.py --out FOLDER --only kernels    # another part: at most 270 s again
+    python benchmarks/accelerator.py --out FOLDER --tiny            # tries the benchmark itself, on a CPU
 
 It needs the package's dependencies except datasets, tyro and pyarrow. The package itself need not be installed. Every
-part has processes of its own, one for each variant, and each process has a time limit. A process that fails or exceeds
-its limit is reported by name with the last line of its error, and what it had measured until then is kept. A variant
-that does not start within the budget is skipped by name. Each part is written to FOLDER/PART.json after every variant.
-At the end, a table of all parts in the folder is printed.
+part has processes of its own, one for each variant. Each part is written to FOLDER/PART.json after every variant. At
+the end, a table of all parts in the folder is printed.
 
-| part | measures |
-| --- | --- |
-| limit | the largest speed of matrix products and of a copy |
-| step | steady training steps of base and big, with fused and plain attention, and unrolled or scanned layers |
-| start | seconds from the start of a process to its first logged line, with a cold and a warm cache |
-| decode | translation of 1,000 sentences, and the same with Hugging Face Marian and CTranslate2 |
-| torch | the training step of `nn.Transformer` and Hugging Face Marian, eager and compiled |
-| kernels | attention alone: times, and errors against full float32 |
-| tests | the tests of `ops`, of the model and of the paper |
+| part | measures | guaranteed, s |
+| --- | --- | ---: |
+| limit | the largest speed of matrix products and of a copy | 30 |
+| step | steady training steps of base and big, with the default attention and all layers unrolled | 60 + 60 |
+| start | seconds from the start of a process to its first logged line, with a cold and a warm cache | 45 + 75 |
+| variants | steps of base with scanned layers, and with plain attention | 60 + 60 |
+| kernels | attention alone: times, and errors against full float32 | 4 x 60 |
+| tests | the tests of `ops`, of the model and of the paper | 240 |
+| decode | translation of 1,000 sentences, and the same with Hugging Face Marian and CTranslate2 | 3 x 60 |
+| torch | the training step of `nn.Transformer` and Hugging Face Marian, eager and compiled | 2 x 100 |
+
+The first three parts are the default. Their times add up to 270 s, and each other part alone needs no more. A variant
+may also use what earlier ones have left of `--budget`. One that exceeds its time or fails is reported by name with the
+last line of its error, and what it had measured until then is kept. One that does not start within the budget is
+skipped by name.
 
 Of several GPUs, only the first is used.
 """
@@ -48,29 +52,32 @@ SHORTEST = 10.0  # seconds: with less left, a variant is skipped
 class Part(NamedTuple):
     """One part of the benchmark."""
 
-    seconds: float
-    """Time limit of each variant."""
-    variants: tuple[str, ...]
-    """Each runs in a process of its own, the most important first."""
+    variants: dict[str, float]
+    """Each with the seconds that it may take at least. Each runs in a process of its own, the most important first."""
+    is_default: bool = False
 
 
 PARTS = {
-    "limit": Part(60, ("products and copies",)),
-    "step": Part(100, ("base fused all", "big fused all", "base fused 1", "base plain all")),
-    "start": Part(120, ("quickstart", "base")),
-    "decode": Part(60, ("ours", "marian", "ctranslate2")),
-    "torch": Part(100, ("transformer", "marian")),
-    "kernels": Part(60, ("flash", "cudnn", "blockwise", "plain")),
-    "tests": Part(240, ("pytest",)),
+    "limit": Part({"products and copies": 30}, is_default=True),
+    "step": Part({"base fused all": 60, "big fused all": 60}, is_default=True),
+    "start": Part({"quickstart": 45, "base": 75}, is_default=True),
+    "variants": Part({"base fused 1": 60, "base plain all": 60}),
+    "kernels": Part(dict.fromkeys(("flash", "cudnn", "blockwise", "plain"), 60)),
+    "tests": Part({"pytest": 240}),
+    "decode": Part(dict.fromkeys(("ours", "marian", "ctranslate2"), 60)),
+    "torch": Part(dict.fromkeys(("transformer", "marian"), 100)),
 }
+DEFAULT = [name for name, part in PARTS.items() if part.is_default]
+BUDGET = 270.0  # seconds
 
 
 def main() -> int:
     options = parse_options()
     options.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + options.budget
-    for name in options.only:
-        run_part(name, options.out, end, options.tiny)
+    for number, name in enumerate(options.only):
+        later = sum(sum(PARTS[other].variants.values()) for other in options.only[number + 1 :])
+        run_part(name, options.out, end, later, options.tiny)
     print(table(options.out))
     return 0
 
@@ -78,25 +85,31 @@ def main() -> int:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the results are written")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--budget", type=float, default=270.0, metavar="SECONDS", help="of all parts (default: 270)")
+    only = f"the parts to measure, of {', '.join(PARTS)} (default: {' '.join(DEFAULT)})"
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=DEFAULT, metavar="PART", help=only)
+    budget = f"time for all chosen parts together (default: {BUDGET:.0f})"
+    parser.add_argument("--budget", type=float, default=BUDGET, metavar="SECONDS", help=budget)
     parser.add_argument("--tiny", action="store_true", help="tiny sizes on any device, to try the benchmark itself")
     return parser.parse_args()
 
 
-def run_part(name: str, out: Path, end: float, tiny: bool) -> None:
+def run_part(name: str, out: Path, end: float, later: float, tiny: bool) -> None:
     """Measures one part and writes its file after every variant.
 
     Args:
         name: The part.
         out: Folder of the results.
         end: When the budget is used up, as `time.monotonic` counts.
+        later: Seconds that are guaranteed to the parts after this one.
         tiny: Whether to use tiny sizes, on any device.
     """
     result: dict[str, Any] = {"part": name, "tiny": tiny, "machine": machine(), "measurements": {}, "not_measured": {}}
     result["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    for variant in PARTS[name].variants:
-        limit = min(PARTS[name].seconds, end - time.monotonic())
+    later += sum(PARTS[name].variants.values())
+    for variant, guaranteed in PARTS[name].variants.items():
+        later -= guaranteed
+        left = end - time.monotonic()
+        limit = min(left, max(guaranteed, left - later))
         if limit < SHORTEST:
             result["not_measured"][variant] = {"reason": "skipped, because the budget is used up"}
         else:

@@ -13,6 +13,7 @@ MODULES = {
     "limit": "limit",
     "tests": "tests",
     "step": "step",
+    "variants": "step",
     "kernels": "kernels",
     "start": "start",
     "decode": "decode",

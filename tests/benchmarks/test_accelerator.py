@@ -6,6 +6,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from accelerator import BUDGET, DEFAULT, PARTS
+from accelerators.child import MODULES
+
+
+def test_the_default_parts_and_each_other_one_fit_into_the_budget() -> None:
+    seconds = {name: sum(part.variants.values()) for name, part in PARTS.items()}
+    assert sum(seconds[name] for name in DEFAULT) <= BUDGET
+    assert max(seconds.values()) <= BUDGET
+    assert [*PARTS][: len(DEFAULT)] == DEFAULT
+    assert PARTS.keys() == MODULES.keys()
 
 
 def test_parts_are_measured_on_their_own(benchmark: Callable, tmp_path: Path) -> None:

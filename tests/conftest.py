@@ -52,16 +52,19 @@ def quick_compilation() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run_notebook() -> Callable[[Path, Path], None]:
-    """Runs a notebook from its first cell to its last in a folder, where it finds nothing wrong to say."""
+def run_notebook() -> Callable[..., None]:
+    """Runs a notebook from its first cell to its last in a folder, where it finds nothing wrong to say.
 
-    def run(file: Path, folder: Path) -> None:
+    Further arguments are environment variables.
+    """
+
+    def run(file: Path, folder: Path, **variables: str) -> None:
         import jupytext
         from nbclient import NotebookClient
 
         places = {name: str(folder) for name in ("HOME", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")}
         client = NotebookClient(jupytext.read(file), timeout=600, resources={"metadata": {"path": str(folder)}})
-        notebook = client.execute(env=os.environ | places)
+        notebook = client.execute(env=os.environ | places | variables)
         outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
         assert any(output.output_type != "stream" or output.text.strip() for output in outputs)
         assert not [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]

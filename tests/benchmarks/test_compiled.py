@@ -42,7 +42,7 @@ def test_kernels_are_grouped_by_what_they_compute() -> None:
         ("product", f"{step}while/body/dot_general", "products of the logits"),
         ("fusion", f"{step}while/body/reduce_max", "softmax of the loss"),
         ("attention_backward_query", "attention_backward_query/pallas_call", "attention"),
-        ("cudnn$fmhaSoftmax", f"{step}dot_product_attention_fwd", "attention"),
+        ("cudnn$fmhaSoftmax", f"{step}decoder/layers/self_attention/dot_product_attention_fwd", "attention"),
         ("fusion", f"{layer}norm/mul", "norms, dropout and residuals"),
         ("fusion", "jit(train_step)/add", "optimizer"),
         ("another", "jit(step)/another/pallas_call", "other"),

@@ -104,19 +104,22 @@ def merge_heads(products: Products, x: Float[Array, "*batch H T E"]) -> Float[Ar
     return products.move_axis(x, -3, -2).reshape(*batch, length, heads * size)
 
 
-@custom_vjp
-def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Computes max(0, x). Its residual is the result, which the next product needs anyway."""
+@partial(custom_vjp, nondiff_argnums=(0,))
+def relu(keep: Callable[[Array], Array], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Computes max(0, x).
+
+    Its residual is the result, which the next product needs anyway. `keep` is the identity, but may keep the compiler
+    from computing the residual from x.
+    """
     return jnp.maximum(x, 0)
 
 
-def _relu_forward(x: Array) -> tuple[Array, Array]:
-    # XLA, jax 0.11: without the barrier, a GPU keeps x as well to compare it with 0, and runs a kernel for the maximum.
-    y = lax.optimization_barrier(relu(x))
+def _relu_forward(keep: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    y = keep(relu(keep, x))
     return y, y
 
 
-def _relu_backward(y: Array, g: Array) -> tuple[Array]:
+def _relu_backward(keep: Callable[[Array], Array], y: Array, g: Array) -> tuple[Array]:
     return (jnp.where(y > 0, g, 0),)
 
 

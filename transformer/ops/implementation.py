@@ -122,10 +122,12 @@ def _is_tested(device: Any) -> bool:
     return device.platform != "gpu" or device.compute_capability in TESTED_GPUS
 
 
-def _written_out(products: Products, cross_entropy: Callable[..., tuple[Array, Array]]) -> Implementation:
+def _written_out(
+    products: Products, cross_entropy: Callable[..., tuple[Array, Array]], keep: Callable[[Array], Array] = lambda x: x
+) -> Implementation:
     return Implementation(
         linear=partial(backward.linear, products),
-        relu=backward.relu,
+        relu=partial(backward.relu, keep),
         output_logits=partial(backward.output_logits, products),
         attention=partial(backward.scaled_dot_product_attention, products),
         split_heads=partial(backward.split_heads, products),
@@ -181,7 +183,9 @@ def _plain(precision: MatmulPrecision) -> Implementation:
 @cache
 def _accelerator(precision: MatmulPrecision) -> Implementation:
     dot, transposed = (partial(function, precision=precision) for function in (_dot, _product_transposed))
-    return _written_out(Products(dot, transposed, jnp.moveaxis, precision), _cross_entropy)
+    products = Products(dot, transposed, jnp.moveaxis, precision)
+    # XLA, jax 0.11: without the barrier, a GPU stores the input of ReLU as well, and runs a kernel for the maximum.
+    return _written_out(products, _cross_entropy, lax.optimization_barrier)
 
 
 PLAIN = _plain("float32")

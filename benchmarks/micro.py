@@ -7,6 +7,7 @@ python benchmarks/micro.py stream-memory --run runs/tiny
 python benchmarks/micro.py operations --size B
 python benchmarks/micro.py pmap
 python benchmarks/micro.py loss-memory
+python benchmarks/micro.py planning
 """
 
 from train_step import loss_memory, operations, pmap  # isort: skip  it sets the allocator before jax is imported
@@ -28,11 +29,13 @@ from typing import IO
 
 import numpy as np
 import tyro
+from data_scale import like_wmt, planning
 
 from transformer.config import DataConfig, TokenizerConfig
-from transformer.data.batches import Batches, TokenPairs, tokenize
+from transformer.data.batches import Batches
 from transformer.data.corpus import read_pairs
 from transformer.data.tokenizer_bpe import BpeTokenizer
+from transformer.data.tokens import TokenPairs, tokenize
 from transformer.errors import InputError
 from transformer.inference.translator import load
 from transformer.run_dir import read_config
@@ -54,6 +57,7 @@ def main() -> int:
                 "operations": operations,
                 "pmap": pmap,
                 "loss-memory": loss_memory,
+                "planning": planning,
             },
             description=str(__doc__).splitlines()[0],
         )
@@ -92,22 +96,9 @@ def padding(source: str | None = None, target: str | None = None, vocabulary_siz
         _print_padding("WMT-like lengths", kept, 200_000 - kept.num_pairs, batch_tokens, length)
 
 
-def like_wmt(pairs: int, longest: int) -> TokenPairs:
-    """Pairs with WMT-like lengths and at most `longest` tokens per side."""
-    generator = np.random.default_rng(0)
-    source = np.exp(generator.normal(np.log(23), 0.65, pairs))
-    target = 1.03 * source * np.exp(generator.normal(0, 0.2, pairs))
-    lengths = np.clip(np.round([source, target]), 1, 255).astype(np.int64)
-    lengths = lengths[:, (lengths < longest).all(axis=0)]  # the end token is counted, too
-    offsets = [np.concatenate([[0], np.cumsum(x)]) for x in lengths]
-    ids = [np.full(x[-1], 3, np.int32) for x in offsets]
-    return TokenPairs(ids[0], offsets[0], ids[1], offsets[1])
-
-
 def _print_padding(name: str, pairs: TokenPairs, dropped: int, tokens: int, pack_length: int) -> None:
     batches = Batches(pairs, TokenizerConfig(), tokens=tokens, pack_length=pack_length, row_multiple=1, seed=0)
     number = min(200, batches.per_epoch)
-    batches[0]  # the first batch also shuffles the epoch
     begun = time.perf_counter()
     for n in range(number):
         batches[n]

@@ -43,10 +43,10 @@ from peers.report import TITLES, rows, table
 from results import append
 
 from transformer.config import DataConfig, TokenizerConfig
-from transformer.data.batches import TokenPairs, tokenize
 from transformer.data.corpus import Pairs, Report, read_pairs
 from transformer.data.rows import of_one_width, pad
 from transformer.data.tokenizer_bpe import BpeTokenizer
+from transformer.data.tokens import TokenPairs, tokenize
 from transformer.errors import InputError
 from transformer.files import check_writable, write_whole
 from transformer.training.utilization import step_flops
@@ -219,7 +219,7 @@ def make_job(
 def make_batches(pairs: TokenPairs, tokens: int, number: int, special: TokenizerConfig) -> list[Arrays]:
     """Random batches of pairs of similar length, one pair per row."""
     read, written = (
-        [sentence.tolist() for sentence in np.split(ids, offsets[1:-1])] for ids, offsets in (pairs[:2], pairs[2:])
+        [sentence.tolist() for sentence in np.split(ids, offsets[1:-1])] for ids, offsets in (pairs[:2], pairs[2:4])
     )
     lengths = np.maximum(pairs.source_lengths, pairs.target_lengths)
     longest = int(lengths.max())

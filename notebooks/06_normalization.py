@@ -35,9 +35,10 @@ from matplotlib import rcParams
 from transformer import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, Transformer, ops
 from transformer.analysis.figures import STYLE
 from transformer.analysis.figures.norms import batch_mates, gradient_norms, seed_curves
-from transformer.data.batches import Batches, tokenize
+from transformer.data.batches import Batches
 from transformer.data.corpus import Report, read_pairs
 from transformer.data.tokenizer_bpe import BpeTokenizer
+from transformer.data.tokens import tokenize
 from transformer.inference.translator import Translator
 from transformer.runtime import keep_freed_memory
 from transformer.training.optimizer import make_optimizer, warmup_stable_decay_schedule

@@ -11,8 +11,9 @@ from numerics import quick_jit
 
 from transformer import parameters
 from transformer.config import ModelConfig, TokenizerConfig
-from transformer.data.batches import Batches, TokenPairs
+from transformer.data.batches import Batches
 from transformer.data.rows import pad
+from transformer.data.tokens import TokenPairs
 from transformer.model import Transformer
 from transformer.ops.dropout import dropout_key
 from transformer.shapes import Batch

@@ -13,11 +13,12 @@ from transformer.checkpoint import Checkpoints, load_params
 from transformer.checkpoint_records import records
 from transformer.compilation import Compilations
 from transformer.config import Config
-from transformer.data.batches import Batches, tokenize
+from transformer.data.batches import Batches
 from transformer.data.corpus import Pairs, modified_since, read_pairs, splits
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokenizer_files import load_tokenizer
+from transformer.data.tokens import tokenize
 from transformer.errors import DivergenceError, InputError
 from transformer.files import as_json, write_lines, write_whole
 from transformer.inference.evaluate import bleu

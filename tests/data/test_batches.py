@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from transformer.config import TokenizerConfig
-from transformer.data.batches import Batches, TokenPairs, iterate
+from transformer.data.batches import Batches, iterate
+from transformer.data.tokens import TokenPairs
 from transformer.errors import InputError
 
 PAD, START, END = 0, 1, 2
@@ -117,6 +118,50 @@ def test_batches_do_not_depend_on_row_multiple(pairs, tokens):
         assert_equal(few, jax.tree.map(lambda array, rows=rows: array[:rows], many))
         assert not many.source_mask[rows:].any()
         assert not many.target_mask[rows:].any()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_the_parts_of_all_processes_are_the_batch(processes):
+    batches = make(synthetic(700), tokens=700, row_multiple=8)
+    rows = batches.shape[2]
+    own = rows // processes
+    blocks = [slice(process * own, (process + 1) * own) for process in range(processes)]
+    dealt = [slice(process, None, processes) for process in range(processes)]
+    for n in range(2 * batches.per_epoch):
+        batch = batches[n]
+        for part in blocks + dealt:
+            assert_equal(batches.part(n, part), jax.tree.map(lambda array, part=part: array[part], batch))
+    assert any(not batches.part(n, blocks[-1]).source_mask.any() for n in range(batches.per_epoch)) == (processes > 1)
+
+
+def test_a_batch_names_its_pairs_by_the_lines_they_were_read_from():
+    pairs = synthetic(200)
+    for numbers in (None, np.arange(200) * 3 + 1):
+        batches = make(pairs._replace(numbers=numbers), tokens=500)
+        for n in range(batches.per_epoch):
+            expected = pair_numbers(batches[n])
+            np.testing.assert_array_equal(batches.pairs(n), expected + 1 if numbers is None else numbers[expected])
+
+
+def test_small_integers_and_files_serve_as_well(tmp_path):
+    pairs = synthetic(300)
+    files = []
+    for name, array in zip(pairs._fields, pairs[:4], strict=False):
+        np.save(tmp_path / f"{name}.npy", array.astype(np.uint16) if name.endswith("_ids") else array)
+        files.append(np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+    batches, mapped = make(pairs), make(TokenPairs(*files))
+    for n in range(batches.per_epoch):
+        assert_equal(mapped[n], batches[n])
+
+
+def test_the_making_of_a_batch_does_not_grow_with_the_corpus(monkeypatch):
+    """No array has more elements than a few times the tokens of a batch, whatever the number of pairs."""
+    largest = []
+    original = np.arange
+    batches = make(synthetic(30_000), tokens=512)
+    monkeypatch.setattr(np, "arange", lambda *args, **kw: largest.append(max(args)) or original(*args, **kw))
+    batches[12]
+    assert 0 < max(largest) <= 512
 
 
 def test_rows_are_padded_shifted_and_masked():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from transformer.config import TokenizerConfig
-from transformer.data.batches import Batches, TokenPairs
+from transformer.data.batches import Batches
 from transformer.data.packing import pack, row_shape
+from transformer.data.tokens import TokenPairs
 
 PAD, START, END = 0, 1, 2
 
@@ -34,24 +35,41 @@ def make(lengths: np.ndarray, **options) -> Batches:
     return Batches(token_pairs(lengths), TokenizerConfig(), **defaults | options)
 
 
+def counted(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct lengths [L, 2], and the number of pairs that have them."""
+    return np.unique(lengths.T, axis=0, return_counts=True)
+
+
 @pytest.mark.parametrize(("S", "T"), [(61, 61), (64, 64), (61, 90)])
 def test_every_pair_has_a_slot_of_its_lengths_and_no_row_overflows(S, T):
-    lengths = random_lengths(3000)
-    rows = pack(lengths[0], lengths[1], S, T)
-    slots = np.stack([rows.source_lengths, rows.target_lengths])
-    np.testing.assert_array_equal(slots[:, np.lexsort(slots)], lengths[:, np.lexsort(lengths)])
-    assert rows.row.max() + 1 == rows.num_rows
-    for row in range(rows.num_rows):
+    lengths, counts = counted(random_lengths(3000))
+    layout = pack(lengths, counts, S, T)
+    rows = layout.spaces(np.arange(layout.num_rows))
+    slots = sorted(zip(rows.lengths.tolist(), rows.ordinal.tolist(), strict=True))
+    assert slots == [(group, ordinal) for group, count in enumerate(counts) for ordinal in range(count)]
+    assert rows.row.max() + 1 == layout.num_rows
+    source_lengths, target_lengths = lengths[rows.lengths].T
+    for row in range(layout.num_rows):
         own = rows.row == row
         assert rows.segment[own].tolist() == list(range(1, own.sum() + 1))
         for starts, side, width in (
-            (rows.source_starts[own], rows.source_lengths[own], S),
-            (rows.target_starts[own], rows.target_lengths[own], T),
+            (rows.source_starts[own], source_lengths[own], S),
+            (rows.target_starts[own], target_lengths[own], T),
         ):
             ends = starts + side
             assert starts[0] == 0
             np.testing.assert_array_equal(starts[1:], ends[:-1])
             assert ends[-1] <= width
+
+
+def test_a_row_does_not_depend_on_which_others_are_asked_for():
+    layout = pack(*counted(random_lengths(2000)), 64, 64)
+    every = layout.spaces(np.arange(layout.num_rows))
+    chosen = np.random.default_rng(0).permutation(layout.num_rows)[:50]
+    some = layout.spaces(chosen)
+    for index, row in enumerate(chosen):
+        for one, other in zip(some[1:], every[1:], strict=True):
+            np.testing.assert_array_equal(one[some.row == index], other[every.row == row])
 
 
 def test_rows_are_as_few_as_an_exhaustive_search_finds():
@@ -68,19 +86,20 @@ def test_rows_are_as_few_as_an_exhaustive_search_finds():
             return rows
 
         least = min(map(fewest, itertools.permutations(range(6))))
-        assert (
-            pack(lengths[0], lengths[1], 10, 10).num_rows <= least + 1
-        )  # first fit of sorted items is no worse than 11/9 and 1
+        # First fit of sorted items is no worse than 11/9 and 1.
+        assert pack(*counted(lengths), 10, 10).num_rows <= least + 1
 
 
 def test_the_longer_side_fills_the_row():
-    assert row_shape(np.array([10, 20]), np.array([20, 40]), 64) == (32, 64)
-    assert row_shape(np.array([11]), np.array([10]), 32) == (32, 29)
+    assert row_shape(np.array([[10, 20], [20, 40]]), np.array([1, 1]), 64) == (32, 64)
+    assert row_shape(np.array([[11, 10]]), np.array([7]), 32) == (32, 29)
+    assert row_shape(np.array([[4, 8], [8, 4]]), np.array([3, 2]), 32) == (28, 32)  # 28 source and 32 target tokens
 
 
 def test_a_side_is_never_shorter_than_a_sentence():
-    assert row_shape(np.array([30, 2]), np.array([30, 40]), 40) == (30, 40)  # in proportion it would be 18
-    assert row_shape(np.array([9, 40]), np.array([30, 45]), 10) == (40, 45)
+    once = np.array([1, 1])
+    assert row_shape(np.array([[30, 30], [2, 40]]), once, 40) == (30, 40)  # in proportion it would be 18
+    assert row_shape(np.array([[9, 30], [40, 45]]), once, 10) == (40, 45)
     lengths = np.array([[5, 6, 60, 7], [5, 7, 2, 60]])
     batches = make(lengths, tokens=60, pack_length=60)
     assert batches.shape == (60, 60, 1)

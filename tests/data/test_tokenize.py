@@ -3,9 +3,10 @@
 import pytest
 
 from transformer.config import DataConfig, TokenizerConfig
-from transformer.data.batches import Batches, tokenize
+from transformer.data.batches import Batches
 from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer_bpe import BpeTokenizer
+from transformer.data.tokens import tokenize
 from transformer.errors import InputError
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from transformer.config import ModelConfig, TokenizerConfig
-from transformer.data.batches import Batches, TokenPairs
+from transformer.data.batches import Batches
+from transformer.data.tokens import TokenPairs
 from transformer.shapes import Batch
 
 

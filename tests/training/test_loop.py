@@ -15,9 +15,10 @@ import pytest
 from transformer.checkpoint import Checkpoints, load_params
 from transformer.checkpoint_records import records
 from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, SearchConfig, TrainingConfig
-from transformer.data.batches import Batches, tokenize
+from transformer.data.batches import Batches
 from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer_bpe import BpeTokenizer
+from transformer.data.tokens import tokenize
 from transformer.errors import InputError
 from transformer.inference.translator import load
 from transformer.run_dir import open_run, saved_steps

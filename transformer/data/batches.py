@@ -1,21 +1,21 @@
 """Training batches of one shape, made of packed sentence pairs.
 
-Batch n is a pure function of (pairs, config, seed, n).
+Batch n is a pure function of (pairs, config, seed, n), and making it takes a time that does not depend on the number of
+pairs. No epoch is ever laid out or shuffled as a whole.
 """
 
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from transformer.config import DataConfig, TokenizerConfig
-from transformer.data.corpus import Pairs, Report
-from transformer.data.lengths import check_pairs
+from transformer.config import TokenizerConfig
+from transformer.data.groups import group
 from transformer.data.packing import pack, row_shape
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.permutation import derive, make_key, permute
+from transformer.data.tokens import TokenPairs
 from transformer.errors import InputError
 from transformer.shapes import Batch
 
@@ -23,91 +23,6 @@ _PREFETCH = 4  # number of batches made ahead of the consumer
 # Batches of many rows have a multiple of 8. Accelerators compute in tiles, and XLA's tiled transposes on a CPU take ten
 # times as long with an odd number of tokens.
 _ROW_MULTIPLE, _MANY_ROWS = 8, 32
-
-
-class TokenPairs(NamedTuple):
-    """Token ids of sentence pairs in flat arrays, without start and end ids.
-
-    Source i is `source_ids[source_offsets[i]:source_offsets[i + 1]]`, and likewise for targets.
-
-    Flat arrays are read much faster than a list of lists, and millions of pairs need little memory.
-    """
-
-    source_ids: np.ndarray
-    source_offsets: np.ndarray
-    target_ids: np.ndarray
-    target_offsets: np.ndarray
-
-    @property
-    def num_pairs(self) -> int:
-        return len(self.source_offsets) - 1
-
-    @property
-    def source_lengths(self) -> np.ndarray:
-        """Number of tokens of each source, including the end token."""
-        return np.diff(self.source_offsets) + 1
-
-    @property
-    def target_lengths(self) -> np.ndarray:
-        """Number of tokens of each target, including the end token."""
-        return np.diff(self.target_offsets) + 1
-
-
-def tokenize(
-    pairs: Pairs,
-    tokenizer: Tokenizer,
-    config: DataConfig,
-    report: Report,
-    *,
-    filter: bool,
-    max_length: int | None = None,
-) -> TokenPairs:
-    """Tokenizes pairs, and drops training pairs that are too long.
-
-    Args:
-        pairs: The sentences.
-        tokenizer: The tokenizer of the model.
-        config: The limits of training pairs, `max_length` and `max_length_ratio`.
-        report: Where dropped pairs are counted.
-        filter: True for training pairs: those beyond the limits are dropped. False drops none. Since reading drops none
-            of these pairs either, an error can name pair n by its line n.
-        max_length: Maximum number of tokens per side, including the end token. With `filter`, longer pairs are dropped
-            and counted together with those beyond `config.max_length`. Without it they are an error, because the model
-            has no positions for them.
-
-    Raises: InputError if every pair is dropped or, without `filter`, if a side has more than `max_length` tokens.
-    """
-    tokens = TokenPairs(
-        *tokenizer.source.encode_flat(pairs.sources, "sources"), *tokenizer.target.encode_flat(pairs.targets, "targets")
-    )
-    longer = np.maximum(tokens.source_lengths, tokens.target_lengths)
-    shorter = np.minimum(tokens.source_lengths, tokens.target_lengths)
-    if not filter:
-        if max_length is not None:
-            advice = "Split that sentence, or train with a larger --model.max-positions."
-            files = ", ".join(report.files)
-            check_pairs(tokens.source_lengths, tokens.target_lengths, max_length, files, advice)
-        return tokens
-    keep = longer <= (config.max_length if max_length is None else min(max_length, config.max_length))
-    report.drop("too long", int((~keep).sum()))
-    if config.max_length_ratio is not None:
-        balanced = longer <= config.max_length_ratio * shorter
-        report.drop("length ratio", int((keep & ~balanced).sum()))
-        keep &= balanced
-    if not keep.any():
-        raise InputError(
-            f"No pair is left to train on. {report} Raise --data.max-length, --training.pack-length or "
-            "--data.max-length-ratio, whichever drops the pairs."
-        )
-    return TokenPairs(
-        *_select(tokens.source_ids, tokens.source_offsets, keep),
-        *_select(tokens.target_ids, tokens.target_offsets, keep),
-    )
-
-
-def _select(ids: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    lengths = np.diff(offsets)
-    return ids[np.repeat(keep, lengths)], np.concatenate([offsets[:1], np.cumsum(lengths[keep])])
 
 
 class _Chosen(NamedTuple):
@@ -158,57 +73,63 @@ class Batches:
         Raises: InputError if `row_multiple` rows exceed `tokens`.
         """
         self._pairs, self._ids, self._seed = pairs, ids, seed
-        source, target = pairs.source_lengths, pairs.target_lengths
-        longest = int(max(source.max(), target.max()))
-        S, T = row_shape(source, target, longest if pack_length is None else pack_length)
+        self._groups = groups = group(pairs)
+        self._first = np.cumsum(groups.counts) - groups.counts
+        S, T = row_shape(groups.lengths, groups.counts, pack_length or int(groups.lengths.max()))
         _check_budget(tokens, row_multiple, max(S, T), pack_length)
-        self._layout = pack(source, target, S, T)
+        self._layout = pack(groups.lengths, groups.counts, S, T)
         self._filled_rows = _spread(self._layout.num_rows, tokens // max(S, T))
         rows = -(-self._filled_rows // row_multiple) * row_multiple
-        self._epoch = lru_cache(maxsize=2)(self._deal)
 
         self.shape = S, T, rows
         self.per_epoch = -(-self._layout.num_rows // self._filled_rows)
-        self.padding = 1 - int(source.sum() + target.sum()) / ((S + T) * rows * self.per_epoch)
+        real = int((groups.counts @ groups.lengths).sum())
+        self.padding = 1 - real / ((S + T) * rows * self.per_epoch)
 
-    def _deal(self, epoch: int) -> list[_Chosen]:
-        """Assigns the pairs to the spaces of the layout, and the rows to batches."""
-        generator = None if self._seed is None else np.random.default_rng([self._seed, epoch])
-        layout = self._layout
-        members, order = np.arange(self._pairs.num_pairs), np.arange(layout.num_rows)
-        if generator is not None:
-            members, order = generator.permutation(members), generator.permutation(order)
-        source, target = self._pairs.source_lengths[members], self._pairs.target_lengths[members]
-        pairs = np.empty_like(members)
-        pairs[np.lexsort((layout.target_lengths, layout.source_lengths))] = members[np.lexsort((target, source))]
-        index = np.empty_like(order)  # index[r] is the position of row r among all rows of the epoch
-        index[order] = np.arange(layout.num_rows)
-        index = index[layout.row]
-        spaces = np.argsort(index, kind="stable")
-        first = np.searchsorted(index[spaces], np.arange(0, layout.num_rows, self._filled_rows))
-        batches = [
-            _Chosen(
-                pairs[own],
-                index[own] % self._filled_rows,
-                layout.source_starts[own],
-                layout.target_starts[own],
-                layout.segment[own],
-            )
-            for own in np.split(spaces, first[1:])
-        ]
-        if generator is not None:  # otherwise the incomplete batch would always be the last one
-            batches = [batches[n] for n in generator.permutation(len(batches))]
-        return batches
+    def _shuffle(
+        self, what: str, epoch: int, index: np.ndarray, size: np.ndarray, group: int | np.ndarray = 0
+    ) -> np.ndarray:
+        """Where indices [N] below `size` go in an epoch, in a permutation of `what` of its own for each group."""
+        if self._seed is None:
+            return index
+        return permute(index, size, derive(make_key(what, self._seed, epoch), np.atleast_1d(group)))
+
+    def _choose(self, n: int, rows: slice) -> _Chosen:
+        """The pairs in some rows of batch n."""
+        epoch, number = divmod(n, self.per_epoch)
+        layout, filled, groups = self._layout, self._filled_rows, self._groups
+        # Without this permutation, the incomplete batch would always be the last one.
+        (batch,) = self._shuffle("batches", epoch, np.array([number]), np.array([self.per_epoch]))
+        chosen = np.arange(self.shape[2])[rows]
+        chosen = chosen[chosen < min(filled, layout.num_rows - batch * filled)]
+        spaces = layout.spaces(self._shuffle("rows", epoch, batch * filled + chosen, np.array([layout.num_rows])))
+        own = spaces.lengths
+        pairs = groups.order[self._first[own] + self._shuffle("pairs", epoch, spaces.ordinal, groups.counts[own], own)]
+        return _Chosen(pairs, spaces.row, spaces.source_starts, spaces.target_starts, spaces.segment)
+
+    def pairs(self, n: int) -> np.ndarray:
+        """The numbers of the pairs in batch n, in the order of their rows; see `TokenPairs.numbers`."""
+        chosen, numbers = self._choose(n, slice(None)).pairs, self._pairs.numbers
+        return chosen + 1 if numbers is None else numbers[chosen]
 
     def __getitem__(self, n: int) -> Batch:
-        epoch, index = divmod(n, self.per_epoch)
-        chosen, pairs = self._epoch(epoch)[index], self._pairs
-        S, T, rows = self.shape
+        return self.part(n, slice(None))
+
+    def part(self, n: int, rows: slice) -> Batch:
+        """Makes some rows of batch n only, such as those of one process.
+
+        Args:
+            n: Number of the batch.
+            rows: The rows. Their numbers in the batch are `Batch.row`.
+        """
+        chosen, pairs = self._choose(n, rows), self._pairs
+        S, T, total = self.shape
+        numbers = np.arange(total, dtype=np.int32)[rows]
         source, source_segments = self._rows(
-            pairs.source_ids, pairs.source_offsets, chosen, chosen.source_starts, (rows, S)
+            pairs.source_ids, pairs.source_offsets, chosen, chosen.source_starts, (len(numbers), S)
         )
         target_output, target_segments = self._rows(
-            pairs.target_ids, pairs.target_offsets, chosen, chosen.target_starts, (rows, T)
+            pairs.target_ids, pairs.target_offsets, chosen, chosen.target_starts, (len(numbers), T)
         )
         source_mask, target_mask = source_segments > 0, target_segments > 0
         target_input = np.where(target_mask, np.roll(target_output, 1, axis=1), np.int32(self._ids.pad_id))
@@ -219,7 +140,7 @@ class Batches:
             target_input,
             target_output,
             target_mask,
-            np.arange(rows, dtype=np.int32),
+            numbers,
             source_segments,
             target_segments,
         )

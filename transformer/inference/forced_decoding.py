@@ -10,10 +10,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from transformer.data.batches import TokenPairs
 from transformer.data.lengths import check_pairs
 from transformer.data.rows import of_one_width, pad
 from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokens import TokenPairs
 from transformer.inference.decoding import Members, default_backend
 from transformer.inference.ensemble import log_mean
 from transformer.interruption import checked
@@ -77,7 +77,7 @@ def _pad(pairs: TokenPairs, chosen: np.ndarray, rows: int, S: int, T: int, token
     """Makes a batch [rows, S] and [rows, T] with the chosen pairs in its first rows."""
     start, end, pad_id = tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id
     sources, targets = (
-        [ids[offsets[pair] : offsets[pair + 1]].tolist() for pair in chosen] for ids, offsets in (pairs[:2], pairs[2:])
+        [ids[offsets[pair] : offsets[pair + 1]].tolist() for pair in chosen] for ids, offsets in (pairs[:2], pairs[2:4])
     )
     source, source_mask = pad([[*ids, end] for ids in sources], rows, S, pad_id)
     target_input, _ = pad([[start, *ids] for ids in targets], rows, T, pad_id)

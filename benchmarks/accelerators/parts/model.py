@@ -10,7 +10,8 @@ from peers.job import LABEL_SMOOTHING, SIZES, Size
 
 from accelerators.record import Record
 from transformer.config import ModelConfig, OptimizerConfig, TokenizerConfig
-from transformer.data.batches import Batches, TokenPairs
+from transformer.data.batches import Batches
+from transformer.data.tokens import TokenPairs
 from transformer.errors import require
 from transformer.model import Transformer
 from transformer.runtime import resolve_dtype

@@ -43,6 +43,7 @@ ROOMS = [
     "run",
     "interop",
     "origin",
+    "inputs",
     "experiment",
     "cli",
 ]

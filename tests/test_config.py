@@ -33,7 +33,11 @@ CHECKS: list[tuple[Any, dict[str, Any], str]] = [
     (DataConfig, {"train": ("a", "b", "c")}, r"data\.train takes two files .* 3 were given"),
     (DataConfig, {"validation": ("a", "b", "c")}, r"data\.validation takes two files .* 3 were given"),
     (DataConfig, {"test": ("a", "b", "c")}, r"data\.test takes two files .* 3 were given"),
-    (DataConfig, {"corpus": "some/set", "train": ("a", "b")}, r"data\.train takes one split .* some/set, but got 2"),
+    (
+        DataConfig,
+        {"corpus": "some/set", "train": ("a.x", "b.y")},
+        r"data\.train takes one split .* some/set, but got 2",
+    ),
     (DataConfig, {"corpus": "x.jsonl", "test": ("a", "b")}, r"data\.test takes one split .* add --data\.corpus files"),
     (DataConfig, {"corpus": "x.parquet", "corpus_config": "de"}, r"is for a Hugging Face .* is x\.parquet"),
     (DataConfig, {"corpus": ""}, r"data\.corpus is empty"),

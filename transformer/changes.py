@@ -18,6 +18,7 @@ FREE = {
     "run_dir",
     "average",
     "compilation_cache",
+    "data.cache",
     "data.tags",
     "model.rematerialization",
     "model.scan_unroll",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,27 +13,24 @@ from transformer.checkpoint_records import records
 from transformer.compilation import Compilations
 from transformer.config import Config
 from transformer.data.batches import Batches
-from transformer.data.corpus import Pairs, modified_since, read_pairs, splits
+from transformer.data.corpus import Pairs, modified_since, splits
 from transformer.data.tokenizer import Tokenizer
-from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokenizer_files import load_tokenizer
-from transformer.data.tokens import tokenize
 from transformer.errors import DivergenceError, InputError
 from transformer.files import as_json, write_lines, write_whole
 from transformer.inference.evaluate import bleu
-from transformer.inference.metrics import check_metrics, metrics_of
+from transformer.inference.metrics import metrics_of
 from transformer.inference.results import read_scores
 from transformer.inference.translation import translate
 from transformer.inference.translator import load
-from transformer.interruption import checked
+from transformer.inputs import nothing_left_if_refused, read_inputs
 from transformer.kept_pairs import KEPT, keep_pairs
 from transformer.model import Transformer
-from transformer.origin import folder, load_origin, require_another_run
+from transformer.origin import load_origin, require_another_run
 from transformer.run_dir import (
     DIVERGED,
     adopt,
     check_run,
-    data_fingerprints,
     hold_run,
     is_trained,
     open_run,
@@ -64,6 +60,11 @@ def run(config: Config, profile: int | None = None) -> None:
         DivergenceError: A loss or the gradient norm is not finite.
         Interrupted: A deferred signal has arrived.
     """
+    with nothing_left_if_refused(Path(config.run_dir)):
+        _run(config, profile)
+
+
+def _run(config: Config, profile: int | None) -> None:
     if "train" not in splits(config.data):
         raise InputError("No training pairs are given: name them with --data.train (see --help).")
     require_another_run(config)
@@ -83,27 +84,8 @@ def run(config: Config, profile: int | None = None) -> None:
             return
         again = " Scoring its test set again." if "test" in splits(config.data) else ""
         print(f"The run in {config.run_dir} is already trained.{again}", flush=True)
-    pairs, reports = {}, {}
-    for split in checked(splits(config.data)):
-        with stage(f"reading the {split} pairs"):
-            pairs[split], reports[split] = read_pairs(config.data, split)
-    check_data(config.run_dir, pairs)
-    check_metrics(config, pairs)
-    tokenizer = load_or_train_tokenizer(config, pairs["train"])
-    pack_length, positions = config.training.pack_length or config.data.max_length, config.model.max_positions
-    tokens = {}
-    for split in checked(pairs):
-        with stage(f"tokenizing the {split} pairs"):
-            tokens[split] = tokenize(
-                pairs[split],
-                tokenizer,
-                config.data,
-                reports[split],
-                filter=split == "train",
-                max_length=pack_length if split == "train" else positions,
-            )
-    for split, report in reports.items():
-        print(f"{split}: {report}")
+    pairs, tokens, tokenizer, about = read_inputs(config)
+    pack_length = config.training.pack_length or config.data.max_length
     dtype, reason = resolve_dtype(config.model.dtype)
     devices = parallel.num_devices()
     print(f"compute dtype: {dtype} ({reason}) on {devices} device{'s' if devices > 1 else ''}")
@@ -129,7 +111,7 @@ def run(config: Config, profile: int | None = None) -> None:
         if config.training.validation_bleu:
             evaluate = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])
 
-    # Nothing is written before this point, where all input has been checked.
+    # Before this point, where all input has been checked, nothing is written but tokens.
     run_dir = open_run(config.run_dir, config)
     with written(run_dir), hold_run(run_dir), Compilations(partial(print, flush=True)) as compilations:
         print(f"run directory: {run_dir} (Ctrl-C saves and stops; the same command resumes)", flush=True)
@@ -139,7 +121,6 @@ def run(config: Config, profile: int | None = None) -> None:
         tokenizer.save(run_dir / "tokenizer.json")
         if origin is not None:
             origin.save(run_dir)
-        about = {split: own.to_dict() | {"fingerprint": pairs[split].fingerprint} for split, own in reports.items()}
         write_whole(run_dir / "data.json", as_json(about))
         for split in KEPT.keys() & pairs.keys():
             keep_pairs(run_dir / KEPT[split], pairs[split], config.data)
@@ -213,52 +194,9 @@ def next_commands(config: Config) -> str:
     )
 
 
-def check_data(run_dir: str | Path, pairs: Mapping[str, Pairs]) -> None:
-    """Compares the content of sentence pairs with what a run was started with.
-
-    Raises: InputError if a split differs or is missing.
-    """
-    for split, fingerprint in data_fingerprints(run_dir).items():
-        advice = "give another --run-dir."
-        if split not in pairs:
-            raise InputError(
-                f"The run in {run_dir} was started with {split} pairs, but none are given. Name them with "
-                f"--data.{split}, or {advice}"
-            )
-        if pairs[split].fingerprint != fingerprint:
-            raise InputError(
-                f"The {split} pairs differ from those that the run in {run_dir} was started with. Restore the files, "
-                f"or {advice}"
-            )
-
-
 def validation_bleu(config: Config, dtype: str, tokenizer: Tokenizer, pairs: Pairs, params: Params) -> dict[str, float]:
     """Translates the validation set greedily and computes its BLEU."""
     model = Transformer(config.model, dtype=jnp.dtype(dtype))
     greedy = dataclasses.replace(config.search, beam_size=1)
     hypotheses = translate(model, params, tokenizer, pairs.sources, greedy)
     return {"validation_bleu": bleu(hypotheses, pairs.targets, metrics=metrics_of(config))}
-
-
-def load_or_train_tokenizer(config: Config, pairs: Pairs) -> Tokenizer:
-    """Loads the tokenizer of the run, of the run that it starts from or of the configured file, or else trains one.
-
-    Raises: InputError if the configured file differs from the tokenizer of one of these runs.
-    """
-    owner, given = Path(config.run_dir), config.tokenizer.file
-    if config.init_from is not None and not (owner / "tokenizer.json").exists():
-        owner = folder(config.init_from)
-    if (kept := owner / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(kept, config)
-        other = load_tokenizer(given, config) if given and Path(given).exists() else tokenizer
-        if other.fingerprint != tokenizer.fingerprint:
-            raise InputError(
-                f"{given} is not the tokenizer that the run in {owner} was trained with, so its token ids mean other "
-                "text. Leave out --tokenizer.file, or start another run without that one."
-            )
-        return tokenizer
-    if given is not None:
-        return load_tokenizer(given, config)
-    with stage("training the tokenizer"):
-        texts, size = [*pairs.sources, *pairs.targets], config.model.vocabulary_size
-        return BpeTokenizer.train(texts, size, config.tokenizer, config.data.normalization)

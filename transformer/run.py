@@ -24,7 +24,7 @@ from transformer.training.optimizer import make_optimizer
 from transformer.training.step import TrainState, create_state
 
 # Files that `save` writes itself, and results of the parameters that the run had before.
-_NOT_COPIED = {"config.json", "tokenizer.json", "scores.json", "hypotheses.txt", DIVERGED}
+_NOT_COPIED = {"config.json", "tokenizer.json", "scores.json", "hypotheses.txt", DIVERGED, ".lock", "tokens.lock"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Run(Translator):
         open_run(folder, config)
         if self.run_dir is not None:
             for file in self.run_dir.iterdir():
-                if file.is_file() and file.name not in _NOT_COPIED and file.suffix != PART and file.name != ".lock":
+                if file.is_file() and file.name not in _NOT_COPIED and file.suffix != PART:
                     shutil.copy(file, folder)
         for name, content in kept.items():
             write_whole(folder / name, content)

@@ -4,6 +4,8 @@ RUN/config.json         the resolved config
 RUN/changes.jsonl       config fields changed on resuming, and the step at which each was changed
 RUN/tokenizer.json      the tokenizer
 RUN/data.json           what was read, and what was dropped and why
+RUN/tokens/             the training pairs as token ids (see `data/token_cache.py`)
+RUN/tokens.lock         held by the process that makes them
 RUN/validation.jsonl    the validation set
 RUN/test.jsonl          the test set
 RUN/metrics.jsonl       training losses and validation scores
@@ -36,6 +38,7 @@ from transformer.files import PART, write_whole
 
 DIVERGED = "diverged.txt"
 DAMAGED = "damaged"
+TOKENS = "tokens"
 NAMED = ("last", "best")  # checkpoints that can be asked for by name instead of by step
 
 
@@ -75,7 +78,7 @@ def check_run(run_dir: str | Path, config: Config) -> None:
             )
     elif run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"The run directory {run_dir} is a file. Give another --run-dir.")
-    elif run_dir.exists() and any(path.suffix != PART for path in run_dir.iterdir()):
+    elif run_dir.exists() and any(path.suffix != PART and path.stem != TOKENS for path in run_dir.iterdir()):
         raise InputError(f"{run_dir} is neither empty nor a run directory (no config.json). Give another --run-dir.")
 
 

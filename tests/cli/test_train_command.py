@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, Result, assert_refused, call, contents, write_corpus
 
-from transformer import experiment
+from transformer import experiment, inputs
 from transformer.config_files import from_json
 from transformer.inference.results import read_scores
 from transformer.interruption import Interrupted
@@ -36,6 +36,8 @@ def test_train_leaves_a_complete_run_directory(corpus, trained):
         "scores.json",
         "test.jsonl",
         "tokenizer.json",
+        "tokens",
+        "tokens.lock",
         "validation.jsonl",
     ]
     config = from_json((run / "config.json").read_text())
@@ -79,8 +81,8 @@ def test_rows_have_the_pack_length_and_longer_training_pairs_are_dropped(corpus,
 
 def test_a_finished_run_says_so_without_reading_data(corpus, command, trained, monkeypatch):
     before = contents(corpus / "run")
-    monkeypatch.setattr(experiment, "read_pairs", pytest.fail)
-    monkeypatch.setattr(experiment, "tokenize", pytest.fail)
+    for name in ("read_pairs", "stream_pairs", "cached_tokens", "tokenize"):
+        monkeypatch.setattr(inputs, name, pytest.fail)
     again = call(*command, "--run-dir", f"{corpus}/run")
     assert (again.status, again.err) == (0, "")
     assert again.out.startswith(f"The run in {corpus}/run is already finished. Its scores:\n")

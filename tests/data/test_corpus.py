@@ -1,4 +1,3 @@
-import dataclasses
 import gzip
 import json
 import lzma
@@ -11,7 +10,7 @@ import pytest
 import zstandard
 
 from transformer.config import DataConfig
-from transformer.data.corpus import Pairs, Report, read_files, read_pairs, splits
+from transformer.data.corpus import Pairs, read_files, read_pairs, splits
 from transformer.data.text import decode_lines, read_lines
 from transformer.errors import InputError
 
@@ -30,6 +29,10 @@ CONFIG = DataConfig()
 def write(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
+
+
+def read_all(path):
+    return [*read_lines(path)]
 
 
 def lines(texts):
@@ -55,8 +58,8 @@ def test_moses_keeps_every_character_and_splits_at_newline_only(moses):
 
 
 def test_last_line_may_lack_its_newline(tmp_path):
-    assert read_lines(write(tmp_path / "x", "a\nb")) == ["a", "b"]
-    assert read_lines(write(tmp_path / "y", "a\n\n")) == ["a", ""]
+    assert read_all(write(tmp_path / "x", "a\nb")) == ["a", "b"]
+    assert read_all(write(tmp_path / "y", "a\n\n")) == ["a", ""]
 
 
 def compress_zst(data):
@@ -103,28 +106,6 @@ def test_columns_and_languages_come_from_the_config(tmp_path):
     assert read_files((path,), DataConfig(source_language="fr"))[0] == Pairs(["bonjour"], ["Hallo"])
 
 
-def test_drop_empty_drops_both_sides_and_counts(tmp_path):
-    files = write(tmp_path / "x.en", "a\n\nc\nd\n"), write(tmp_path / "x.de", "A\nB\n \t\nD\n")
-    config = DataConfig(train=files, validation=files, drop_empty=True)
-    pairs, report = read_pairs(config, "train")
-    assert pairs == Pairs(["a", "d"], ["A", "D"])
-    assert (report.read, report.kept, report.dropped) == (4, 2, {"empty": 2})
-    assert str(report) == f"4 pairs read from {files[0]}, {files[1]}; 2 kept; dropped: 2 empty."
-    # Other sets are refused, and so are training pairs without the option.
-    for read, *arguments in ((read_pairs, config, "validation"), (read_files, files, config)):
-        assert error_of(read, *arguments).startswith(f"{files[0]}, line 2 has an empty source. Fix it or remove")
-
-
-def test_drop_duplicates_is_for_training_only(tmp_path):
-    path = write(tmp_path / "x.tsv", "a\tA\nb\tB\na\tA\na\tC\na\tA\n")
-    config = DataConfig(train=(path,), validation=(path,), drop_duplicates=True)
-    pairs, report = read_pairs(config, "train")
-    assert pairs == Pairs(["a", "b", "a"], ["A", "B", "C"])
-    assert (report.read, report.kept, report.dropped) == (5, 3, {"duplicates": 2})
-    assert len(read_pairs(config, "validation")[0].sources) == 5
-    assert len(read_pairs(DataConfig(train=(path,)), "train")[0].sources) == 5
-
-
 def test_splits_are_those_that_are_given():
     assert splits(DataConfig(train=("x.tsv",), test=("y.tsv",))) == ("train", "test")
 
@@ -135,8 +116,8 @@ def test_a_split_that_is_not_given():
 
 def test_missing_file_and_directory(tmp_path):
     missing = str(tmp_path / "none.en")
-    assert error_of(read_lines, missing) == f"{missing} cannot be read: No such file or directory."
-    assert error_of(read_lines, str(tmp_path)) == f"{tmp_path} cannot be read: Is a directory."
+    assert error_of(read_all, missing) == f"{missing} cannot be read: No such file or directory."
+    assert error_of(read_all, str(tmp_path)) == f"{tmp_path} cannot be read: Is a directory."
 
 
 def test_empty_file_name(moses):
@@ -183,22 +164,10 @@ def test_suffixes_in_capitals(tmp_path):
     assert DataConfig(corpus="x.JSONL.XZ").is_one_file
 
 
-def test_sides_are_empty_and_pairs_the_same_when_normalized(tmp_path):
-    path = write(tmp_path / "x.tsv", "a b\tA\n\u200b\ufeff\tB\na\u00a0b \tA\n\u00e9\tE\ne\u0301\tE\n")
-    config = DataConfig(train=(path,), validation=(path,), drop_empty=True, drop_duplicates=True)
-    pairs, report = read_pairs(config, "train")
-    assert pairs == Pairs(["a b", "\u00e9"], ["A", "E"])
-    assert report.dropped == {"empty": 1, "duplicates": 2}
-    assert error_of(read_pairs, config, "validation").startswith(f"{path}, line 2 has an empty source")
-    as_it_is = dataclasses.replace(config, normalization="none")
-    assert read_pairs(as_it_is, "train")[1].dropped == {}
-    assert len(read_pairs(as_it_is, "validation")[0].sources) == 5
-
-
 def test_invalid_utf8(tmp_path):
     for name in ("x.en", "x.tsv", "x.jsonl"):
         path = write(tmp_path / name, b"fine\nfine\ncaf\xe9\n")
-        read = read_lines if name == "x.en" else lambda path: read_files((path,), CONFIG)
+        read = read_all if name == "x.en" else lambda path: read_files((path,), CONFIG)
         assert error_of(read, path).startswith(f"{path}, line 3 is not UTF-8")
 
 
@@ -249,12 +218,12 @@ def test_damaged_compressed_files(tmp_path, suffix):
     flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
     for number, data in enumerate([b"not compressed", whole[:-5], flipped]):
         path = write(tmp_path / f"{number}.en{suffix}", data)
-        assert error_of(read_lines, path).startswith(f"{path} cannot be decompressed")
+        assert error_of(read_all, path).startswith(f"{path} cannot be decompressed")
 
 
 def test_zst_without_its_module(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    assert "pip install zstandard" in error_of(read_lines, write(tmp_path / "x.zst", b""))
+    assert "pip install zstandard" in error_of(read_all, write(tmp_path / "x.zst", b""))
 
 
 def test_hub_dataset(monkeypatch):
@@ -281,19 +250,3 @@ def test_hub_failure_is_an_input_error(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     message = error_of(read_pairs, DataConfig(corpus="some/name", test=("test",)), "test")
     assert message == "The Hugging Face dataset some/name test cannot be loaded: ConnectionError: no network"
-
-
-def test_report_counts_only_what_is_dropped():
-    report = Report(files=("x",), read=1200)
-    report.drop("too long", 0)
-    assert report.dropped == {}
-    report.drop("too long", 3)
-    assert str(report) == "1,200 pairs read from x; 1,197 kept; dropped: 3 too long."
-
-
-def test_dropping_keeps_sides_together(tmp_path):
-    rows = [("a", "A"), ("", "B"), ("a", "A"), ("c", "C")]
-    path = write(tmp_path / "x.jsonl", "".join(json.dumps({"en": en, "de": de}) + "\n" for en, de in rows))
-    pairs, report = read_pairs(DataConfig(train=(path,), drop_empty=True, drop_duplicates=True), "train")
-    assert pairs == Pairs(["a", "c"], ["A", "C"])
-    assert report.dropped == {"empty": 1, "duplicates": 1}

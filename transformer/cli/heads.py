@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
 
     from transformer.analysis import heads, pronouns
     from transformer.data.corpus import read_pairs, splits
-    from transformer.data.text import PACKAGE
+    from transformer.data.raw_files import PACKAGE
     from transformer.kept_pairs import read_test_set
 
     if "test" not in splits(run.config.data):

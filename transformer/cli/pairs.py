@@ -37,7 +37,8 @@ def given_pairs(options: PairOptions, data: DataConfig) -> "Pairs | None":
     """
     if options.source is None and not options.reference:
         return None
-    from transformer.data.corpus import is_file_of_pairs, read_references
+    from transformer.data.corpus import read_references
+    from transformer.data.pair_files import is_file_of_pairs
 
     if options.source is None or not (options.reference or is_file_of_pairs(options.source)):
         missing = "--source" if options.source is None else "--reference"

@@ -1,5 +1,6 @@
 """Settings of the training text and of the tokenizer."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,6 +9,8 @@ from transformer.config.bounds import Natural, at_least, check
 from transformer.errors import require
 
 Normalization = Literal["nfc", "none"]
+_PAIRS = r"\.(tsv|jsonl?|parquet)(\.(gz|xz|zst))?$"
+"""Suffixes of files that hold both sides of each pair."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,15 @@ class DataConfig:
     train: tuple[str, ...] = ()
     """Training pairs: two files, one file, or the name of a split. If one
     file contains all splits and none is named, they are `train`,
-    `validation` and `test`."""
+    `validation` and `test`. Several corpora are mixed: two text files of
+    each, one after the other; files of pairs; or names of splits."""
+    weights: tuple[float, ...] = ()
+    """How often each pair of a corpus occurs per epoch, one number for each
+    corpus of `train` (fractions are allowed). By default 1 for all."""
+    temperature: Annotated[float, at_least(1)] | None = None
+    """Mix the corpora of `train` in proportion to n^(1/T), where n is their
+    number of pairs and T this value, instead of by weights. Each pair of
+    the largest corpus occurs once per epoch."""
     validation: tuple[str, ...] = ()
     """Validation pairs, given like `train`. Their loss is computed during
     training."""
@@ -67,6 +78,10 @@ class DataConfig:
     sets, instead of stopping at the first one."""
     drop_duplicates: bool = False
     """Drop and count repeated training pairs."""
+    cache: str | None = None
+    """Folder where the tokens of the training pairs are kept for several
+    runs with the same data and tokenizer. None keeps them in the run
+    directory."""
     max_length: Annotated[int, at_least(2)] = 256
     """Maximum source or target length for training, in tokens including the
     end token. Longer pairs are dropped and counted."""
@@ -76,7 +91,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check(self, "data")
-        for name in ("train", "validation", "test"):
+        self._check_mixture()
+        for name in ("validation", "test") if len(self.corpora) > 1 else ("train", "validation", "test"):
             given = getattr(self, name)
             if self.corpus == "files":
                 require(
@@ -108,6 +124,38 @@ class DataConfig:
             self.tsv_columns[0] != self.tsv_columns[1] and min(self.tsv_columns) >= 0,
             f"data.tsv_columns must be two different columns counted from 0, but is {self.tsv_columns}.",
         )
+
+    def _check_mixture(self) -> None:
+        require(
+            self.temperature is None or not self.weights,
+            "data.weights and data.temperature are both given. Leave out one of them.",
+        )
+        require(
+            all(0 < weight < math.inf for weight in self.weights),
+            f"data.weights must be positive numbers, but is {self.weights}.",
+        )
+        require(
+            len(self.weights) in (0, len(self.corpora)),
+            f"data.weights has {len(self.weights)} numbers, but data.train has {len(self.corpora)} corpora. Give one "
+            "for each.",
+        )
+
+    @property
+    def corpora(self) -> tuple[tuple[str, ...], ...]:
+        """The files, or the name of the split, of each training corpus.
+
+        Two different files of pairs are two corpora. One file given twice, or together with a text file, gives one side
+        each time.
+        """
+        given = self.train
+        if self.corpus != "files":
+            looks_like_a_file = any(re.search(r"[./\\]", name) for name in given[1:])
+            return (given,) if looks_like_a_file else tuple((name,) for name in given)
+        if len({*given}) > 1 and all(re.search(_PAIRS, name, re.IGNORECASE) for name in given):
+            return tuple((name,) for name in given)
+        if len(given) % 2 == 0 and not any(re.search(_PAIRS, name, re.IGNORECASE) for name in given[2:]):
+            return tuple(given[n : n + 2] for n in range(0, len(given), 2))
+        return (given,)
 
     @property
     def is_one_file(self) -> bool:

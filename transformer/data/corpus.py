@@ -2,17 +2,19 @@
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from transformer.config import DataConfig
+from transformer.data.duplicates import Seen
 from transformer.data.normalization import normalize
-from transformer.data.pairs import Pairs, Report
-from transformer.data.records import FORMATS, to_pairs
-from transformer.data.text import read_lines
+from transformer.data.pair_files import read_side, stream_files, stream_parallel, unit_of
+from transformer.data.pairs import Chunk, Pairs, Report, joined
+from transformer.data.records import to_pairs
 from transformer.errors import InputError
+from transformer.interruption import checked
 from transformer.stages import counted
 
 Split = Literal["train", "validation", "test"]
@@ -20,36 +22,64 @@ Empty = Literal["refuse", "drop", "keep"]
 """What to do with a pair that has an empty side."""
 
 
+class _Opened(NamedTuple):
+    """The pairs of a corpus as they are read, the file of each side, and the word for a record in error messages."""
+
+    chunks: Iterable[Chunk]
+    names: tuple[str, ...]
+    unit: str
+
+
 def read_pairs(config: DataConfig, split: Split) -> tuple[Pairs, Report]:
-    """Reads the sentence pairs of a split, from local files or from the hub.
+    """Reads the sentence pairs of a split into memory, from local files or from the hub.
 
     Pairs are dropped from the training split only. Validation and test sets are scored on all of their references.
 
     Raises: InputError if the split is not configured, or if anything in it is invalid (see `read_files`).
     """
-    given = _given(config).get(split)
-    if not given:
-        raise InputError(f"No {split} pairs are given. Name their files with --data.{split}.")
+    report = Report(())
+    return joined(stream_pairs(config, split, report)), report
+
+
+def stream_pairs(config: DataConfig, split: Split, report: Report) -> Iterator[Chunk]:
+    """Yields the sentence pairs of a split chunk by chunk, corpus after corpus, as `read_pairs` reads them.
+
+    Args:
+        config: The files, and what to drop.
+        split: The split.
+        report: Where the files and pairs of each corpus are counted, after its last pair.
+
+    Raises: InputError as `read_pairs` does, when the invalid line is reached.
+    """
+    corpora = corpora_of(config, split)
     if split != "test":
         config = dataclasses.replace(config, tags=None)
     empty, advice = _policy(config, split)
-    if config.corpus == "files":
-        pairs, report = read_files(given, config, empty=empty, advice=advice)
-    elif config.is_one_file:
-        pairs, report = read_files((config.corpus,), config, split=given[0], empty=empty, advice=advice)
-    else:
-        pairs, report = _read_hub(given[0], config, empty, advice)
-    if split != "test":  # annotations are used in scoring and analysis only
-        pairs = Pairs(pairs.sources, pairs.targets)
-    if split == "train" and config.drop_duplicates:
-        first: dict[tuple[str, str], int] = {}
-        sides = counted(zip(pairs.sources, pairs.targets, strict=True), len(pairs.sources), "pairs compared")
-        for index, (source, target) in enumerate(sides):
-            pair = normalize(source, config.normalization), normalize(target, config.normalization)
-            first.setdefault(pair, index)
-        report.drop("duplicates", len(pairs.sources) - len(first))
-        pairs = pairs.select(list(first.values()))
-    return pairs, report
+    seen = Seen(config.normalization) if split == "train" and config.drop_duplicates else None
+    for number, given in enumerate(corpora):
+        opened = _open(given, config)
+        own = Report(tuple(dict.fromkeys(opened.names)))
+        for chunk in checked(_without_empty(opened, config, empty, advice, own)):
+            if seen is not None:
+                kept = seen.first(chunk.pairs)
+                own.drop("duplicates", len(chunk.numbers) - len(kept))
+                chunk = chunk.select(kept)
+            if split != "test":  # annotations are used in scoring and analysis only
+                chunk = chunk._replace(pairs=Pairs(chunk.pairs.sources, chunk.pairs.targets))
+            yield chunk._replace(corpus=number)
+        _require_pairs(own)
+        report.add(own)
+
+
+def corpora_of(config: DataConfig, split: Split) -> tuple[tuple[str, ...], ...]:
+    """The files, or the name of the split, of each corpus of a split. Only the training pairs have several.
+
+    Raises: InputError if the split is not configured.
+    """
+    given = _given(config).get(split)
+    if not given:
+        raise InputError(f"No {split} pairs are given. Name their files with --data.{split}.")
+    return config.corpora if split == "train" and config.train else (given,)
 
 
 def _policy(config: DataConfig, split: Split) -> tuple[Empty, str]:
@@ -106,13 +136,7 @@ def read_parallel(source: str, target: str, config: DataConfig) -> Pairs:
 
     Raises: InputError if a file cannot be read (see `read_files`), or if one has more lines than the other.
     """
-    pairs = Pairs(_read_side(source, 0, config), _read_side(target, 1, config))
-    if len(pairs.sources) != len(pairs.targets):
-        raise InputError(
-            f"{source} has {len(pairs.sources)} lines, but {target} has {len(pairs.targets)}. Line n of one file must "
-            "be the translation of line n of the other."
-        )
-    return pairs
+    return joined(stream_parallel(source, target, config))
 
 
 def read_files(
@@ -140,24 +164,11 @@ def read_files(
         may have a `\\r` inside it, a missing or superfluous column, or a side that is missing or not a string. With
         `empty="refuse"`, a side may be empty. Two files may differ in their number of lines, or no pair may be left.
     """
-    if not all(files):
-        raise InputError("The name of a file of sentence pairs is empty. Give the file's path.")
-    if config.tags is not None and (len(files) == 2 or _suffix(files[0]) == ".tsv"):
-        raise InputError(
-            f"{files[0]} has no tags, but --data.tags is {config.tags}. Give a JSONL or parquet file, or leave out "
-            "--data.tags."
-        )
-    if len(files) == 2 and not (files[0] == files[1] and is_file_of_pairs(files[0])):
-        return _without_empty(read_parallel(*files, config), files, "line", config, empty, advice)
-    path = files[0]
-    pairs, numbers = _read_one(path, config, split)
-    if split is not None and not pairs.sources:
-        raise InputError(
-            f"{path} has no pairs whose {config.split_key!r} (--data.split-key) is {split!r}. Name its splits with "
-            "--data.train, --data.validation and --data.test. To read other files, add --data.corpus files."
-        )
-    known = FORMATS.get(_suffix(path))
-    return _without_empty(pairs, (path, path), known.unit if known else "line", config, empty, advice, numbers)
+    opened = _open_files(files, config, split)
+    report = Report(tuple(dict.fromkeys(opened.names)))
+    pairs = joined(_without_empty(opened, config, empty, advice, report))
+    _require_pairs(report)
+    return pairs, report
 
 
 def read_targets(path: str, config: DataConfig) -> list[str]:
@@ -167,106 +178,84 @@ def read_targets(path: str, config: DataConfig) -> list[str]:
 
     Raises: InputError if the file cannot be read (see `read_files`).
     """
-    return _read_side(path, 1, config)
+    return [*read_side(path, 1, config)]
 
 
-def is_file_of_pairs(path: str) -> bool:
-    """Whether a file holds both sides of each pair, according to its suffix."""
-    return _suffix(path) in (".tsv", *FORMATS)
+def _open(given: tuple[str, ...], config: DataConfig) -> _Opened:
+    if config.corpus == "files":
+        return _open_files(given, config)
+    if config.is_one_file:
+        return _open_files((config.corpus,), config, given[0])
+    name = " ".join(part for part in (config.corpus, config.corpus_config, given[0]) if part)
+    rows = load_rows(config, given[0])
+    counted_rows = counted(rows, getattr(rows, "num_rows", None), "rows")
+    return _Opened(to_pairs(counted_rows, config, name=name, unit="row"), (name, name), "row")
 
 
-def _read_one(path: str, config: DataConfig, split: str | None = None) -> tuple[Pairs, Sequence[int] | None]:
-    """The pairs of one file, and the number of each pair's record.
+def _open_files(files: tuple[str, ...], config: DataConfig, split: str | None = None) -> _Opened:
+    chunks = stream_files(files, config, split)
+    if split is not None:
+        chunks = _require_split(chunks, files[0], config, split)
+    return _Opened(chunks, files if len(files) == 2 else files * 2, unit_of(files))
 
-    None instead of the numbers means that pair n is record n.
+
+def _require_split(chunks: Iterable[Chunk], path: str, config: DataConfig, split: str) -> Iterator[Chunk]:
+    found = False
+    for chunk in chunks:
+        found = found or bool(chunk.numbers)
+        yield chunk
+    if not found:
+        raise InputError(
+            f"{path} has no pairs whose {config.split_key!r} (--data.split-key) is {split!r}. Name its splits with "
+            "--data.train, --data.validation and --data.test. To read other files, add --data.corpus files."
+        )
+
+
+def load_rows(config: DataConfig, split: str) -> Any:
+    """Loads a split of a Hugging Face dataset, which maps its rows into memory.
+
+    Raises: InputError if it cannot be loaded.
     """
-    suffix = _suffix(path)
-    if suffix == ".tsv":
-        return _read_tsv(path, config.tsv_columns), None
-    if suffix in FORMATS:
-        read, unit = FORMATS[suffix]
-        return to_pairs(read(path, config), config, name=path, unit=unit, split=split)
-    *others, last = FORMATS
-    raise InputError(
-        f"{path} is not a file of pairs, according to its suffix. Give one file that ends in .tsv, "
-        f"{', '.join(others)} or {last}, optionally followed by .gz, .xz or .zst. Or give two files, source and "
-        "target, with one sentence per line."
-    )
-
-
-def _read_side(path: str, side: Literal[0, 1], config: DataConfig) -> list[str]:
-    return _read_one(path, config)[0][:2][side] if is_file_of_pairs(path) else read_lines(path)
-
-
-def _suffix(path: str) -> str:
-    """The suffix that names the format, in lower case and without compression."""
-    plain = Path(path.lower())
-    return (plain.with_suffix("") if plain.suffix in (".gz", ".xz", ".zst") else plain).suffix
-
-
-def _read_tsv(path: str, columns: tuple[int, int]) -> Pairs:
-    rows = [line.split("\t") for line in read_lines(path)]
-    width = max(*columns, len(rows[0]) - 1 if rows else 0) + 1
-    for number, row in enumerate(rows, 1):
-        # A line with more columns may have a tab inside a sentence, whose end would be lost silently.
-        if len(row) != width:
-            raise InputError(
-                f"{path}, line {number} has {len(row)} columns where {width} are expected. Every line must have as "
-                f"many columns as line 1, among them source and target (--data.tsv-columns {columns[0]} {columns[1]})."
-            )
-    return Pairs([row[columns[0]] for row in rows], [row[columns[1]] for row in rows])
-
-
-def _read_hub(split: str, config: DataConfig, empty: Empty, advice: str) -> tuple[Pairs, Report]:
     import datasets  # importing it takes a second, and most runs read local files
 
-    name = " ".join(part for part in (config.corpus, config.corpus_config, split) if part)
     try:
-        rows = datasets.load_dataset(config.corpus, config.corpus_config, split=split)
+        return datasets.load_dataset(config.corpus, config.corpus_config, split=split)
     except Exception as error:  # failures of network, names, authorization and formats have no common base class
+        name = " ".join(part for part in (config.corpus, config.corpus_config, split) if part)
         raise InputError(
             f"The Hugging Face dataset {name} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
-    pairs, numbers = to_pairs(counted(rows, getattr(rows, "num_rows", None), "rows"), config, name=name, unit="row")
-    return _without_empty(pairs, (name, name), "row", config, empty, advice, numbers)
 
 
-def _without_empty(
-    pairs: Pairs,
-    names: tuple[str, ...],
-    unit: str,
-    config: DataConfig,
-    empty: Empty,
-    advice: str,
-    numbers: Sequence[int] | None = None,
-) -> tuple[Pairs, Report]:
+def _without_empty(opened: _Opened, config: DataConfig, empty: Empty, advice: str, report: Report) -> Iterator[Chunk]:
     """Drops, refuses or keeps pairs that have an empty side, and counts them.
 
     Args:
-        pairs: All pairs.
-        names: The file of each side.
-        unit: Name of a record in error messages, "line" or "row".
+        opened: The pairs.
         config: The normalization.
         empty: What to do with a pair that has an empty side.
         advice: The last sentence of the error message for such a pair.
-        numbers: The line or row of each pair. None: pair n has number n.
+        report: Where all pairs are counted.
     """
-    report = Report(files=tuple(dict.fromkeys(names)), read=len(pairs.sources))
-    kept: list[int] = []
-    sides = counted(zip(pairs.sources, pairs.targets, strict=True), report.read, "pairs checked")
-    for index, pair in enumerate(sides):
-        blank = [not normalize(text, config.normalization).strip() for text in pair]
-        if any(blank) and empty == "refuse":
-            side, number = blank.index(True), index + 1 if numbers is None else numbers[index]
-            raise InputError(
-                f"{names[side]}, {unit} {number} has an empty {('source', 'target')[side]}. Fix it or remove the "
-                f"pair. {advice}".rstrip()
-            )
-        if any(blank) and empty == "keep":
-            report.empty += 1
-        if empty == "keep" or not any(blank):
-            kept.append(index)
-    report.drop("empty", report.read - len(kept))
-    if not kept:
+    for chunk in opened.chunks:
+        report.read += len(chunk.numbers)
+        kept: list[int] = []
+        for index, pair in enumerate(zip(chunk.pairs.sources, chunk.pairs.targets, strict=True)):
+            blank = [not normalize(text, config.normalization).strip() for text in pair]
+            if any(blank) and empty == "refuse":
+                side, number = blank.index(True), chunk.numbers[index]
+                raise InputError(
+                    f"{opened.names[side]}, {opened.unit} {number} has an empty {('source', 'target')[side]}. Fix it "
+                    f"or remove the pair. {advice}".rstrip()
+                )
+            if any(blank) and empty == "keep":
+                report.empty += 1
+            if empty == "keep" or not any(blank):
+                kept.append(index)
+        report.drop("empty", len(chunk.numbers) - len(kept))
+        yield chunk.select(kept)
+
+
+def _require_pairs(report: Report) -> None:
+    if not report.kept:
         raise InputError(f"No sentence pair is left to use. {report}")
-    return pairs.select(kept), report

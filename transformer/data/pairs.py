@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 TAGS, ANTECEDENTS = "tags", "antecedents"
 """The usual keys of the annotations in JSONL and parquet files."""
+
+CHUNK = 10_000
+"""Number of pairs that are read, checked and tokenized at once."""
 
 T = TypeVar("T")
 
@@ -77,9 +80,47 @@ class Pairs(NamedTuple):
         It identifies the data, regardless of the files that they were read from.
         """
         digest = hashlib.sha256()
+        self.update(digest)
+        return digest.hexdigest()
+
+    def update(self, digest: "hashlib._Hash") -> None:
+        """Adds the sentences to a hash.
+
+        The hash of several chunks, one after the other, is the hash of all pairs.
+        """
         for pair in zip(self.sources, self.targets, *self.further_references, strict=True):
             digest.update(json.dumps(pair).encode())
-        return digest.hexdigest()
+
+
+class Chunk(NamedTuple):
+    """Some consecutive sentence pairs of a file or data set."""
+
+    pairs: Pairs
+    numbers: Sequence[int]
+    """The line or row of each pair, from 1."""
+    corpus: int = 0
+    """Index of the corpus, among several that are mixed."""
+
+    def select(self, kept: Sequence[int]) -> "Chunk":
+        """The pairs with these indices."""
+        if len(kept) == len(self.numbers):
+            return self
+        return Chunk(self.pairs.select(kept), [self.numbers[index] for index in kept], self.corpus)
+
+
+def joined(chunks: Iterable[Chunk]) -> Pairs:
+    """All pairs of some chunks in memory."""
+    parts = [chunk.pairs for chunk in chunks]
+
+    def column(name: str) -> list[Any] | None:
+        """An annotation, which is empty for pairs of a chunk without it. None if no chunk has it."""
+        if all(getattr(part, name) is None for part in parts):
+            return None
+        return [one for part in parts for one in getattr(part, name) or [()] * len(part.sources)]
+
+    sources = [source for part in parts for source in part.sources]
+    targets = [target for part in parts for target in part.targets]
+    return Pairs(sources, targets, column("tags"), column("antecedents"))
 
 
 @dataclass
@@ -88,7 +129,7 @@ class Report:
 
     files: tuple[str, ...]
     """The files, or the Hugging Face dataset with its split."""
-    read: int
+    read: int = 0
     """Number of pairs read."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Number of pairs dropped for each reason."""
@@ -101,12 +142,20 @@ class Report:
         return self.read - sum(self.dropped.values())
 
     def drop(self, reason: str, count: int) -> None:
-        """Records that `count` pairs are dropped for a reason.
+        """Records that `count` more pairs are dropped for a reason.
 
         A count of 0 is not recorded.
         """
         if count:
-            self.dropped[reason] = count
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def add(self, other: "Report") -> None:
+        """Adds the counts of another corpus."""
+        self.files = tuple(dict.fromkeys((*self.files, *other.files)))
+        self.read += other.read
+        self.empty += other.empty
+        for reason, count in other.dropped.items():
+            self.drop(reason, count)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as it is written to `data.json` in the run directory."""

@@ -3,12 +3,15 @@
 import io
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformer.config import DataConfig
-from transformer.data.pairs import ANTECEDENTS, TAGS, Antecedent, Pairs
-from transformer.data.text import check_text, read_bytes, split_lines
+from transformer.data.pairs import ANTECEDENTS, CHUNK, TAGS, Antecedent, Chunk, Pairs
+from transformer.data.raw_files import COMPRESSIONS, open_file, read_bytes
+from transformer.data.text import check_text, read_raw_lines
 from transformer.errors import InputError
 from transformer.stages import counted
 
@@ -16,10 +19,9 @@ from transformer.stages import counted
 def read_jsonl(path: str, _: DataConfig) -> Iterator[Any]:
     """Yields the JSON value of each line of a file.
 
-    Raises: InputError if the file cannot be read (see `read_bytes`), or if a line is not UTF-8 or not JSON.
+    Raises: InputError if the file cannot be read (see `read_blocks`), or if a line is not UTF-8 or not JSON.
     """
-    lines = split_lines(read_bytes(path), path)
-    for number, line in enumerate(counted(lines, len(lines), "lines"), 1):
+    for number, line in enumerate(counted(read_raw_lines(path), None, "lines"), 1):
         try:
             yield json.loads(line)
         except (ValueError, RecursionError) as error:  # not JSON, a number too long for Python, or too deep nesting
@@ -32,18 +34,22 @@ def read_jsonl(path: str, _: DataConfig) -> Iterator[Any]:
 def read_parquet(path: str, config: DataConfig) -> Iterator[dict[str, Any]]:
     """Yields the rows of a parquet file, with only the columns of interest.
 
-    Raises: InputError if the file cannot be read (see `read_bytes`) or is not parquet.
+    A compressed file is decompressed in memory, because the format has its index at the end.
+
+    Raises: InputError if the file cannot be read (see `read_blocks`) or is not parquet.
     """
     import pyarrow
     import pyarrow.parquet
 
     wanted = {"translation", config.source_language, config.target_language, config.split_key, ANTECEDENTS}
     wanted.add(config.tags or TAGS)
+    compressed = Path(path).suffix.lower() in COMPRESSIONS
     try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(read_bytes(path)))
-        columns = [name for name in file.schema_arrow.names if name in wanted]
-        rows = (row for part in file.iter_batches(columns=columns) for row in part.to_pylist())
-        yield from counted(rows, file.metadata.num_rows, "rows")
+        with io.BytesIO(read_bytes(path)) if compressed else open_file(path) as opened:
+            file = pyarrow.parquet.ParquetFile(opened)
+            columns = [name for name in file.schema_arrow.names if name in wanted]
+            parts = file.iter_batches(batch_size=CHUNK, columns=columns)
+            yield from counted((row for part in parts for row in part.to_pylist()), file.metadata.num_rows, "rows")
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable parquet file ({error}).") from error
 
@@ -67,7 +73,7 @@ FORMATS = {
 
 def to_pairs(
     records: Iterable[Any], config: DataConfig, *, name: str, unit: str, split: str | None = None
-) -> tuple[Pairs, Sequence[int]]:
+) -> Iterator[Chunk]:
     """Converts records to sentence pairs.
 
     Records look like `{"translation": {"en": ..., "de": ...}}` or `{"en": ..., "de": ...}`.
@@ -79,23 +85,26 @@ def to_pairs(
         unit: Name of a record in error messages, "line" or "row".
         split: Value of `config.split_key` that selects records. None selects all records.
 
-    Returns: The pairs, and the number of each pair's record, counted from 1.
+    Yields: The pairs, and the number of each pair's record, counted from 1.
 
     Raises: InputError, naming the record, if a record is not an object, lacks a key, or has a value of another type.
     """
-    sources, targets, tags, antecedents, numbers = [], [], [], [], array("Q")
-    for number, record in enumerate(records, 1):
-        where = f"{name}, {unit} {number}"
-        if split is not None and _split(record, config, where) != split:
-            continue
-        source, target = _sides(record, config, where)
-        sources.append(source)
-        targets.append(target)
-        tags.append(_tags(record, config, where))
-        antecedents.append(_antecedents(record))
-        numbers.append(number)
-    tagged = config.tags is not None or any(tags)
-    return Pairs(sources, targets, tags if tagged else None, antecedents if any(antecedents) else None), numbers
+    numbered = enumerate(records, 1)
+    while part := [*islice(numbered, CHUNK)]:
+        sources, targets, tags, antecedents, numbers = [], [], [], [], array("q")
+        for number, record in part:
+            where = f"{name}, {unit} {number}"
+            if split is not None and _split(record, config, where) != split:
+                continue
+            source, target = _sides(record, config, where)
+            sources.append(source)
+            targets.append(target)
+            tags.append(_tags(record, config, where))
+            antecedents.append(_antecedents(record))
+            numbers.append(number)
+        tagged = config.tags is not None or any(tags)
+        pairs = Pairs(sources, targets, tags if tagged else None, antecedents if any(antecedents) else None)
+        yield Chunk(pairs, numbers)
 
 
 def _split(record: Any, config: DataConfig, where: str) -> Any:

@@ -3,28 +3,47 @@
 Only `\\n` ends a line.
 """
 
-import gzip
-import lzma
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
+from transformer.data.raw_files import read_blocks
 from transformer.errors import InputError
 
-PACKAGE = "package:"
-"""Prefix of files in this folder. A run keeps this name, because a path into site-packages may not exist later."""
 
-
-def read_lines(path: str) -> list[str]:
-    """Reads the lines of a text file, compressed or not. Only `\\n` ends a line.
+def read_lines(path: str) -> Iterator[str]:
+    """Yields the lines of a text file, compressed or not. Only `\\n` ends a line.
 
     Raises: InputError if the file is missing, damaged or not UTF-8, or has a `\\r` inside a line.
     """
-    return decode_lines(read_bytes(path), path)
+    return _lines(path, decode_lines)
 
 
-def decode_lines(data: bytes, name: str) -> list[str]:
+def read_raw_lines(path: str) -> Iterator[str]:
+    """Yields the lines of a text file as `read_lines` does, but keeps every `\\r`."""
+    return _lines(path, split_lines)
+
+
+def _lines(path: str, split: Callable[[bytes, str, int], list[str]]) -> Iterator[str]:
+    first = 1
+    for part in _whole_lines(read_blocks(path)):
+        lines = split(part, path, first)
+        yield from lines
+        first += len(lines)
+
+
+def _whole_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the same bytes divided after line ends only."""
+    rest = list[bytes]()
+    for block in blocks:
+        if end := block.rfind(b"\n") + 1:
+            yield b"".join([*rest, block[:end]])
+            rest = []
+        rest.append(block[end:])
+    if last := b"".join(rest):
+        yield last
+
+
+def decode_lines(data: bytes, name: str, first: int = 1) -> list[str]:
     """Splits UTF-8 text into lines. Only `\\n` ends a line.
 
     U+2028, U+0085, vertical tab and form feed stay in their line.
@@ -34,6 +53,7 @@ def decode_lines(data: bytes, name: str) -> list[str]:
     Args:
         data: The text in UTF-8.
         name: Name of the text in error messages.
+        first: Number of its first line. A byte-order mark can only be in line 1.
 
     Raises: InputError, naming the line, if the text is not UTF-8 or has a `\\r` inside a line.
     """
@@ -41,11 +61,9 @@ def decode_lines(data: bytes, name: str) -> list[str]:
     # its sentences with other translations.
     data = data.replace(b"\r\n", b"\n")
     if (position := data.find(b"\r")) >= 0:
-        raise InputError(
-            f"{name}, line {_line_number(data, position)} has a carriage return (\\r) inside it. Replace it with a "
-            "space."
-        )
-    return split_lines(data, name)
+        line = first + data.count(b"\n", 0, position)
+        raise InputError(f"{name}, line {line} has a carriage return (\\r) inside it. Replace it with a space.")
+    return split_lines(data, name, first)
 
 
 def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
@@ -88,12 +106,13 @@ def check_text(text: object, name: str) -> None:
         raise InputError(f"{name} has an unpaired surrogate ({surrogate}), so it is not valid Unicode text.") from error
 
 
-def split_lines(data: bytes, name: str) -> list[str]:
+def split_lines(data: bytes, name: str, first: int = 1) -> list[str]:
     """Splits UTF-8 text at `\\n` and keeps every `\\r`; see `decode_lines`."""
     try:
-        lines = data.decode("utf-8-sig").split("\n")  # this codec removes a byte-order mark
+        # The first codec removes a byte-order mark.
+        lines = data.decode("utf-8-sig" if first == 1 else "utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise _not_utf8(name, _line_number(error.object, error.start), error) from error
+        raise _not_utf8(name, first + error.object.count(b"\n", 0, error.start), error) from error
     return lines if lines[-1] else lines[:-1]
 
 
@@ -121,56 +140,3 @@ def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> InputError:
     return InputError(
         f"{name}, line {line} is not UTF-8 ({error.reason}). Convert the text to UTF-8, for example with iconv."
     )
-
-
-def _line_number(data: bytes, position: int) -> int:
-    return data.count(b"\n", 0, position) + 1
-
-
-def locate(path: str) -> Path:
-    """The path of a file, where `package:NAME` comes with this package."""
-    name = path.removeprefix(PACKAGE)
-    return Path(name) if name == path else Path(__file__).parent / name
-
-
-def read_bytes(path: str) -> bytes:
-    """Reads a file, and decompresses it if its suffix is `.gz`, `.xz` or `.zst`.
-
-    Raises: InputError if the file cannot be read or decompressed, or if a `.zst` file needs the missing module.
-    """
-    try:
-        data = locate(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    try:
-        match Path(path).suffix.lower():
-            case ".gz":
-                return gzip.decompress(data)
-            case ".xz":
-                return lzma.decompress(data)
-            case ".zst":
-                return _decompress_zst(data, path)
-            case _:
-                return data
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise InputError(
-            f"{path} cannot be decompressed ({error}). The file is damaged, or its suffix names another format."
-        ) from error
-
-
-def _decompress_zst(data: bytes, path: str) -> bytes:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise InputError(f"Reading {path} needs the zstandard module: pip install zstandard") from error
-    frames = []
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            frames.append(frame.decompress(data))
-        except zstandard.ZstdError as error:
-            raise OSError(str(error)) from error
-        if not frame.eof:  # zstandard itself accepts a truncated file
-            raise EOFError("the file is truncated")
-        data = frame.unused_data
-    return b"".join(frames)

@@ -115,7 +115,8 @@ class Vocabulary(ABC):
         """
         parts, lengths = [], [np.zeros(1, np.int64)]
         starts = range(0, len(texts), _TEXTS)
-        for start in counted(checked(starts), len(texts), unit, size=_TEXTS):
+        known = len(starts) > 1  # one part of many is not the progress of all
+        for start in counted(checked(starts), len(texts), unit, size=_TEXTS) if known else checked(starts):
             rows = self.encode_batch(texts[start : start + _TEXTS])
             lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
             parts.append(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths[-1].sum())))

@@ -26,6 +26,8 @@ class TokenPairs(NamedTuple):
     target_offsets: np.ndarray
     numbers: np.ndarray | None = None
     """The line or row that each pair was read from, from 1. None if no pair was dropped: pair i has number i + 1."""
+    sizes: tuple[int, ...] = ()
+    """Number of pairs of each corpus, if several are mixed. Their pairs are one after the other."""
 
     @property
     def num_pairs(self) -> int:
@@ -42,7 +44,7 @@ class TokenPairs(NamedTuple):
         return np.diff(self.target_offsets) + 1
 
     def select(self, keep: np.ndarray) -> "TokenPairs":
-        """The pairs where `keep` is True."""
+        """The pairs of one corpus where `keep` is True."""
         numbers = np.arange(1, len(keep) + 1) if self.numbers is None else self.numbers
         source = _select(self.source_ids, self.source_offsets, keep)
         return TokenPairs(*source, *_select(self.target_ids, self.target_offsets, keep), numbers[keep])

@@ -1,0 +1,284 @@
+"""Token ids of the training pairs in memory-mapped files, made once.
+
+FOLDER/*.bin         the arrays of `TokenPairs`
+FOLDER/tokens.json   what they were made of (`key`), their types, the report on reading and the pairs' fingerprint
+FOLDER/SHA256SUMS    the checksums of these files, written last
+FOLDER/progress.json how much of an interrupted tokenization can be used
+FOLDER.lock          held by the process that tokenizes
+
+Readers need no lock: only a folder whose files have the expected checksums is used. Files are replaced, never changed,
+so a process that has mapped older ones keeps them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+
+from transformer.config import DataConfig
+from transformer.data.corpus import corpora_of, load_rows, stream_pairs
+from transformer.data.pair_files import suffix
+from transformer.data.pairs import Chunk, Report
+from transformer.data.raw_files import BLOCK, open_file, version
+from transformer.data.tokenizer import Tokenizer
+from transformer.data.tokens import TokenPairs, encode, longest, require_pairs, within_limits
+from transformer.errors import InputError
+from transformer.files import as_json, write_whole
+from transformer.manifest import MANIFEST, damaged_files, has_manifest, write_manifest
+from transformer.stages import stage
+
+FORMAT = 1
+TOKENS, PROGRESS = "tokens.json", "progress.json"
+_SAVE_EVERY = 10  # chunks
+# Fields of the config that change which pairs are read from given files.
+_READING = (
+    *("source_language", "target_language", "split_key", "tsv_columns", "normalization"),
+    *("drop_empty", "drop_duplicates", "max_length_ratio"),
+)
+
+
+class CachedTokens(NamedTuple):
+    """The training pairs as token ids, and what is known of their reading."""
+
+    tokens: TokenPairs
+    report: Report
+    fingerprint: str
+    """See `Pairs.fingerprint`."""
+
+
+def cached_tokens(
+    folder: Path,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    max_length: int,
+    check: Callable[[str], None] | None = None,
+    *,
+    shared: bool = False,
+) -> CachedTokens:
+    """Reads the token ids of the training pairs from a folder, or makes them there.
+
+    If the folder has the tokens of the same data, made with the same tokenizer and limits, no text is read. An
+    interrupted tokenization is continued.
+
+    Args:
+        folder: The folder of the files, which others replace.
+        config: The training data, and which pairs are dropped.
+        tokenizer: The tokenizer.
+        max_length: Maximum number of tokens per side, including the end token, besides `config.max_length`.
+        check: Checks the fingerprint of the pairs before anything is written; None checks nothing.
+        shared: Whether the folder is a cache of several runs, in which the tokens have a folder of their own.
+
+    Raises: InputError if the data cannot be read (see `corpus.read_pairs`), no pair is left, or the folder cannot be
+        written to. Also what `check` raises.
+    """
+    key = _key(config, tokenizer, max_length)
+    if shared:
+        folder = folder / key[:32]
+    if (found := _load(folder, key)) is not None:
+        return found
+    if check is not None:
+        with stage("comparing the training pairs with those of the run"):
+            check(fingerprint_of(stream_pairs(config, "train", Report(()))))
+    with _written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock_of(folder)):
+            if (found := _load(folder, key)) is None:  # another process may have made them meanwhile
+                with stage("tokenizing the training pairs"):
+                    _make(folder, key, config, tokenizer, max_length)
+                found = _load(folder, key)
+    assert found is not None, f"{folder} was changed by another program"
+    return found
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that the process which tokenizes holds."""
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a tokenization was interrupted, and can be continued."""
+    return (folder / PROGRESS).exists()
+
+
+def fingerprint_of(chunks: Iterator[Chunk]) -> str:
+    """The fingerprint of all pairs of a stream; see `Pairs.fingerprint`."""
+    digest, corpus = hashlib.sha256(), 0
+    for chunk in chunks:
+        corpus = _update(digest, chunk, corpus)
+    return digest.hexdigest()
+
+
+def _update(digest: "hashlib._Hash", chunk: Chunk, corpus: int) -> int:
+    """Adds a chunk to a fingerprint, with a mark where a new corpus begins; returns the index of its corpus."""
+    if chunk.corpus != corpus:
+        digest.update(f"corpus {chunk.corpus}".encode())
+    chunk.pairs.update(digest)
+    return chunk.corpus
+
+
+def _key(config: DataConfig, tokenizer: Tokenizer, max_length: int) -> str:
+    """SHA-256 in hex of all that decides about the token ids: the data files, the config and the tokenizer."""
+    about = {name: getattr(config, name) for name in _READING}
+    about |= {"format": FORMAT, "tokenizer": tokenizer.fingerprint, "longest": longest(config, max_length)}
+    about["corpora"] = [[_identity(config, name) for name in given] for given in corpora_of(config, "train")]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _identity(config: DataConfig, given: str) -> list[str]:
+    """What identifies the content of a data file, or of a split."""
+    if config.corpus == "files":
+        return _file_identity(given)
+    if config.is_one_file:
+        return [*_file_identity(config.corpus), given]
+    rows = load_rows(config, given)
+    return [config.corpus, str(config.corpus_config), given, str(getattr(rows, "_fingerprint", None))]
+
+
+def _file_identity(path: str) -> list[str]:
+    if (known := version(path)) is not None:
+        return [path, known]
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        try:
+            while block := file.read(BLOCK):
+                digest.update(block)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    return [suffix(path), Path(path).suffix.lower(), digest.hexdigest()]
+
+
+def _load(folder: Path, key: str) -> CachedTokens | None:
+    """The tokens in a folder; None if they are missing, damaged or were made of something else."""
+    try:
+        about = json.loads((folder / TOKENS).read_bytes())
+        if about["key"] != key or not has_manifest(folder):
+            return None
+        if damaged := damaged_files(folder, ()):
+            print(f"The tokens in {folder} are damaged ({', '.join(damaged)}). Tokenizing again.")
+            return None
+        arrays = {name: np.memmap(folder / f"{name}.bin", dtype, "r") for name, dtype in about["arrays"].items()}
+        report = Report(**about["report"] | {"files": tuple(about["report"]["files"])})
+        return CachedTokens(TokenPairs(**arrays, sizes=tuple(about["sizes"])), report, about["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Explains why tokens cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"Could not write the tokens to {folder} ({error.strerror or error}). Free some space, or give another "
+            "folder as --data.cache. The same command continues."
+        ) from error
+
+
+class _Arrays:
+    """The files that tokens are appended to."""
+
+    def __init__(self, folder: Path, vocabulary_size: int) -> None:
+        """Takes the folder, and the number of tokens in the larger vocabulary."""
+        ids = "<u2" if vocabulary_size <= 2**16 else "<i4"
+        self.dtypes = {
+            "source_ids": ids,
+            "source_offsets": "<i8",
+            "target_ids": ids,
+            "target_offsets": "<i8",
+            "numbers": "<i8",
+        }
+        self._files = {name: folder / f"{name}.bin" for name in self.dtypes}
+
+    def sizes(self) -> dict[str, int]:
+        """The size of each file in bytes."""
+        return {name: file.stat().st_size for name, file in self._files.items()}
+
+    def begin(self) -> None:
+        """Creates the files, without any pair."""
+        for name, file in self._files.items():
+            file.unlink(missing_ok=True)
+            file.write_bytes(bytes(8) if name.endswith("_offsets") else b"")
+
+    def truncate(self, sizes: dict[str, int]) -> bool:
+        """Removes what was written after the files had these sizes; False if a file is missing or smaller."""
+        if any(not file.exists() or file.stat().st_size < sizes[name] for name, file in self._files.items()):
+            return False
+        for name, file in self._files.items():
+            os.truncate(file, sizes[name])
+        return True
+
+    def append(self, tokens: TokenPairs) -> None:
+        """Appends pairs to the files."""
+        for name, dtype in self.dtypes.items():
+            values = getattr(tokens, name)
+            if name.endswith("_offsets"):
+                ids = name.replace("offsets", "ids")
+                before = self._files[ids].stat().st_size // np.dtype(self.dtypes[ids]).itemsize - values[-1]
+                values = values[1:] + before
+            with self._files[name].open("ab") as file:
+                values.astype(dtype).tofile(file)
+
+    def sync(self) -> None:
+        """Waits until everything is on the disk."""
+        for file in self._files.values():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+def _make(folder: Path, key: str, config: DataConfig, tokenizer: Tokenizer, max_length: int) -> None:
+    """Tokenizes the training pairs chunk by chunk, after those that an interrupted process has tokenized."""
+    arrays = _Arrays(folder, max(tokenizer.source.size, tokenizer.target.size))
+    done, sizes, limits = _resume(folder, key, arrays)
+    report, digest, corpus = Report(()), hashlib.sha256(), 0
+    for index, chunk in enumerate(stream_pairs(config, "train", report)):
+        corpus = _update(digest, chunk, corpus)
+        if index < done:
+            continue
+        tokens = encode(chunk.pairs, tokenizer)._replace(numbers=np.array(chunk.numbers, np.int64))
+        tokens = within_limits(tokens, config, limits, max_length)
+        arrays.append(tokens)
+        sizes += [0] * (corpus + 1 - len(sizes))
+        sizes[corpus] += tokens.num_pairs
+        if (index + 1) % _SAVE_EVERY == 0:
+            arrays.sync()
+            progress = {"key": key, "chunks": index + 1, "sizes": sizes, "dropped": limits.dropped}
+            write_whole(folder / PROGRESS, as_json(progress | {"bytes": arrays.sizes()}))
+    for reason, count in limits.dropped.items():
+        report.drop(reason, count)
+    require_pairs(sum(sizes), report)
+    arrays.sync()
+    about: dict[str, Any] = {"key": key, "arrays": arrays.dtypes, "sizes": sizes, "data": digest.hexdigest()}
+    write_whole(folder / TOKENS, as_json(about | {"report": dataclasses.asdict(report)}))
+    (folder / PROGRESS).unlink(missing_ok=True)
+    write_manifest(folder)
+
+
+def _resume(folder: Path, key: str, arrays: _Arrays) -> tuple[int, list[int], Report]:
+    """Prepares the files.
+
+    Returns: The number of chunks that they hold, the number of pairs of each corpus, and what was dropped.
+    """
+    (folder / MANIFEST).unlink(missing_ok=True)
+    if (progress := _progress(folder, key)) is not None and arrays.truncate(progress["bytes"]):
+        return progress["chunks"], progress["sizes"], Report((), dropped=progress["dropped"])
+    for name in (PROGRESS, TOKENS):
+        (folder / name).unlink(missing_ok=True)
+    arrays.begin()
+    return 0, [], Report(())
+
+
+def _progress(folder: Path, key: str) -> dict[str, Any] | None:
+    """What an interrupted process has left of the same tokens."""
+    try:
+        progress = json.loads((folder / PROGRESS).read_bytes())
+        return progress if progress["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,13 +1,21 @@
 """Time and memory of large training sets; sub-commands of `micro.py`."""
 
-import resource
+import contextlib
+import io
+import itertools
+import multiprocessing
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
-from transformer.config import TokenizerConfig
+from transformer.config import Config, DataConfig, ModelConfig, TokenizerConfig
 from transformer.data.batches import Batches
+from transformer.data.text import read_lines
 from transformer.data.tokens import TokenPairs
+from transformer.errors import InputError
+from transformer.inputs import read_inputs
 
 _CHUNK = 1_000_000
 
@@ -61,6 +69,60 @@ def like_wmt(pairs: int, longest: int) -> TokenPairs:
     return TokenPairs(ids[0], source, ids[1], target)
 
 
+def starts(source: str, target: str, pairs: int = 1_000_000, vocabulary_size: int = 8_000) -> None:
+    """Measure the data part of a run's first and second start.
+
+    It trains the tokenizer, tokenizes, and packs; the second start finds the tokenizer and the tokens. Each start is a
+    process of its own, and its peak memory includes the libraries. The corpus repeats the given lines, with a number
+    added to each repetition.
+
+    Args:
+        source: source sentences, one per line (also .gz, .xz or .zst).
+        target: translations of the sources, one per line.
+        pairs: number of pairs of the corpus.
+        vocabulary_size: number of tokens to learn.
+    """
+    with tempfile.TemporaryDirectory(prefix="starts-") as folder:
+        files = str(Path(folder) / "train.source"), str(Path(folder) / "train.target")
+        for given, file in zip((source, target), files, strict=True):
+            _repeat(given, Path(file), pairs)
+        run_dir = Path(folder) / "run"
+        data, model = DataConfig(train=files), ModelConfig(vocabulary_size=vocabulary_size)
+        config = Config(run_dir=str(run_dir), data=data, model=model)
+        print("| start | pairs | data part | of it packing | peak memory |")
+        print("| --- | ---: | ---: | ---: | ---: |")
+        for number in ("first", "second", "third"):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                seconds, packing, memory = pool.apply(_start, (config,))
+            print(
+                f"| {number} | {pairs:,} | {seconds:.2f} s | {packing:.2f} s | {memory / 2**30:.2f} GiB |", flush=True
+            )
+
+
+def _start(config: Config) -> tuple[float, float, int]:
+    """The seconds of the data part, the seconds of packing, and the peak memory in bytes."""
+    begun = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        inputs = read_inputs(config)
+    read = time.perf_counter()
+    length = config.data.max_length
+    made = Batches(inputs.tokens["train"], config.tokenizer, tokens=25_000, row_multiple=1, seed=0, pack_length=length)
+    made[0]
+    ended = time.perf_counter()
+    inputs.tokenizer.save(Path(config.run_dir) / "tokenizer.json")
+    return ended - begun, ended - read, peak_memory()
+
+
+def _repeat(given: str, file: Path, number: int) -> None:
+    lines = [*read_lines(given)]
+    with file.open("w", encoding="utf-8") as opened:
+        for index, line in enumerate(itertools.islice(itertools.cycle(lines), number)):
+            opened.write(f"{line} {index // len(lines)}\n")
+
+
 def peak_memory() -> int:
-    """The largest resident memory of this process so far, in bytes (Linux counts it in KiB)."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The largest resident memory of this process so far in bytes, from /proc (see proc(5))."""
+    file = Path("/proc/self/status")
+    if not file.exists():
+        raise InputError("Cannot read the peak memory: there is no /proc on this system. Run this on Linux.")
+    return 1024 * int(next(line.split()[1] for line in file.read_text().splitlines() if line.startswith("VmHWM:")))

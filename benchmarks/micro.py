@@ -8,6 +8,7 @@ python benchmarks/micro.py operations --size B
 python benchmarks/micro.py pmap
 python benchmarks/micro.py loss-memory
 python benchmarks/micro.py planning
+python benchmarks/micro.py starts --source train.en --target train.de
 """
 
 from train_step import loss_memory, operations, pmap  # isort: skip  it sets the allocator before jax is imported
@@ -29,7 +30,7 @@ from typing import IO
 
 import numpy as np
 import tyro
-from data_scale import like_wmt, planning
+from data_scale import like_wmt, planning, starts
 
 from transformer.config import DataConfig, TokenizerConfig
 from transformer.data.batches import Batches
@@ -58,6 +59,7 @@ def main() -> int:
                 "pmap": pmap,
                 "loss-memory": loss_memory,
                 "planning": planning,
+                "starts": starts,
             },
             description=str(__doc__).splitlines()[0],
         )

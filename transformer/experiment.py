@@ -84,7 +84,7 @@ def _run(config: Config, profile: int | None) -> None:
             return
         again = " Scoring its test set again." if "test" in splits(config.data) else ""
         print(f"The run in {config.run_dir} is already trained.{again}", flush=True)
-    pairs, tokens, tokenizer, about = read_inputs(config)
+    pairs, tokens, tokenizer, about, weights = read_inputs(config)
     pack_length = config.training.pack_length or config.data.max_length
     dtype, reason = resolve_dtype(config.model.dtype)
     devices = parallel.num_devices()
@@ -97,6 +97,7 @@ def _run(config: Config, profile: int | None) -> None:
             tokens["train"],
             seed=config.seed,
             pack_length=pack_length,
+            weights=weights,
             row_multiple=config.training.accumulation_steps * devices,
         )
     S, T, rows = train_batches.shape

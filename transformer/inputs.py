@@ -1,7 +1,8 @@
 """What a run learns from and is scored on: sentence pairs, the tokenizer and token ids."""
 
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformer.config import Config
-from transformer.data.corpus import Pairs, Split, read_pairs, splits, stream_pairs
+from transformer.data.corpus import Pairs, Split, corpora_of, read_pairs, splits, stream_pairs
+from transformer.data.mixture import weights_of
 from transformer.data.pairs import Report
 from transformer.data.token_cache import CachedTokens, cached_tokens, is_unfinished, lock_of
 from transformer.data.tokenizer import Tokenizer
@@ -32,12 +34,14 @@ class Inputs(NamedTuple):
         tokens: The token ids of all splits. Those of the training pairs are memory-mapped.
         tokenizer: The tokenizer.
         about: What is written to `data.json`, by split.
+        weights: How often each pair of a training corpus occurs per epoch. None if there is one corpus.
     """
 
     pairs: dict[Split, Pairs]
     tokens: dict[Split, TokenPairs]
     tokenizer: Tokenizer
     about: dict[Split, dict[str, Any]]
+    weights: list[float] | None
 
 
 def read_inputs(config: Config) -> Inputs:
@@ -70,7 +74,21 @@ def read_inputs(config: Config) -> Inputs:
         print(f"{split}: {report}")
     prints = {"train": train.fingerprint, **{split: own.fingerprint for split, own in pairs.items()}}
     about = {split: report.to_dict() | {"fingerprint": prints[split]} for split, report in reports.items()}
-    return Inputs(pairs, {"train": train.tokens, **tokens}, tokenizer, about)
+    weights = None
+    if config.data.weights or len(train.tokens.sizes) > 1:
+        weights = weights_of(config.data, train.tokens.sizes)
+        about["train"]["corpora"] = mixed = _mixture(config, train.tokens.sizes, weights)
+        for corpus in mixed:
+            print(f"corpus {' '.join(corpus['files'])}: {corpus['pairs']:,} pairs, {corpus['per_epoch']:,} per epoch")
+    return Inputs(pairs, {"train": train.tokens, **tokens}, tokenizer, about, weights)
+
+
+def _mixture(config: Config, sizes: Sequence[int], weights: Sequence[float]) -> list[dict[str, Any]]:
+    """What `data.json` says about each training corpus."""
+    return [
+        {"files": [*files], "pairs": size, "weight": weight, "per_epoch": math.floor(weight * size + 0.5)}
+        for files, size, weight in zip(corpora_of(config.data, "train"), sizes, weights, strict=True)
+    ]
 
 
 def training_tokens(config: Config, tokenizer: Tokenizer) -> CachedTokens:

@@ -5,7 +5,7 @@ pairs. No epoch is ever laid out or shuffled as a whole.
 """
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from transformer.config import TokenizerConfig
 from transformer.data.groups import group
-from transformer.data.packing import pack, row_shape
+from transformer.data.mixture import drawn
+from transformer.data.packing import Spaces, pack, row_shape
 from transformer.data.permutation import derive, make_key, permute
 from transformer.data.tokens import TokenPairs
 from transformer.errors import InputError
@@ -36,7 +37,7 @@ class _Chosen(NamedTuple):
 
 
 class Batches:
-    """An endless sequence of batches of packed rows. Each pair occurs once per epoch.
+    """An endless sequence of batches of packed rows. Each pair occurs once per epoch, unless corpora have weights.
 
     `batches[n]` counts n across epochs. In each epoch, (seed, epoch) alone decides which pairs share a row and which
     rows share a batch. The pairs of batch n and their rows do not depend on `row_multiple`. So a run resumes with the
@@ -57,6 +58,7 @@ class Batches:
         row_multiple: int,
         seed: int | None,
         pack_length: int | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         """Chooses the shape and packs the pairs into rows.
 
@@ -69,43 +71,67 @@ class Batches:
             seed: Seed of the shuffling. None packs the same pairs into the same rows in each epoch.
             pack_length: Tokens of a row's longer side. Rows are longer if a pair needs it. None makes rows as long as
                 the longest pair.
+            weights: How often each pair of a corpus occurs per epoch, for each corpus of `pairs`. With a fraction, an
+                epoch has only some of the pairs, and later ones have the others. None is 1 for all.
 
-        Raises: InputError if `row_multiple` rows exceed `tokens`.
+        Raises: InputError if `row_multiple` rows exceed `tokens`, or a weight is so small that no pair is drawn.
         """
         self._pairs, self._ids, self._seed = pairs, ids, seed
         self._groups = groups = group(pairs)
-        self._first = np.cumsum(groups.counts) - groups.counts
-        S, T = row_shape(groups.lengths, groups.counts, pack_length or int(groups.lengths.max()))
+        numbers = groups.counts if weights is None else drawn(weights, groups.counts)
+        # A cell has the pairs of equal lengths of one corpus. Cells are in the order of `groups.order`.
+        self._available, self._drawn = groups.counts.T.ravel(), numbers.T.ravel()
+        self._first, self._cell_ends = np.cumsum(self._available) - self._available, np.cumsum(self._drawn)
+        self._counts = counts = numbers.sum(axis=0)
+        self._before = np.cumsum(counts) - counts
+        used = groups.lengths[counts > 0], counts[counts > 0]
+        S, T = row_shape(*used, pack_length or int(used[0].max()))
         _check_budget(tokens, row_multiple, max(S, T), pack_length)
-        self._layout = pack(groups.lengths, groups.counts, S, T)
+        self._layout = pack(groups.lengths, counts, S, T)
         self._filled_rows = _spread(self._layout.num_rows, tokens // max(S, T))
         rows = -(-self._filled_rows // row_multiple) * row_multiple
 
         self.shape = S, T, rows
         self.per_epoch = -(-self._layout.num_rows // self._filled_rows)
-        real = int((groups.counts @ groups.lengths).sum())
-        self.padding = 1 - real / ((S + T) * rows * self.per_epoch)
+        self.padding = 1 - int((counts @ groups.lengths).sum()) / ((S + T) * rows * self.per_epoch)
 
     def _shuffle(
-        self, what: str, epoch: int, index: np.ndarray, size: np.ndarray, group: int | np.ndarray = 0
+        self, what: str, epoch: int | np.ndarray, index: np.ndarray, size: np.ndarray, group: int | np.ndarray = 0
     ) -> np.ndarray:
         """Where indices [N] below `size` go in an epoch, in a permutation of `what` of its own for each group."""
         if self._seed is None:
             return index
-        return permute(index, size, derive(make_key(what, self._seed, epoch), np.atleast_1d(group)))
+        key = derive(make_key(what, self._seed), np.atleast_1d(epoch))
+        return permute(index, size, derive(key, np.atleast_1d(group)))
 
     def _choose(self, n: int, rows: slice) -> _Chosen:
         """The pairs in some rows of batch n."""
         epoch, number = divmod(n, self.per_epoch)
-        layout, filled, groups = self._layout, self._filled_rows, self._groups
+        layout, filled = self._layout, self._filled_rows
         # Without this permutation, the incomplete batch would always be the last one.
         (batch,) = self._shuffle("batches", epoch, np.array([number]), np.array([self.per_epoch]))
         chosen = np.arange(self.shape[2])[rows]
         chosen = chosen[chosen < min(filled, layout.num_rows - batch * filled)]
         spaces = layout.spaces(self._shuffle("rows", epoch, batch * filled + chosen, np.array([layout.num_rows])))
-        own = spaces.lengths
-        pairs = groups.order[self._first[own] + self._shuffle("pairs", epoch, spaces.ordinal, groups.counts[own], own)]
+        pairs = self._fill(epoch, spaces)
         return _Chosen(pairs, spaces.row, spaces.source_starts, spaces.target_starts, spaces.segment)
+
+    def _fill(self, epoch: int, spaces: Spaces) -> np.ndarray:
+        """The pairs that fill spaces.
+
+        The pairs of a cell are drawn round after round, each round in another order. With the weight 1, round r is
+        epoch r. With another weight, an epoch draws fewer or more pairs than a round has, from where the last epoch
+        stopped.
+        """
+        group, ordinal = spaces.lengths, spaces.ordinal
+        if len(self._groups.counts) > 1:  # corpora meet in a row
+            ordinal = self._shuffle("corpora", epoch, ordinal, self._counts[group], group)
+        number = self._before[group] + ordinal
+        cell = np.searchsorted(self._cell_ends, number, side="right")
+        drawn = self._drawn[cell]
+        first = drawn * (0 if self._seed is None else epoch)
+        turn, index = np.divmod(first + number - (self._cell_ends[cell] - drawn), self._available[cell])
+        return self._groups.order[self._first[cell] + self._shuffle("pairs", turn, index, self._available[cell], cell)]
 
     def pairs(self, n: int) -> np.ndarray:
         """The numbers of the pairs in batch n, in the order of their rows; see `TokenPairs.numbers`."""

@@ -44,7 +44,7 @@ def drawn(weights: Sequence[float], counts: np.ndarray) -> np.ndarray:
         if not number:
             size = counts[index].sum()
             raise InputError(
-                f"Corpus {index + 1} of --data.train has {size:,} pairs and the weight {weight:g}, so no pair of it would "
-                "be used. Give it a larger weight, or leave it out."
+                f"Corpus {index + 1} of --data.train has {size:,} pairs and the weight {weight:g}, so no pair of it "
+                "would be used. Give it a larger weight, or leave it out."
             )
     return numbers

@@ -123,8 +123,8 @@ def _run(config: Config, profile: int | None) -> None:
         if origin is not None:
             origin.save(run_dir)
         write_whole(run_dir / "data.json", as_json(about))
-        for split in KEPT.keys() & pairs.keys():
-            keep_pairs(run_dir / KEPT[split], pairs[split], config.data)
+        for split, own in pairs.items():
+            keep_pairs(run_dir / KEPT[split], own, config.data)
         with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:
             (run_dir / DIVERGED).unlink(missing_ok=True)
             try:

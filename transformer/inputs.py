@@ -53,7 +53,6 @@ def read_inputs(config: Config) -> Inputs:
     Raises: InputError if anything cannot be read, or differs from what the run was started with.
     """
     pairs: dict[Split, Pairs] = {}
-    tokens: dict[Split, TokenPairs] = {}
     reports: dict[Split, Report] = {}
     _require_splits(config)
     for split in checked(splits(config.data)):
@@ -65,30 +64,32 @@ def read_inputs(config: Config) -> Inputs:
     tokenizer = load_or_train_tokenizer(config)
     train = training_tokens(config, tokenizer)
     check_data(config.run_dir, "train", train.fingerprint)
-    for split, own in pairs.items():
-        tokens[split] = tokenize(
-            own, tokenizer, config.data, reports[split], filter=False, max_length=config.model.max_positions
-        )
-    reports = {"train": train.report, **reports}
-    for split, report in reports.items():
+    tokens: dict[Split, TokenPairs] = {"train": train.tokens}
+    about: dict[Split, dict[str, Any]] = {"train": train.report.to_dict() | {"fingerprint": train.fingerprint}}
+    print(f"train: {train.report}")
+    positions = config.model.max_positions
+    for split in checked(pairs):
+        own, report = pairs[split], reports[split]
+        with stage(f"tokenizing the {split} pairs"):
+            tokens[split] = tokenize(own, tokenizer, config.data, report, filter=False, max_length=positions)
+        about[split] = report.to_dict() | {"fingerprint": own.fingerprint}
         print(f"{split}: {report}")
-    prints = {"train": train.fingerprint, **{split: own.fingerprint for split, own in pairs.items()}}
-    about = {split: report.to_dict() | {"fingerprint": prints[split]} for split, report in reports.items()}
     weights = None
     if config.data.weights or len(train.tokens.sizes) > 1:
         weights = weights_of(config.data, train.tokens.sizes)
-        about["train"]["corpora"] = mixed = _mixture(config, train.tokens.sizes, weights)
-        for corpus in mixed:
-            print(f"corpus {' '.join(corpus['files'])}: {corpus['pairs']:,} pairs, {corpus['per_epoch']:,} per epoch")
-    return Inputs(pairs, {"train": train.tokens, **tokens}, tokenizer, about, weights)
+        about["train"]["corpora"] = _mixture(config, train.tokens.sizes, weights)
+    return Inputs(pairs, tokens, tokenizer, about, weights)
 
 
 def _mixture(config: Config, sizes: Sequence[int], weights: Sequence[float]) -> list[dict[str, Any]]:
-    """What `data.json` says about each training corpus."""
-    return [
+    """What `data.json` says about each training corpus, which is printed as well."""
+    corpora = [
         {"files": [*files], "pairs": size, "weight": weight, "per_epoch": math.floor(weight * size + 0.5)}
         for files, size, weight in zip(corpora_of(config.data, "train"), sizes, weights, strict=True)
     ]
+    for corpus in corpora:
+        print(f"corpus {' '.join(corpus['files'])}: {corpus['pairs']:,} pairs, {corpus['per_epoch']:,} per epoch")
+    return corpora
 
 
 def training_tokens(config: Config, tokenizer: Tokenizer) -> CachedTokens:

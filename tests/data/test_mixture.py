@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -28,8 +29,9 @@ def corpora(sizes: tuple[int, ...] = SIZES) -> TokenPairs:
     return TokenPairs(*flat, sizes=sizes)
 
 
-def make(pairs: TokenPairs, **options) -> Batches:
-    return Batches(pairs, TokenizerConfig(), tokens=256, row_multiple=1, pack_length=24, **{"seed": 3} | options)
+def make(pairs: TokenPairs, weights: Sequence[float] | None = None, seed: int | None = 3) -> Batches:
+    shape = {"tokens": 256, "row_multiple": 1, "pack_length": 24}
+    return Batches(pairs, TokenizerConfig(), **shape, seed=seed, weights=weights)
 
 
 def epoch_of(batches: Batches, epoch: int) -> list[list[int]]:
@@ -69,12 +71,11 @@ def test_with_a_fraction_the_pairs_take_turns():
     """Of many pairs of one length, a third is drawn per epoch: after three epochs, each has been drawn once."""
     ids, offsets = np.arange(300, dtype=np.int32) + 100, np.arange(301)
     batches = make(TokenPairs(ids, offsets, ids, offsets, sizes=(300,)), weights=[1 / 3])
+    epochs = [{*itertools.chain.from_iterable(epoch_of(batches, epoch))} for epoch in range(9)]
+    assert {len(epoch) for epoch in epochs} == {100}
     for start in (0, 3, 6):
-        three = [{*itertools.chain.from_iterable(epoch_of(batches, start + epoch))} for epoch in range(3)]
-        assert [len(one) for one in three] == [100, 100, 100]
-        assert set.union(*three) == {*range(300)}
-        first = three[0] if start == 0 else first
-    assert first != three[0]  # in other groups of a hundred
+        assert set.union(*epochs[start : start + 3]) == {*range(300)}
+    assert epochs[0] != epochs[3] != epochs[6]  # in other groups of a hundred
 
 
 def test_corpora_meet_in_batches():
@@ -142,6 +143,12 @@ def test_which_files_make_a_corpus(given, expected):
 def test_several_splits_are_several_corpora():
     config = DataConfig(corpus="some/set", train=("train", "extra[:10%]"), weights=(1.0, 0.5))
     assert [*corpora_of(config, "train")] == [("train",), ("extra[:10%]",)]
+
+
+def test_a_corpus_without_pairs_has_a_weight_that_is_refused():
+    weights = weights_of(DataConfig(train=("a.tsv", "b.tsv"), temperature=3.0), [10, 0])
+    with pytest.raises(InputError, match=r"Corpus 2 of --data\.train has 0 pairs and the weight 0"):
+        drawn(weights, np.array([[10], [0]]))
 
 
 @pytest.mark.parametrize(

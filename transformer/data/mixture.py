@@ -20,7 +20,7 @@ def weights_of(config: DataConfig, sizes: Sequence[int]) -> list[float]:
     if config.temperature is None:
         return [*config.weights] or [1.0] * len(sizes)
     largest = max(sizes)
-    return [(size / largest) ** (1 / config.temperature) * largest / size for size in sizes]
+    return [(size / largest) ** (1 / config.temperature) * largest / max(size, 1) for size in sizes]
 
 
 def drawn(weights: Sequence[float], counts: np.ndarray) -> np.ndarray:

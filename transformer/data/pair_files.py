@@ -36,18 +36,18 @@ def stream_parallel(source: str, target: str, config: DataConfig) -> Iterator[Ch
     sides = read_side(source, 0, config), counted(read_side(target, 1, config), None, "lines")
     first = 1
     while True:
-        lines = [[*islice(side, CHUNK)] for side in sides]
-        numbers = [len(own) for own in lines]
-        if numbers[0] != numbers[1]:
-            totals = [first - 1 + len(own) + sum(1 for _ in side) for own, side in zip(lines, sides, strict=True)]
+        sources, targets = ([*islice(side, CHUNK)] for side in sides)
+        if len(sources) != len(targets):
+            both = zip((sources, targets), sides, strict=True)
+            totals = [first - 1 + len(own) + sum(1 for _ in rest) for own, rest in both]
             raise InputError(
                 f"{source} has {totals[0]} lines, but {target} has {totals[1]}. Line n of one file must be the "
                 "translation of line n of the other."
             )
-        if not numbers[0]:
+        if not sources:
             return
-        yield Chunk(Pairs(*lines), range(first, first + numbers[0]))
-        first += numbers[0]
+        yield Chunk(Pairs(sources, targets), range(first, first + len(sources)))
+        first += len(sources)
 
 
 def read_side(path: str, side: Literal[0, 1], config: DataConfig) -> Iterator[str]:

@@ -82,7 +82,8 @@ def _open_remote(path: str) -> Any:
     import fsspec  # most runs read local files
 
     try:
-        return fsspec.open(path, "rb").open()
+        filesystem, name = fsspec.url_to_fs(path)
+        return filesystem.open(name, "rb")
     except FileNotFoundError as error:
         raise InputError(f"{path} cannot be read: No such file or directory.") from error
     except Exception as error:  # failures of protocols, network and authorization have no common base class

@@ -181,12 +181,22 @@ def read_targets(path: str, config: DataConfig) -> list[str]:
     return [*read_side(path, 1, config)]
 
 
-def _open(given: tuple[str, ...], config: DataConfig) -> _Opened:
+def names_of(given: tuple[str, ...], config: DataConfig) -> tuple[str, ...]:
+    """The files of a corpus, or the Hugging Face dataset with its split."""
     if config.corpus == "files":
-        return _open_files(given, config)
+        return given
     if config.is_one_file:
-        return _open_files((config.corpus,), config, given[0])
-    name = " ".join(part for part in (config.corpus, config.corpus_config, given[0]) if part)
+        return (config.corpus,)
+    return (" ".join(part for part in (config.corpus, config.corpus_config, given[0]) if part),)
+
+
+def _open(given: tuple[str, ...], config: DataConfig) -> _Opened:
+    names = names_of(given, config)
+    if config.corpus == "files":
+        return _open_files(names, config)
+    if config.is_one_file:
+        return _open_files(names, config, given[0])
+    (name,) = names
     rows = load_rows(config, given[0])
     counted_rows = counted(rows, getattr(rows, "num_rows", None), "rows")
     return _Opened(to_pairs(counted_rows, config, name=name, unit="row"), (name, name), "row")
@@ -221,7 +231,7 @@ def load_rows(config: DataConfig, split: str) -> Any:
     try:
         return datasets.load_dataset(config.corpus, config.corpus_config, split=split)
     except Exception as error:  # failures of network, names, authorization and formats have no common base class
-        name = " ".join(part for part in (config.corpus, config.corpus_config, split) if part)
+        (name,) = names_of((split,), config)
         raise InputError(
             f"The Hugging Face dataset {name} cannot be loaded: {type(error).__name__}: {error}"
         ) from error

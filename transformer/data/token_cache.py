@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ import numpy as np
 from filelock import FileLock
 
 from transformer.config import DataConfig
-from transformer.data.corpus import corpora_of, load_rows, stream_pairs
+from transformer.data.corpus import corpora_of, load_rows, names_of, stream_pairs
 from transformer.data.pair_files import suffix
 from transformer.data.pairs import Chunk, Report
 from transformer.data.raw_files import BLOCK, open_file, version
@@ -81,7 +82,7 @@ def cached_tokens(
     key = _key(config, tokenizer, max_length)
     if shared:
         folder = folder / key[:32]
-    if (found := _load(folder, key)) is not None:
+    if (found := _load(folder, key, config)) is not None:
         return found
     if check is not None:
         with stage("comparing the training pairs with those of the run"):
@@ -89,10 +90,10 @@ def cached_tokens(
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(lock_of(folder)):
-            if (found := _load(folder, key)) is None:  # another process may have made them meanwhile
+            if (found := _load(folder, key, config, print)) is None:  # another process may have made them meanwhile
                 with stage("tokenizing the training pairs"):
                     _make(folder, key, config, tokenizer, max_length)
-                found = _load(folder, key)
+                found = _load(folder, key, config)
     assert found is not None, f"{folder} was changed by another program"
     return found
 
@@ -154,17 +155,20 @@ def _file_identity(path: str) -> list[str]:
     return [suffix(path), Path(path).suffix.lower(), digest.hexdigest()]
 
 
-def _load(folder: Path, key: str) -> CachedTokens | None:
-    """The tokens in a folder; None if they are missing, damaged or were made of something else."""
+def _load(
+    folder: Path, key: str, config: DataConfig, say: Callable[[str], None] = lambda _: None
+) -> CachedTokens | None:
+    """The tokens in a folder; None if they are missing, damaged, which is said, or were made of something else."""
     try:
         about = json.loads((folder / TOKENS).read_bytes())
         if about["key"] != key or not has_manifest(folder):
             return None
         if damaged := damaged_files(folder, ()):
-            print(f"The tokens in {folder} are damaged ({', '.join(damaged)}). Tokenizing again.")
+            say(f"The tokens in {folder} are damaged ({', '.join(damaged)}). Tokenizing again.")
             return None
         arrays = {name: np.memmap(folder / f"{name}.bin", dtype, "r") for name, dtype in about["arrays"].items()}
-        report = Report(**about["report"] | {"files": tuple(about["report"]["files"])})
+        names = chain.from_iterable(names_of(given, config) for given in corpora_of(config, "train"))
+        report = Report(**about["report"] | {"files": tuple(dict.fromkeys(names))})  # the files may have moved
         return CachedTokens(TokenPairs(**arrays, sizes=tuple(about["sizes"])), report, about["data"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

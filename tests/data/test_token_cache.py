@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
@@ -187,6 +188,21 @@ def test_a_folder_that_cannot_be_written_is_an_input_error(config, tokenizer, tm
 def test_without_any_pair_left(config, tokenizer, tmp_path):
     with pytest.raises(InputError, match=r"No pair is left to train on\. 101 pairs read .* too long"):
         cached_tokens(tmp_path / "tokens", dataclasses.replace(config, drop_duplicates=False), tokenizer, 2)
+
+
+def test_a_dataset_of_the_hub_is_known_by_its_fingerprint(tokenizer, tmp_path, monkeypatch):
+    rows = [{"en": "a", "de": "b"}, {"en": "ab", "de": "c"}]
+    served = {"train": datasets.Dataset.from_list(rows), "extra": datasets.Dataset.from_list(rows[:1])}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, split: served[split])
+    config = DataConfig(corpus="some/set", train=("train", "extra"))
+    first = cached_tokens(tmp_path, config, tokenizer, 14, shared=True)
+    assert (first.tokens.sizes, first.report.files) == ((2, 1), ("some/set train", "some/set extra"))
+    monkeypatch.setattr(token_cache, "stream_pairs", pytest.fail)
+    assert_same(cached_tokens(tmp_path, config, tokenizer, 14, shared=True), first)
+    monkeypatch.undo()
+    served["extra"] = datasets.Dataset.from_list(rows)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, split: served[split])
+    assert cached_tokens(tmp_path, config, tokenizer, 14, shared=True).tokens.sizes == (2, 2)
 
 
 def test_large_vocabularies_have_larger_ids(tokenizer, tmp_path, monkeypatch, config):

@@ -23,7 +23,7 @@ from transformer.inference.metrics import metrics_of
 from transformer.inference.results import read_scores
 from transformer.inference.translation import translate
 from transformer.inference.translator import load
-from transformer.inputs import nothing_left_if_refused, read_inputs
+from transformer.inputs import nothing_left_if_refused, read_inputs, training_batches
 from transformer.kept_pairs import KEPT, keep_pairs
 from transformer.model import Transformer
 from transformer.origin import load_origin, require_another_run
@@ -84,22 +84,14 @@ def _run(config: Config, profile: int | None) -> None:
             return
         again = " Scoring its test set again." if "test" in splits(config.data) else ""
         print(f"The run in {config.run_dir} is already trained.{again}", flush=True)
-    pairs, tokens, tokenizer, about, weights = read_inputs(config)
-    pack_length = config.training.pack_length or config.data.max_length
+    pairs, tokens, tokenizer, about = read_inputs(config)
     dtype, reason = resolve_dtype(config.model.dtype)
     devices = parallel.num_devices()
     print(f"compute dtype: {dtype} ({reason}) on {devices} device{'s' if devices > 1 else ''}")
     if (advice := unused_accelerator()) is not None:
         print(advice)
-    batches = partial(Batches, ids=config.tokenizer, tokens=config.training.batch_tokens)
     with stage("packing the training pairs into rows"):
-        train_batches = batches(
-            tokens["train"],
-            seed=config.seed,
-            pack_length=pack_length,
-            weights=weights,
-            row_multiple=config.training.accumulation_steps * devices,
-        )
+        train_batches = training_batches(config, tokens["train"], config.training.accumulation_steps * devices)
     S, T, rows = train_batches.shape
     print(f"batch: {rows:,} rows of {S} source and {T} target tokens, {train_batches.padding:.1%} padding")
     steps, per_epoch = config.training.steps, train_batches.per_epoch
@@ -108,7 +100,8 @@ def _run(config: Config, profile: int | None) -> None:
         print(f"starting from {origin}")
     validation = evaluate = None
     if "validation" in tokens:
-        validation = batches(tokens["validation"], row_multiple=devices, seed=None)
+        budget = config.training.batch_tokens
+        validation = Batches(tokens["validation"], config.tokenizer, tokens=budget, row_multiple=devices, seed=None)
         if config.training.validation_bleu:
             evaluate = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])
 

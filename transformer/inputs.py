@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformer.config import Config
+from transformer.data.batches import Batches
 from transformer.data.corpus import Pairs, Split, corpora_of, read_pairs, splits, stream_pairs
 from transformer.data.mixture import weights_of
 from transformer.data.pairs import Report
@@ -34,14 +35,12 @@ class Inputs(NamedTuple):
         tokens: The token ids of all splits. Those of the training pairs are memory-mapped.
         tokenizer: The tokenizer.
         about: What is written to `data.json`, by split.
-        weights: How often each pair of a training corpus occurs per epoch. None if there is one corpus.
     """
 
     pairs: dict[Split, Pairs]
     tokens: dict[Split, TokenPairs]
     tokenizer: Tokenizer
     about: dict[Split, dict[str, Any]]
-    weights: list[float] | None
 
 
 def read_inputs(config: Config) -> Inputs:
@@ -74,9 +73,7 @@ def read_inputs(config: Config) -> Inputs:
             tokens[split] = tokenize(own, tokenizer, config.data, report, filter=False, max_length=positions)
         about[split] = report.to_dict() | {"fingerprint": own.fingerprint}
         print(f"{split}: {report}")
-    weights = None
-    if config.data.weights or len(train.tokens.sizes) > 1:
-        weights = weights_of(config.data, train.tokens.sizes)
+    if (weights := mixture_weights(config, train.tokens)) is not None:
         about["train"]["corpora"] = _mixture(config, train.tokens.sizes, weights)
     return Inputs(pairs, tokens, tokenizer, about, weights)
 
@@ -104,6 +101,30 @@ def training_tokens(config: Config, tokenizer: Tokenizer) -> CachedTokens:
         None if recorded is None else partial(check_data, config.run_dir, "train"),
         shared=cache is not None,
     )
+
+
+def training_batches(config: Config, tokens: TokenPairs, row_multiple: int) -> Batches:
+    """The batches of a run, packed from the tokens of its training pairs.
+
+    Args:
+        config: The experiment.
+        tokens: The training pairs.
+        row_multiple: The number of rows of a batch is a multiple of this.
+    """
+    return Batches(
+        tokens,
+        config.tokenizer,
+        tokens=config.training.batch_tokens,
+        seed=config.seed,
+        pack_length=config.training.pack_length or config.data.max_length,
+        weights=mixture_weights(config, tokens),
+        row_multiple=row_multiple,
+    )
+
+
+def mixture_weights(config: Config, tokens: TokenPairs) -> list[float] | None:
+    """How often each pair of a training corpus occurs per epoch. None if there is one corpus, without a weight."""
+    return weights_of(config.data, tokens.sizes) if config.data.weights or len(tokens.sizes) > 1 else None
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """The `transformer plan` command, which says what a training run will cost."""
 
+import dataclasses
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformer.cli.train import ConfigOptions, StartingPoint, parse_options
@@ -24,7 +27,7 @@ class PlanOptions(ConfigOptions):
         transformer plan --config wmt14_big --target h100
         transformer plan --config base --data.train a.en a.de --target v5e:2x2 --json
 
-    Nothing is written."""
+    Nothing is written, except tokens if there is a --data.cache."""
 
     target: str = "local"
     """Hardware to compile for: `local` (this machine), `h100`, `h100xN` (N cards in one machine), or the topology of a
@@ -62,21 +65,21 @@ def workload(config: Config, devices: int, *, read: bool) -> "Workload":
 
     Raises: InputError if the data cannot be read, or if a batch is too small for the devices.
     """
-    from transformer.data.batches import Batches, tokenize
-    from transformer.data.corpus import read_pairs, splits
-    from transformer.experiment import load_or_train_tokenizer
+    from transformer.data.corpus import splits
+    from transformer.inputs import load_or_train_tokenizer, training_batches, training_tokens
     from transformer.planning.plan import Workload
+    from transformer.run_dir import TOKENS
 
     training, multiple = config.training, config.training.accumulation_steps * devices
     length = training.pack_length or config.data.max_length
     if not read or "train" not in splits(config.data):
         rows = training.batch_tokens // length // multiple * multiple
         return Workload(length, length, max(rows, multiple))
-    pairs, report = read_pairs(config.data, "train")
-    tokenizer = load_or_train_tokenizer(config, pairs)
-    tokens = tokenize(pairs, tokenizer, config.data, report, filter=True, max_length=length)
-    print(f"train: {report}", file=sys.stderr)
-    batches = Batches(
-        tokens, config.tokenizer, tokens=training.batch_tokens, seed=None, pack_length=length, row_multiple=multiple
-    )
+    tokenizer = load_or_train_tokenizer(config)
+    with tempfile.TemporaryDirectory(prefix="transformer-plan-") as folder:
+        kept = config.data.cache is not None or (Path(config.run_dir) / TOKENS).exists()
+        data = config.data if kept else dataclasses.replace(config.data, cache=folder)
+        train = training_tokens(dataclasses.replace(config, data=data), tokenizer)
+        print(f"train: {train.report}", file=sys.stderr)
+        batches = training_batches(config, train.tokens, multiple)
     return Workload(*batches.shape, batches.padding, batches.per_epoch)

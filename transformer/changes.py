@@ -31,6 +31,7 @@ FREE = {
             "save_minutes",
             "validation_bleu",
             "patience",
+            "max_skipped_steps",
             "keep_last",
         )
     ),

@@ -57,7 +57,7 @@ def run(config: Config, profile: int | None = None) -> None:
 
     Raises:
         InputError: The config, the data or the run directory cannot be used, or too few steps are left for `profile`.
-        DivergenceError: A loss or the gradient norm is not finite.
+        DivergenceError: A loss, a gradient or an update is not finite (see `training.max_skipped_steps`).
         Interrupted: A deferred signal has arrived.
     """
     with nothing_left_if_refused(Path(config.run_dir)):

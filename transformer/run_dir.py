@@ -8,7 +8,8 @@ RUN/tokens/             the training pairs as token ids (see `data/token_cache.p
 RUN/tokens.lock         held by the process that makes them
 RUN/validation.jsonl    the validation set
 RUN/test.jsonl          the test set
-RUN/metrics.jsonl       training losses and validation scores
+RUN/metrics.jsonl       training losses, norms and validation scores
+RUN/nonfinite.jsonl     steps whose loss, gradient or update was not finite
 RUN/checkpoints/STEP/   arrays (see `checkpoint.py`)
 RUN/damaged/STEP        a checkpoint that was damaged when the run was resumed
 RUN/diverged.txt        the error message, if training diverged

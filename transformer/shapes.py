@@ -20,7 +20,7 @@ One word, one meaning, in code, messages and documentation:
     chunk        a part of an input line that is too long for the model
     shard        the part of an array that one device holds
     micro-batch  the part of a batch whose gradients are computed at once, when gradients are accumulated
-    step         one update of the parameters
+    step         one batch, and the update of the parameters by it, unless it is skipped
     resume       continue a run from its last checkpoint
 """
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -22,29 +23,36 @@ from transformer.model import Transformer
 from transformer.run_dir import saved_steps
 from transformer.shapes import Batch
 from transformer.training import loop, parallel
+from transformer.training.norms import by_layer
 from transformer.training.optimizer import make_optimizer
-from transformer.training.step import TrainState, create_state, eval_step, train_step
+from transformer.training.step import TrainState, batch_loss, create_state, eval_step, train_step
 
 STEPS = 20
+SKIPPED, MARK = 12, 2  # the batch and the token id whose loss is not finite
 
 
 @pytest.fixture(scope="module")
 def batches(make_batch: Callable[..., Batch]) -> list[Batch]:
-    """Batches of 16 rows. The last three are empty, so three of the eight devices have one empty row."""
-    return [make_batch(n, rows=16, S=6, T=7, empty_rows=3) for n in range(STEPS)]
+    """Batches of 16 rows. The last three are empty, so three of the eight devices have one empty row.
+
+    One row of one batch is marked with `MARK`, which other rows do not have.
+    """
+    made = [make_batch(n, rows=16, S=6, T=7, empty_rows=3) for n in range(STEPS)]
+    made[SKIPPED].source[5, 0] = MARK
+    return made
 
 
 def run(map_step: Callable, config: ModelConfig, batches: list[Batch]) -> tuple[TrainState, list[dict[str, float]]]:
     """The state after all batches, and every step's metrics."""
     optimizer = make_optimizer(OptimizerConfig(warmup_steps=10, scale=0.3), config.d_model, STEPS)
     model = Transformer(config)
-    step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=0.1, seed=3)
+    step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=0.1, seed=3, skip=True)
     if map_step is parallel.map_train_step:
         step = partial(step, total=parallel.total)
     mapped, state, log = map_step(step), create_state(model, optimizer, seed=3), []
     for batch in batches:
         state, metrics = mapped(state, batch)
-        log.append({name: float(value) for name, value in metrics.items()})
+        log.append(by_layer(jax.device_get(metrics)))
     return state, log
 
 
@@ -60,7 +68,8 @@ def assert_same_run(actual: tuple, expected: tuple) -> None:
     """Requires equal states, including their shapes (no axis of devices), and equal metrics of every step."""
     (state, log), (expected_state, expected_log) = actual, expected
     for step, ours, theirs in zip(range(STEPS), log, expected_log, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5), step
+        assert ours == pytest.approx(theirs, rel=1e-5, nan_ok=True), step
+        assert np.isfinite(ours["update_norm"]) == (step != SKIPPED)
     assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, expected_state)
     assert_close(state.params, expected_state.params)
     assert int(state.step) == int(expected_state.step) == STEPS
@@ -70,8 +79,17 @@ def assert_close(actual: Any, expected: Any) -> None:
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, expected)
 
 
-def test_eight_devices_equal_one_device(tiny_model, batches):
-    """Batch norm included, which has the statistics of all devices. The next test trains without it."""
+def test_eight_devices_equal_one_device(tiny_model, batches, monkeypatch):
+    """Batch norm included, which has the statistics of all devices. The next test trains without it.
+
+    In one step the loss of one device is NaN, and all devices skip the update.
+    """
+
+    def marked_loss(model: Transformer, params: Any, batch: Batch, **arguments: Any) -> Any:
+        loss, others = batch_loss(model, params, batch, **arguments)
+        return loss * jnp.where((batch.source == MARK).any(), jnp.nan, 1.0), others
+
+    monkeypatch.setattr("transformer.training.step.batch_loss", marked_loss)
     config = dataclasses.replace(tiny_model, norm="batch", batch_norm_momentum=0.8)
     state, _ = one = on_one_device(config, batches)
     assert_same_run(on_eight_devices(config, batches), one)

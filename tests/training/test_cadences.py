@@ -21,24 +21,29 @@ from transformer.checkpoint import Checkpoints, load_params
 from transformer.checkpoint_records import records
 from transformer.config import Config, DataConfig, ModelConfig, TrainingConfig
 from transformer.counters import Counters
+from transformer.errors import DivergenceError
 from transformer.interruption import Interrupted
 from transformer.run_dir import checkpoint_steps, is_finished, open_run, saved_steps
 from transformer.training import loop, metrics, parallel
+from transformer.training.optimizer import learning_rate
 from transformer.training.step import TrainState
 
-STEPS = 12
+STEPS, BAD = 12, (5, 10)  # the steps of a run, and those whose gradient is not finite if such steps are skipped
 
 
 def create_state(*_: Any) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), {"params": {"w": jnp.zeros(2)}}, jnp.zeros(()))
 
 
-def train_step(state: TrainState, batch: Any, **_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+def train_step(state: TrainState, batch: Any, *, skip: bool, **_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
     tokens = parallel.total(batch.target_mask.sum(dtype=jnp.float32))
     ids = parallel.total(batch.source.sum(dtype=jnp.float32))
     w = jnp.sin(state.params["params"]["w"] + ids)
+    bad = skip & jnp.isin(state.step + 1, jnp.array(BAD))
     sums = {"loss_sum": tokens * w.sum(), "target_tokens": tokens, "source_tokens": tokens}
-    return TrainState(state.step + 1, {"params": {"w": w}}, ids), sums | {"gradient_norm": w[0]}
+    norms = {"gradient_norm": jnp.where(bad, jnp.nan, w[0]), "update_norm": w[0], "update_norm/encoder": w}
+    w = jnp.where(bad, state.params["params"]["w"], w)
+    return TrainState(state.step + 1, {"params": {"w": w}}, ids), sums | norms
 
 
 def eval_step(params: Any, batch: Any, **_: Any) -> dict[str, jax.Array]:
@@ -78,8 +83,9 @@ def train(tiny_batches) -> Any:
 
 
 def lines(run_dir: Path, key: str = "step") -> list[dict[str, Any]]:
-    """The lines of the log that have this key, without the speed, which varies."""
-    every = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    """The lines of both logs that have this key, without the speed, which varies."""
+    files = [run_dir / name for name in ("metrics.jsonl", "nonfinite.jsonl")]
+    every = [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
     return [{name: line[name] for name in line if name != "tokens_per_second"} for line in every if key in line]
 
 
@@ -121,7 +127,7 @@ def test_a_checkpoint_saved_by_time_lasts_until_the_next(train, tmp_path):
 CADENCES = [
     {"log_every": 3, "validate_every": 4},
     {"log_every": 5, "validate_every": 4, "save_every": 3},
-    {"log_every": 4, "validate_every": 6, "save_minutes": 1.0},
+    {"log_every": 4, "validate_every": 6, "save_minutes": 1.0, "max_skipped_steps": 2},
     {"log_every": 7, "validate_every": 3, "save_every": 5, "save_minutes": 1.0, "patience": 2},
 ]
 
@@ -201,6 +207,28 @@ def test_a_signal_between_any_two_steps_changes_nothing(train, tmp_path, monkeyp
     assert last_params(run_dir).tobytes() == last_params(uninterrupted).tobytes()
 
 
+def test_one_skipped_step_too_many_ends_the_run(train, tmp_path):
+    """The checkpoint has the number of those so far. A run that is resumed with a larger maximum goes on."""
+    config = config_of(tmp_path, log_every=1, validate_every=3, max_skipped_steps=1)
+    with pytest.raises(InterruptedError):
+        train(config, interrupted_at=7)
+    with pytest.raises(
+        DivergenceError, match=r"step 10 \(.*, gradient norm nan, .* step 9\..* resume with a larger --tr"
+    ):
+        train(config)
+    assert [record.counters.skipped_steps for record in records(tmp_path)] == [0, 1, 1]
+    train(config_of(tmp_path, log_every=1, validate_every=3, max_skipped_steps=2))
+    assert steps_of(tmp_path, "pairs") == [*BAD]
+    logged = lines(tmp_path, "learning_rate")
+    assert [line["skipped_steps"] for line in logged] == [0] * 4 + [1] * 5 + [2] * 3
+    updates = [step - skipped for step, skipped in ((n + 1, line["skipped_steps"]) for n, line in enumerate(logged))]
+    rate = learning_rate(config.optimizer, config.model.d_model, STEPS)
+    assert [line["learning_rate"] for line in logged] == pytest.approx(
+        np.asarray(rate(np.array(updates) - 1)), rel=1e-6
+    )
+    assert [line["step"] for line in logged if line["loss"] is None] == [*BAD]
+
+
 def test_patience_counts_validations_and_stays_exhausted(train, tmp_path, monkeypatch):
     losses = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.4}
     monkeypatch.setattr(loop, "validate", lambda _, state, __: losses[int(state.step)])
@@ -243,8 +271,8 @@ def test_the_speed_excludes_the_time_of_validations_and_saves(train, tmp_path, m
 def constant(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
     """A step of ten tokens."""
     one = jnp.ones(())
-    sums = {"loss_sum": one, "target_tokens": 6 * one, "source_tokens": 4 * one, "gradient_norm": one}
-    return state._replace(step=state.step + 1), sums
+    sums = {"loss_sum": one, "target_tokens": 6 * one, "source_tokens": 4 * one}
+    return state._replace(step=state.step + 1), sums | {"gradient_norm": one, "update_norm": one}
 
 
 def test_counters_keep_the_latest_of_the_lowest_losses():

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from numerics import quick_jit
 
 from transformer.checkpoint import Checkpoints, load_params
 from transformer.checkpoint_records import records
@@ -19,14 +21,19 @@ from transformer.data.batches import Batches
 from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokens import tokenize
-from transformer.errors import InputError
+from transformer.errors import DivergenceError, InputError
 from transformer.inference.translator import load
+from transformer.model import Transformer
 from transformer.run_dir import open_run, saved_steps
+from transformer.shapes import Batch
 from transformer.training import loop
+from transformer.training.optimizer import make_optimizer
+from transformer.training.step import batch_loss, create_state, train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 STEPS, EVERY = 12, 4
+PARTS = ("", "/embedding", "/encoder/0", "/decoder/0")
 
 
 def train(config: Config, batches: Batches, **arguments: Any) -> None:
@@ -97,16 +104,21 @@ def test_each_step_is_compiled_once(config, finished, tiny_batches):
     assert (finished["train"], finished["eval"]) == (1, 1)
 
 
-def test_metrics_of_every_window_and_validation(config, finished):
-    lines = read_metrics(config)
+def test_metrics_of_every_window_and_validation(config, finished, tiny_batches):
+    lines, batches = read_metrics(config), tiny_batches()
     assert [line["step"] for line in lines] == [3, 4, 4, 6, 8, 8, 9, 12, 12]
     for line in lines:
         if "loss" in line:
-            assert set(line) == {"step", "loss", "learning_rate", "gradient_norm", "tokens_per_second"}
+            norms = {f"{what}_norm{part}" for what in ("gradient", "update") for part in PARTS}
+            assert set(line) == {"step", "loss", "learning_rate", "padding", "tokens_per_second", *norms}
         else:
             assert set(line) == {"step", "validation_loss", "validation_bleu"}
     assert lines[0]["learning_rate"] == pytest.approx(0.1 * 8**-0.5 * 3 * 4**-1.5)
     assert [line["validation_bleu"] for line in lines if "validation_bleu" in line] == [1, 2, 3]
+    masks = [np.concatenate([batches[n].source_mask, batches[n].target_mask], axis=1) for n in range(STEPS)]
+    windows = [(0, 3), (3, 4), (4, 6), (6, 8), (8, 9), (9, 12)]
+    padding = [1 - np.mean(masks[start:stop]) for start, stop in windows]
+    assert [line["padding"] for line in lines if "padding" in line] == pytest.approx(padding)
 
 
 def test_evaluate_is_given_what_the_checkpoint_has(config, finished):
@@ -165,21 +177,52 @@ def test_accumulation_steps_change_nothing_but_rounding(config, tiny_batches, tm
 def test_values_that_are_not_finite_stop_the_run_and_are_not_saved(config, finished, tiny_batches, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(config.run_dir, run_dir, ignore=shutil.ignore_patterns("12"))
-    absurd = OptimizerConfig(schedule="inverse_sqrt", peak=1e38, warmup_steps=1)
-    bad = dataclasses.replace(config, run_dir=str(run_dir), optimizer=absurd)
-    validation = tiny_batches(pairs=9, shuffle=False)
-    validating = in_run_dir(bad, run_dir, validate_every=1)
     message = r"Training diverged at step {} \({}\)\. The last good checkpoint is step 8\."
-    for changed, batches, what, step in (
-        (bad, None, "loss nan, gradient norm nan", 10),  # step 9 was the first with this rate
-        (validating, validation, "validation loss nan", 9),
+    for peak, validation, step, what in (
+        (1e18, None, 10, "loss nan, gradient norm nan, update norm nan"),  # step 9 was the first with this rate
+        (1e18, tiny_batches(pairs=9, shuffle=False), 9, "validation loss nan"),
+        (1e38, None, 9, r"loss \d\.\d+, gradient norm \d\.\d+, update norm inf"),
     ):
+        absurd = OptimizerConfig(schedule="inverse_sqrt", peak=peak, warmup_steps=1)
+        bad = in_run_dir(dataclasses.replace(config, optimizer=absurd), run_dir, validate_every=1 if validation else 4)
         with (
             Checkpoints(run_dir, 3, "print") as checkpoints,
-            pytest.raises(InputError, match=message.format(step, what)),
+            pytest.raises(DivergenceError, match=message.format(step, what)),
         ):
-            loop.train(changed, tiny_batches(), batches, checkpoints, dtype="float32")
+            loop.train(bad, tiny_batches(), validation, checkpoints, dtype="float32")
         assert checkpoint_steps(bad) == [4, 8]
+    (line,) = (run_dir / "nonfinite.jsonl").read_text().splitlines()
+    event = json.loads(line)
+    assert (event["step"], event["update_norm"], event["update_norm/encoder/0"]) == (9, "inf", "inf")
+    assert {*event} == {
+        "step",
+        "loss",
+        "pairs",
+        *(f"{what}_norm{part}" for what in ("gradient", "update") for part in PARTS),
+    }
+    assert event["pairs"] == tiny_batches().pair_numbers(8)
+
+
+def test_a_skipped_step_leaves_out_its_batch(config, finished, tiny_batches, tmp_path, monkeypatch):
+    """The run equals one that never sees the batch, apart from the number of the step."""
+    run_dir, bad = tmp_path / "run", tiny_batches()[9]
+    shutil.copytree(config.run_dir, run_dir, ignore=shutil.ignore_patterns("12"))
+
+    def marked_loss(model: Transformer, params: Any, batch: Batch, **arguments: Any) -> Any:
+        loss, others = batch_loss(model, params, batch, **arguments)
+        return loss / jnp.where((batch.source == bad.source).all(), 0.0, 1.0), others
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformer.training.step.batch_loss", marked_loss)
+        train(in_run_dir(config, run_dir, max_skipped_steps=1), tiny_batches())
+    model = Transformer(config.model)
+    optimizer = make_optimizer(config.optimizer, config.model.d_model, STEPS)
+    step = quick_jit(partial(train_step, model=model, optimizer=optimizer, label_smoothing=0.1, seed=config.seed))
+    with Checkpoints(run_dir, 3, "print") as checkpoints:
+        state = checkpoints.restore(8, create_state(model, optimizer, config.seed))
+    for n in (8, 10, 11):
+        state, _ = step(state._replace(step=jnp.int32(n)), tiny_batches()[n])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), last_params(run_dir), state.params)
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ from transformer.errors import InputError
 from transformer.model import Transformer
 from transformer.ops.dropout import DropoutKey, dropout_key
 from transformer.shapes import Batch
-from transformer.training.step import TrainState, create_state, eval_step, train_step
+from transformer.training.norms import by_layer
+from transformer.training.step import FINITE, TrainState, create_state, eval_step, train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -87,13 +88,42 @@ def test_update_is_the_gradient_of_the_mean_loss_per_token(tiny_model, make_batc
     assert_close(new_state.params, expected)
     assert int(new_state.step) == 4
     tokens = batch.target_mask.sum()
-    norm = np.sqrt(sum(np.square(leaf, dtype=np.float64).sum() for leaf in jax.tree.leaves(gradient)))
-    assert {name: float(value) for name, value in metrics.items()} == {
+    norms = {part: pytest.approx(norm, rel=1e-5) for part, norm in norms_of(gradient["params"]).items()}
+    assert by_layer(jax.device_get(metrics)) == {
         "loss_sum": pytest.approx(float(loss) * tokens, rel=1e-5),
         "target_tokens": tokens,
         "source_tokens": batch.source_mask.sum(),
-        "gradient_norm": pytest.approx(norm, rel=1e-5),
+        **{f"{what}_norm{part}": norm for what in ("gradient", "update") for part, norm in norms.items()},
     }
+
+
+def norms_of(gradient: Any) -> dict[str, float]:
+    """The norm of a gradient and of its parts, in float64. The model has one layer per stack, and no final norms."""
+    leaves = {name: np.asarray(leaf, np.float64).ravel() for name, leaf in flatten_dict(gradient, sep="/").items()}
+    parts = {"": "", "/embedding": "embedding", "/encoder/0": "encoder/layers/", "/decoder/0": "decoder/layers/"}
+    return {
+        part: np.linalg.norm(np.concatenate([leaf for name, leaf in leaves.items() if name.startswith(prefix)]))
+        for part, prefix in parts.items()
+    }
+
+
+def test_a_step_that_is_not_finite_is_skipped(tiny_model, make_batch):
+    """NaN among the parameters makes the loss NaN; among Adam's moments, only the update. A finite step is made."""
+    config, optimizer = dataclasses.replace(tiny_model, norm="batch"), optax.adam(0.1)
+    model = Transformer(config)
+    step = partial(train_step, model=model, optimizer=optimizer, label_smoothing=0.1, seed=SEED)
+    skipping, plain = quick_jit(partial(step, skip=True)), quick_jit(step)
+    batch = make_batch(0, rows=8, S=6, T=7, empty_rows=2)
+    state = plain(create_state(model, optimizer, SEED), batch)[0]
+    (made, metrics), expected = skipping(state, batch), plain(state, batch)
+    assert_close((made, metrics), expected)
+    for tree, finite in ((state.optimizer_state[0].mu, True), (state.params["params"], False)):
+        stack = tree["encoder"]["layers"]["feed_forward"]
+        stack["kernel_in"] = stack["kernel_in"].at[0, 3, 3].set(jnp.nan)
+        skipped, metrics = skipping(state, batch)
+        jax.tree.map(np.testing.assert_array_equal, skipped, state._replace(step=state.step + 1))
+        assert [np.isfinite(metrics[name]).all() for name in FINITE] == [finite, finite, False]
+        assert not np.isfinite(metrics["update_norm/encoder"])
 
 
 def test_frozen_parameters_have_no_gradient(tiny_model, make_batch):
@@ -154,7 +184,7 @@ def test_a_batch_of_padding_changes_nothing(tiny_model, make_batch):
     state = create_state(Transformer(tiny_model), OPTIMIZER, SEED)
     new_state, metrics = jitted_step(tiny_model)(state, micro_batches(make_batch(0, rows=8, S=6, T=7, empty_rows=8), 1))
     jax.tree.map(np.testing.assert_array_equal, new_state.params, state.params)
-    assert {name: float(value) for name, value in metrics.items()} == dict.fromkeys(metrics, 0.0)
+    assert {*by_layer(jax.device_get(metrics)).values()} == {0.0}
 
 
 def test_evaluation_sums_the_unsmoothed_loss_without_dropout(tiny_model, make_batch):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from transformer.config.bounds import Count, Positive, Share, at_least, check
+from transformer.config.bounds import Count, Natural, Positive, Share, at_least, check
 from transformer.errors import require
 
 
@@ -104,6 +104,10 @@ class TrainingConfig:
     patience: Count | None = None
     """Stop after this many consecutive validations without a lower
     validation loss. None never stops early."""
+    max_skipped_steps: Natural = 0
+    """Number of steps whose update may be skipped because the loss, the
+    gradient or the update is not finite. One more ends the run. 0 ends it
+    at the first such step."""
     keep_last: Count = 5
     """Number of last checkpoints to keep, besides the best one."""
     freeze: tuple[str, ...] = ()

@@ -15,16 +15,16 @@ from transformer.checkpoint import Checkpoints
 from transformer.config import Config
 from transformer.counters import Counters
 from transformer.data.batches import Batches, iterate
-from transformer.errors import DivergenceError
 from transformer.interruption import Interrupted, check, checked
 from transformer.model import Transformer
 from transformer.shapes import Params
 from transformer.stages import stage
-from transformer.training import parallel
-from transformer.training.metrics import MetricsLog, Progress
+from transformer.training import nonfinite, parallel
+from transformer.training.metrics import MetricsLog, Progress, truncate
+from transformer.training.norms import by_layer
 from transformer.training.optimizer import learning_rate, make_optimizer
 from transformer.training.profile import traced
-from transformer.training.step import TrainState, create_state, eval_step, train_step
+from transformer.training.step import FINITE, SUMS, TrainState, create_state, eval_step, train_step
 from transformer.training.utilization import peak_flops, step_flops
 
 
@@ -57,7 +57,8 @@ def train(
         profile: Number of steps to trace for JAX's profiler, after the first two; None traces nothing.
 
     Raises:
-        DivergenceError: A loss or the gradient norm is not finite. The message names the last good checkpoint.
+        DivergenceError: A validation loss is not finite; or a loss, a gradient or an update, and
+            `training.max_skipped_steps` were skipped before. The message names the last good checkpoint.
         Interrupted: A deferred signal has arrived. The last completed step is saved.
     """
     training = config.training
@@ -72,6 +73,7 @@ def train(
             label_smoothing=training.label_smoothing,
             seed=config.seed,
             freeze=training.freeze,
+            skip=training.max_skipped_steps > 0,
             total=parallel.total,
         )
     )
@@ -86,7 +88,9 @@ def train(
         counters = Counters()
     print(f"model: {parameters.count(state.params):,} parameters{_frozen(state.params, training.freeze)}")
     peak = peak_flops(parallel.device_kinds(), dtype)
-    shortest_step = None if peak is None else step_flops(config.model, *train_batches.shape) / peak
+    S, T, rows = train_batches.shape
+    positions = (S + T) * rows
+    shortest_step = None if peak is None else step_flops(config.model, S, T, rows) / peak
     first, unfinished = 0, False
     if checkpoints.latest() is not None:
         layout = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
@@ -98,28 +102,43 @@ def train(
         unvalidated = due(first, validate_every) and math.isinf(record.validation_loss)
         unfinished = record.resume_only and (unvalidated or due(first, save_every))
 
+    truncate(Path(config.run_dir) / nonfinite.FILE, first)
     with (
         MetricsLog(Path(config.run_dir) / "metrics.jsonl", first, validated=not unfinished) as log,
         Progress(training.steps, first, shortest_step=shortest_step) as progress,
     ):
 
         def record_step(counters: Counters, step: int, metrics: dict) -> Counters:
-            """Fetches and checks the metrics of a step, and logs the mean loss if due.
+            """Fetches and checks the metrics of a step, and logs the mean loss, norms and padding if due.
 
             Returns: The counters including this step.
+
+            Raises: DivergenceError if a metric is not finite, and no more such steps may be skipped.
             """
-            values = {name: float(value) for name, value in metrics.items()}
-            loss_sum, target_tokens, norm = (values[name] for name in ("loss_sum", "target_tokens", "gradient_norm"))
-            require_finite(checkpoints, step, loss=loss_sum / max(target_tokens, 1.0), gradient_norm=norm)
-            progress.count(int(target_tokens + values["source_tokens"]))
-            loss_sum, target_tokens = counters.loss_sum + loss_sum, counters.target_tokens + target_tokens
+            loss_sum, target_tokens, source_tokens = (float(metrics[name]) for name in SUMS)
+            progress.count(int(target_tokens + source_tokens))
+            counters = counters.after_batch(target_tokens + source_tokens, positions)
+            if all(math.isfinite(float(metrics[name])) for name in FINITE):
+                counters = counters.after_update(loss_sum, target_tokens)
+            else:
+                counters = counters.after_skip()
+                values, pairs = by_layer(jax.device_get(metrics)), train_batches.pairs(step - 1)
+                what = nonfinite.record(config.run_dir, step, values, pairs)
+                if counters.skipped_steps > training.max_skipped_steps:
+                    raise nonfinite.diverged(checkpoints, step, what, nonfinite.SKIPPING)
+                of = f"{counters.skipped_steps} of at most {training.max_skipped_steps}"
+                progress.print(f"step {step:,}: skipped ({what}), {of}")
             if not (due(step, training.log_every) or due(step, validate_every)):
-                return counters._replace(loss_sum=loss_sum, target_tokens=target_tokens)
+                return counters
             checkpoints.check()
-            loss, now = loss_sum / target_tokens, float(jnp.asarray(rate(step - 1)))
-            speed = progress.update(step, loss=loss, learning_rate=now)
-            log.write(step, loss=loss, learning_rate=now, gradient_norm=norm, **speed)
-            return counters._replace(loss_sum=0.0, target_tokens=0.0)
+            now = float(jnp.asarray(rate(step - counters.skipped_steps - 1)))
+            speed = progress.update(step, loss=counters.loss, learning_rate=now)
+            skipped = {"skipped_steps": counters.skipped_steps} if training.max_skipped_steps else {}
+            norms = by_layer(jax.device_get({name: value for name, value in metrics.items() if name not in SUMS}))
+            log.write(
+                step, loss=counters.loss, learning_rate=now, padding=counters.padding, **skipped, **norms, **speed
+            )
+            return counters.after_line()
 
         def validate_and_save(
             state: TrainState, step: int, counters: Counters, *, overdue: bool = False
@@ -133,7 +152,8 @@ def train(
                 if due(step, validate_every) and validation_batches is not None:
                     with stage("validating", progress.print):
                         scores["validation_loss"] = validate(eval_fn, state, validation_batches)
-                    require_finite(checkpoints, step, **scores)
+                    if not math.isfinite(scores["validation_loss"]):
+                        raise nonfinite.diverged(checkpoints, step, f"validation loss {scores['validation_loss']}")
                     counters = counters.after_validation(scores["validation_loss"])
                     if evaluate is not None:
                         with stage("translating the validation set", progress.print):
@@ -189,27 +209,6 @@ def _frozen(params: Params, freeze: Sequence[str]) -> str:
     """The end of a sentence that counts the frozen parameters, empty without any."""
     _, frozen = parameters.split(params["params"], freeze)
     return f", {parameters.count({'params': frozen}):,} of them frozen" if frozen else ""
-
-
-def require_finite(checkpoints: Checkpoints, step: int, **values: float) -> None:
-    """Raises DivergenceError if a value is not finite.
-
-    Before that, it waits until the checkpoint being written is complete.
-
-    Args:
-        checkpoints: The run's checkpoints; the message names the last one.
-        step: The step at which the values were computed.
-        values: The values to check, by name.
-    """
-    if not all(map(math.isfinite, values.values())):
-        checkpoints.wait()
-        shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-        steps = checkpoints.steps()
-        kept = f"The last good checkpoint is step {max(steps)}" if steps else "There is no earlier checkpoint"
-        raise DivergenceError(
-            f"Training diverged at step {step} ({shown}). {kept}. Lower the learning rate, raise "
-            "--optimizer.warmup-steps or set --optimizer.clip-norm, and train with a new --run-dir."
-        )
 
 
 def validate(eval_fn: Callable, state: TrainState, batches: Batches) -> float:

@@ -4,7 +4,7 @@ import collections
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from transformer.files import write_whole
 
 
 class MetricsLog:
-    """The log `metrics.jsonl` of a run, with one JSON object per line.
+    """A log of a run, such as `metrics.jsonl`, with one JSON object per line.
 
     `step` is the first key of every line. A resumed run appends to the file. Opening the file removes lines damaged by
     a crash, and lines of steps after `resumed_step`, which will be logged again. A step may have two lines, one for
@@ -31,11 +31,10 @@ class MetricsLog:
             validated: Whether the checkpoint includes the validation at that step. If not, its line is removed, because
                 the validation will be repeated.
         """
-        if path.exists():
-            _truncate(path, resumed_step, validated)
+        truncate(path, resumed_step, validated=validated)
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, step: int, **values: float | int | str | None) -> None:
+    def write(self, step: int, **values: float | int | str | Sequence[int] | None) -> None:
         """Appends one line and flushes it.
 
         Args:
@@ -57,7 +56,10 @@ class MetricsLog:
         self._file.close()
 
 
-def _truncate(path: Path, last_step: int, validated: bool) -> None:
+def truncate(path: Path, last_step: int, *, validated: bool = True) -> None:
+    """Removes lines of later steps, and damaged ones, from a log. The arguments are those of `MetricsLog`."""
+    if not path.exists():
+        return
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:

@@ -5,6 +5,7 @@ default is for a single device.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +19,12 @@ from transformer.errors import require
 from transformer.model import Transformer
 from transformer.ops.dropout import DropoutKey, dropout_key
 from transformer.shapes import Batch, Params
+from transformer.training.norms import norms
 
-Metrics = dict[str, Array]  # float32 sums over the batch, never means
+Metrics = dict[str, Array]  # float32: sums over the batch, never means, and norms
+SUMS = ("loss_sum", "target_tokens", "source_tokens")
+FINITE = ("loss_sum", "gradient_norm", "update_norm")
+"""Metrics of a step that must be finite."""
 
 
 class TrainState(NamedTuple):
@@ -27,7 +32,7 @@ class TrainState(NamedTuple):
 
     It holds arrays only; the step closes over the model and the optimizer.
 
-    step: Number of updates made, an int32 scalar.
+    step: Number of steps made, an int32 scalar.
     params: The variables that `Transformer.apply` takes first: the parameters under `params`, and running statistics if
         the model has any. All are float32.
     optimizer_state: Optax state for the trained parameters only. Frozen ones have no moments.
@@ -99,6 +104,7 @@ def train_step(
     label_smoothing: float,
     seed: int,
     freeze: Sequence[str] = (),
+    skip: bool = False,
     total: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[TrainState, Metrics]:
     """Makes one optimizer update.
@@ -118,10 +124,12 @@ def train_step(
         label_smoothing: Share of the target distribution spread over the vocabulary (section 5.4).
         seed: Seed of the dropout masks.
         freeze: Patterns of names of parameters that are not trained (`training.freeze`).
+        skip: Whether to leave everything but the number of steps as it is if one of `FINITE` is not finite. The
+            learning rate and Adam's bias correction then continue as if this batch had not been there.
         total: Sums a tree of arrays over the devices.
 
-    Returns: The new state, and the metrics: sums of the loss in nats, target tokens and source tokens, and the norm of
-        the gradient.
+    Returns: The new state, and the metrics: sums of the loss in nats, target tokens and source tokens, and the norms of
+        the gradient and of the update (see `norms`). The gradient is measured before it is clipped.
 
     Raises:
         InputError: The batch has more leading axes.
@@ -165,13 +173,14 @@ def train_step(
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, trained)
     updated: Any = optax.apply_updates(trained, updates)
     params = {"params": parameters.merge(updated, frozen), **variables}
-    metrics = {
-        "loss_sum": loss,
-        "target_tokens": count,
-        "source_tokens": source_tokens,
-        "gradient_norm": optax.tree.norm(gradient),
-    }
-    return TrainState(state.step + 1, params, optimizer_state), metrics
+    metrics = dict(zip(SUMS, (loss, count, source_tokens), strict=True))
+    metrics |= norms(gradient, "gradient_norm") | norms(updates, "update_norm")
+    updated_state = TrainState(state.step + 1, params, optimizer_state)
+    if skip:
+        finite = jnp.isfinite(jnp.stack([metrics[name] for name in FINITE])).all()
+        skipped = state._replace(step=updated_state.step)
+        updated_state = jax.tree.map(partial(jnp.where, finite), updated_state, skipped)
+    return updated_state, metrics
 
 
 def eval_step(

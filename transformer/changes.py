@@ -26,6 +26,7 @@ FREE = {
         f"training.{name}"
         for name in (
             "log_every",
+            "loggers",
             "validate_every",
             "save_every",
             "save_minutes",

@@ -41,6 +41,7 @@ from transformer.runtime import compute_before_returning, resolve_dtype, unused_
 from transformer.shapes import Params
 from transformer.stages import stage
 from transformer.training import loop, parallel
+from transformer.training.loggers import require_packages
 from transformer.training.profile import require_steps
 
 SCORES, HYPOTHESES = "scores.json", "hypotheses.txt"
@@ -70,6 +71,7 @@ def _run(config: Config, profile: int | None) -> None:
     require_another_run(config)
     check_run(config.run_dir, config)
     require_steps(profile, config)
+    require_packages(config.training.loggers)
     origin, initial = (None, None) if records(config.run_dir) else load_origin(config)
     if config.training.freeze:
         parameters.split(parameters.shapes(Transformer(config.model))["params"], config.training.freeze)

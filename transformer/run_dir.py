@@ -10,6 +10,8 @@ RUN/validation.jsonl    the validation set
 RUN/test.jsonl          the test set
 RUN/metrics.jsonl       training losses, norms and validation scores
 RUN/nonfinite.jsonl     steps whose loss, gradient or update was not finite
+RUN/tensorboard/        the log for TensorBoard
+RUN/wandb/              the log for Weights & Biases
 RUN/checkpoints/STEP/   arrays (see `checkpoint.py`)
 RUN/damaged/STEP        a checkpoint that was damaged when the run was resumed
 RUN/diverged.txt        the error message, if training diverged

@@ -86,6 +86,10 @@ class TrainingConfig:
     log_every: Count = 100
     """Number of steps between two lines of `metrics.jsonl`. Each validation
     also writes one."""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Also log to TensorBoard, or to Weights & Biases (offline, without
+    using the network), in folders of the run directory. They need the
+    extras `tensorboard` and `wandb`."""
     validate_every: Count = 1000
     """Number of steps between two validations. The last step is always
     validated."""

@@ -19,7 +19,7 @@ from transformer.interruption import Interrupted, check, checked
 from transformer.model import Transformer
 from transformer.shapes import Params
 from transformer.stages import stage
-from transformer.training import nonfinite, parallel
+from transformer.training import loggers, nonfinite, parallel
 from transformer.training.metrics import MetricsLog, Progress, truncate
 from transformer.training.norms import by_layer
 from transformer.training.optimizer import learning_rate, make_optimizer
@@ -103,8 +103,10 @@ def train(
         unfinished = record.resume_only and (unvalidated or due(first, save_every))
 
     truncate(Path(config.run_dir) / nonfinite.FILE, first)
+    file = Path(config.run_dir) / "metrics.jsonl"
     with (
-        MetricsLog(Path(config.run_dir) / "metrics.jsonl", first, validated=not unfinished) as log,
+        loggers.opened(config) as writes,
+        MetricsLog(file, first, validated=not unfinished, loggers=writes) as log,
         Progress(training.steps, first, shortest_step=shortest_step) as progress,
     ):
 

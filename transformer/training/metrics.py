@@ -4,14 +4,16 @@ import collections
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import rich.progress
 from rich.console import Console
 
 from transformer.files import write_whole
+from transformer.training.loggers import Write
 
 
 class MetricsLog:
@@ -22,7 +24,7 @@ class MetricsLog:
     training and one for validation.
     """
 
-    def __init__(self, path: Path, resumed_step: int, *, validated: bool = True) -> None:
+    def __init__(self, path: Path, resumed_step: int, *, validated: bool = True, loggers: Sequence[Write] = ()) -> None:
         """Opens the file.
 
         Args:
@@ -30,8 +32,14 @@ class MetricsLog:
             resumed_step: Step of the checkpoint that the run resumes from; 0 for a new run.
             validated: Whether the checkpoint includes the validation at that step. If not, its line is removed, because
                 the validation will be repeated.
+            loggers: Functions that get every line as well, beginning with the lines that are kept.
         """
         truncate(path, resumed_step, validated=validated)
+        self._loggers = loggers
+        if loggers and path.exists():
+            for line in path.read_bytes().splitlines():
+                values = json.loads(line)
+                self._log(values.pop("step"), values)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, **values: float | int | str | Sequence[int] | None) -> None:
@@ -48,6 +56,11 @@ class MetricsLog:
         }
         self._file.write(json.dumps({"step": step, **line}, allow_nan=False, ensure_ascii=False) + "\n")
         self._file.flush()
+        self._log(step, line)
+
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
+        for write in self._loggers:
+            write(step, values)
 
     def __enter__(self) -> "MetricsLog":
         return self

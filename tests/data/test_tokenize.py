@@ -38,6 +38,7 @@ def test_it_drops_and_counts_training_pairs(tokenizer):
     ids = tokens.source_ids, tokens.target_ids
     assert [tokenizer.decode_batch([side])[0] for side in ids] == ["a" * 8 + " e", "A" * 8 + " E"]
     assert tokens.source_lengths.tolist() == tokens.target_lengths.tolist() == [10, 3]
+    assert str(tokens.numbers) == "[1 5]"
 
 
 @pytest.mark.parametrize(("max_length", "pack_length", "longest"), [(10, 7, 7), (10, 40, 10), (10, None, 10)])

@@ -200,7 +200,7 @@ def test_values_that_are_not_finite_stop_the_run_and_are_not_saved(config, finis
         "pairs",
         *(f"{what}_norm{part}" for what in ("gradient", "update") for part in PARTS),
     }
-    assert event["pairs"] == tiny_batches().pair_numbers(8)
+    assert event["pairs"] == tiny_batches().pairs(8).tolist()
 
 
 def test_a_skipped_step_leaves_out_its_batch(config, finished, tiny_batches, tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def test_update_is_the_gradient_of_the_mean_loss_per_token(tiny_model, make_batc
     }
 
 
-def norms_of(gradient: Any) -> dict[str, float]:
+def norms_of(gradient: Any) -> dict[str, Any]:
     """The norm of a gradient and of its parts, in float64. The model has one layer per stack, and no final norms."""
     leaves = {name: np.asarray(leaf, np.float64).ravel() for name, leaf in flatten_dict(gradient, sep="/").items()}
     parts = {"": "", "/embedding": "embedding", "/encoder/0": "encoder/layers/", "/decoder/0": "decoder/layers/"}

@@ -1,6 +1,7 @@
 """Euclidean norms of gradients and updates, by part of the model."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +9,9 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from transformer.parameters import STACKED
-from transformer.shapes import Params
 
 
-def norms(tree: Params, name: str) -> dict[str, Array]:
+def norms(tree: Any, name: str) -> dict[str, Array]:
     """Computes the norm of a tree of arrays, and of each of its parts.
 
     A part is a stack of layers (`encoder`), or all other parameters that share the first two names of their path
@@ -26,8 +26,8 @@ def norms(tree: Params, name: str) -> dict[str, Array]:
         The norms by name: a scalar under `name`, and one under `name/part` for each part. A stack has an array of them,
         one for each layer.
     """
-    squares: dict[str, Array] = {}
-    for path, leaf in flatten_dict(tree).items():
+    squares: dict[str, Any] = {}
+    for path, leaf in dict[Any, Any](flatten_dict(tree)).items():
         stacked = path[1:2] == (STACKED,)
         part = path[0] if stacked else "/".join(path[:2])
         squares[part] = squares.get(part, 0.0) + jnp.sum(jnp.square(leaf), axis=tuple(range(int(stacked), leaf.ndim)))

@@ -21,7 +21,7 @@ from transformer.data.batches import Batches
 from transformer.data.corpus import Pairs, Report
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokens import tokenize
-from transformer.errors import DivergenceError, InputError
+from transformer.errors import DivergenceError
 from transformer.inference.translator import load
 from transformer.model import Transformer
 from transformer.run_dir import open_run, saved_steps

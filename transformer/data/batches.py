@@ -134,9 +134,15 @@ class Batches:
         return self._groups.order[self._first[cell] + self._shuffle("pairs", turn, index, self._available[cell], cell)]
 
     def pairs(self, n: int) -> np.ndarray:
-        """The numbers of the pairs in batch n, in the order of their rows; see `TokenPairs.numbers`."""
-        chosen, numbers = self._choose(n, slice(None)).pairs, self._pairs.numbers
-        return chosen + 1 if numbers is None else numbers[chosen]
+        """The numbers of the pairs in batch n, in the order of their rows; see `TokenPairs.numbers`.
+
+        Returns: [pairs], or [pairs, 2] if several corpora are mixed: the corpus, from 1, and the number in it.
+        """
+        chosen, numbers, sizes = self._choose(n, slice(None)).pairs, self._pairs.numbers, self._pairs.sizes
+        found = chosen + 1 if numbers is None else numbers[chosen]
+        if len(sizes) < 2:
+            return found
+        return np.stack([np.searchsorted(np.cumsum(sizes), chosen, side="right") + 1, found], axis=1)
 
     def __getitem__(self, n: int) -> Batch:
         return self.part(n, slice(None))

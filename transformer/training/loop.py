@@ -124,7 +124,7 @@ def train(
                 counters = counters.after_update(loss_sum, target_tokens)
             else:
                 counters = counters.after_skip()
-                values, pairs = by_layer(jax.device_get(metrics)), train_batches.pairs(step - 1)
+                values, pairs = by_layer(jax.device_get(metrics)), train_batches.pairs(step - 1).tolist()
                 what = nonfinite.record(config.run_dir, step, values, pairs)
                 if counters.skipped_steps > training.max_skipped_steps:
                     raise nonfinite.diverged(checkpoints, step, what, nonfinite.SKIPPING)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformer.checkpoint import Checkpoints
 from transformer.errors import DivergenceError
@@ -12,7 +13,7 @@ FILE = "nonfinite.jsonl"  # in the run directory
 SKIPPING = " To skip such steps, resume with a larger --training.max-skipped-steps."
 
 
-def record(run_dir: str | Path, step: int, values: Mapping[str, float], pairs: Sequence[int]) -> str:
+def record(run_dir: str | Path, step: int, values: Mapping[str, float], pairs: Sequence[Any]) -> str:
     """Appends a step to `nonfinite.jsonl`.
 
     A value that is not finite is written as text (`nan`, `inf`, `-inf`), because JSON has no such numbers. Lines of
@@ -22,7 +23,7 @@ def record(run_dir: str | Path, step: int, values: Mapping[str, float], pairs: S
         run_dir: The run directory.
         step: The step.
         values: Sums and norms of the step, by name. The loss is the sum over target tokens.
-        pairs: Lines or rows of the batch's sentence pairs in their file, counted from 1.
+        pairs: Lines or rows of the batch's sentence pairs in their file, counted from 1 (see `Batches.pairs`).
 
     Returns: The mean loss and the norms as a part of a message.
     """

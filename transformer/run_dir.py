@@ -42,6 +42,7 @@ from transformer.files import PART, write_whole
 DIVERGED = "diverged.txt"
 DAMAGED = "damaged"
 TOKENS = "tokens"
+_FIRST = {TOKENS, f"{TOKENS}.lock"}  # may be there before a run has begun
 NAMED = ("last", "best")  # checkpoints that can be asked for by name instead of by step
 
 
@@ -81,7 +82,7 @@ def check_run(run_dir: str | Path, config: Config) -> None:
             )
     elif run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"The run directory {run_dir} is a file. Give another --run-dir.")
-    elif run_dir.exists() and any(path.suffix != PART and path.stem != TOKENS for path in run_dir.iterdir()):
+    elif run_dir.exists() and any(path.suffix != PART and path.name not in _FIRST for path in run_dir.iterdir()):
         raise InputError(f"{run_dir} is neither empty nor a run directory (no config.json). Give another --run-dir.")
 
 

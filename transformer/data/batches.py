@@ -128,9 +128,9 @@ class Batches:
             ordinal = self._shuffle("corpora", epoch, ordinal, self._counts[group], group)
         number = self._before[group] + ordinal
         cell = np.searchsorted(self._cell_ends, number, side="right")
-        drawn = self._drawn[cell]
-        first = drawn * (0 if self._seed is None else epoch)
-        turn, index = np.divmod(first + number - (self._cell_ends[cell] - drawn), self._available[cell])
+        count = self._drawn[cell]
+        first = count * (0 if self._seed is None else epoch)
+        turn, index = np.divmod(first + number - (self._cell_ends[cell] - count), self._available[cell])
         return self._groups.order[self._first[cell] + self._shuffle("pairs", turn, index, self._available[cell], cell)]
 
     def pairs(self, n: int) -> np.ndarray:

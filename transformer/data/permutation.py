@@ -15,7 +15,7 @@ _ROUNDS = 6  # with 4, permutations of 5 elements are visibly not uniform
 def make_key(*parts: object) -> np.ndarray:
     """Makes a key [1] of 64 bits from any values, by their text."""
     digest = hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=8).digest()
-    return np.frombuffer(digest, np.uint64)
+    return np.frombuffer(digest, "<u8").astype(np.uint64)
 
 
 def derive(key: np.ndarray, number: np.ndarray) -> np.ndarray:

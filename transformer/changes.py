@@ -19,6 +19,7 @@ FREE = {
     "average",
     "compilation_cache",
     "data.cache",
+    "deterministic",
     "data.tags",
     "model.rematerialization",
     "model.scan_unroll",

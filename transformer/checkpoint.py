@@ -237,6 +237,23 @@ class Checkpoints:
         self.close()
 
 
+def load_arrays(run_dir: str | Path, step: int) -> dict[str, np.ndarray]:
+    """Loads every array of a checkpoint: parameters, running statistics and optimizer state.
+
+    Args:
+        run_dir: The run directory.
+        step: Step of the checkpoint.
+
+    Returns: The arrays in the dtype they were saved in, by their paths, such as `rest/optimizer_state/0/mu/embedding`.
+
+    Raises: InputError if the checkpoint is missing or damaged.
+    """
+    with open_manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
+        items = read(manager, step, ("params", "rest"))
+    leaves = jax.tree_util.tree_leaves_with_path(items)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | None = None) -> Params:
     """Loads the parameters of a checkpoint, or the mean of several (section 6.1).
 

@@ -129,14 +129,16 @@ def variables_of(item: dict[str, Any]) -> dict[str, Any]:
     return {"params": item["params"], **item["batch_stats"]}
 
 
-def read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None = None) -> dict[str, Any]:
+def read(
+    manager: ocp.CheckpointManager, step: int, items: Mapping[str, Any] | Sequence[str] = ("params",)
+) -> dict[str, Any]:
     """Reads the items of a checkpoint, after comparing their files with the manifest.
 
     Args:
         manager: As `open_manager` returns it.
         step: Step of the checkpoint.
-        items: What to read, with leaves as `Checkpoints.restore` describes them. None reads the item `params` into
-            NumPy arrays.
+        items: What to read: trees by the names of the items, with leaves as `Checkpoints.restore` describes them, or
+            the names alone to read NumPy arrays.
 
     Raises: UnreadableCheckpointError if the checkpoint is damaged or missing.
     """
@@ -146,12 +148,12 @@ def read(manager: ocp.CheckpointManager, step: int, items: dict[str, Any] | None
         return ocp.RestoreArgs(restore_type=np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
 
     folder = Path(manager.directory) / str(step)
-    if has_manifest(folder) and (damaged := damaged_files(folder, items or ["params"])):
+    if has_manifest(folder) and (damaged := damaged_files(folder, [*items])):
         raise _damaged(manager, step, damaged)
     ignore_closed_loops()
     try:
-        if items is None:
-            items = {"params": _handler().metadata(manager.directory / str(step) / "params").tree}
+        if not isinstance(items, Mapping):
+            items = {name: _handler().metadata(manager.directory / str(step) / name).tree for name in items}
         restore = {
             name: ocp.args.PyTreeRestore(item, restore_args=jax.tree.map(arguments, item))
             for name, item in items.items()

@@ -16,7 +16,7 @@ from transformer.data.batches import Batches
 from transformer.data.corpus import Pairs, modified_since, splits
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_files import load_tokenizer
-from transformer.errors import DivergenceError, InputError
+from transformer.errors import DivergenceError, InputError, require
 from transformer.files import as_json, write_lines, write_whole
 from transformer.inference.evaluate import bleu
 from transformer.inference.metrics import metrics_of
@@ -37,7 +37,13 @@ from transformer.run_dir import (
     read_config,
     written,
 )
-from transformer.runtime import compute_before_returning, resolve_dtype, unused_accelerator, use_compilation_cache
+from transformer.runtime import (
+    compute_before_returning,
+    repeat_results,
+    resolve_dtype,
+    unused_accelerator,
+    use_compilation_cache,
+)
 from transformer.shapes import Params
 from transformer.stages import stage
 from transformer.training import loop, parallel
@@ -47,7 +53,7 @@ from transformer.training.profile import require_steps
 SCORES, HYPOTHESES = "scores.json", "hypotheses.txt"
 
 
-def run(config: Config, profile: int | None = None) -> None:
+def run(config: Config, profile: int | None = None, stop_after: int | None = None) -> None:
     """Trains or resumes a run, then translates and scores the test set.
 
     A run that is finished and scored under the same config is only reported, without reading any data.
@@ -55,23 +61,29 @@ def run(config: Config, profile: int | None = None) -> None:
     Args:
         config: The experiment.
         profile: Number of steps to trace for JAX's profiler, which changes no result; None traces nothing.
+        stop_after: Step after which to stop without scoring the test set, so that the run can be resumed; None trains
+            to the end.
 
     Raises:
-        InputError: The config, the data or the run directory cannot be used, or too few steps are left for `profile`.
+        InputError: The config, the data or the run directory cannot be used, too few steps are left for `profile`, or
+            `stop_after` is no step.
         DivergenceError: A loss, a gradient or an update is not finite (see `training.max_skipped_steps`).
         Interrupted: A deferred signal has arrived.
     """
     with nothing_left_if_refused(Path(config.run_dir)):
-        _run(config, profile)
+        _run(config, profile, stop_after)
 
 
-def _run(config: Config, profile: int | None) -> None:
+def _run(config: Config, profile: int | None, stop_after: int | None) -> None:
     if "train" not in splits(config.data):
         raise InputError("No training pairs are given: name them with --data.train (see --help).")
     require_another_run(config)
+    if config.deterministic:
+        repeat_results()
     check_run(config.run_dir, config)
     require_steps(profile, config)
     require_packages(config.training.loggers)
+    require(stop_after is None or stop_after >= 1, f"--stop-after must be at least 1, but is {stop_after}.")
     origin, initial = (None, None) if records(config.run_dir) else load_origin(config)
     if config.training.freeze:
         parameters.split(parameters.shapes(Transformer(config.model))["params"], config.training.freeze)
@@ -132,10 +144,15 @@ def _run(config: Config, profile: int | None) -> None:
                     initial=initial,
                     evaluate=evaluate,
                     profile=profile,
+                    stop_after=stop_after,
                 )
             except DivergenceError as error:
                 write_whole(run_dir / DIVERGED, f"{error}\n".encode())
                 raise
+        if not is_trained(run_dir, config.training):
+            step = records(run_dir)[-1].step
+            print(f"Stopped after step {step:,}. The same command without --stop-after resumes.")
+            return
         if "test" in pairs:
             with stage("translating and scoring the test set"):
                 scores, hypotheses = load(run_dir).evaluate(pairs["test"])

@@ -93,6 +93,28 @@ def deferred(say: Callable[[str], None]) -> Iterator[None]:
         _received = None
 
 
+@contextmanager
+def immediate() -> Iterator[None]:
+    """Raises Interrupted as soon as a signal arrives, for work that has nothing to save.
+
+    A signal that was ignored before stays ignored. In any other thread than the main thread this context does nothing.
+    """
+
+    def interrupt(number: int, _: object) -> None:
+        raise Interrupted(signal.Signals(number))
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in SIGNALS if is_main}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
 def _watch(reader: socket.socket, say: Callable[[str], None]) -> None:
     global _received
     while numbers := reader.recv(1):

@@ -14,6 +14,7 @@ CACHED_FROM = 0.1  # seconds of compilation; loading a faster one from the cache
 
 # Parameters of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 # Oldest major driver versions that support CUDA 12 and CUDA 13.
 _CUDA12_DRIVER, _CUDA13_DRIVER = 525, 580
 
@@ -96,6 +97,27 @@ def share_device_memory() -> None:
     user has set `XLA_PYTHON_CLIENT_PREALLOCATE`, that value is kept.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def repeat_results() -> None:
+    """Makes XLA compute the same bits in every process on a GPU.
+
+    It then adds to the embedding's gradient in a fixed order, and does not choose kernels by their measured time. Call
+    this before JAX starts its backend, which reads `XLA_FLAGS` once.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    if _DETERMINISTIC not in flags:
+        os.environ["XLA_FLAGS"] = " ".join([*flags, _DETERMINISTIC])
+
+
+def leave_accelerators() -> None:
+    """Makes this process compute on the CPU, so that its subprocesses have the accelerators to themselves.
+
+    A TPU serves one process at a time, and JAX claims most of a GPU's memory. Call this before JAX starts its backend.
+    """
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
 
 
 def _computes_on_cpu() -> bool:

@@ -1,19 +1,15 @@
 """Signals to a training process, which saves a checkpoint and resumes with the same results."""
 
-import json
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
 import pytest
 from command_line import ROOT, write_corpus
+from kills import COMMAND, Kill, finish, interrupt, result
 
-from transformer.checkpoint import load_params
 from transformer.checkpoint_records import records
 from transformer.run_dir import saved_steps
 
@@ -44,6 +40,7 @@ def command(tmp_path_factory) -> list[str]:
         *("--data.validation", f"{folder}/val.en", f"{folder}/val.de"),
         *("--data.test", f"{folder}/test.en", f"{folder}/test.de"),
         *("--training.steps", "200", "--training.validate-every", "100", "--training.log-every", "10"),
+        *("--training.accumulation-steps", "2"),
     ]
 
 
@@ -52,11 +49,6 @@ def uninterrupted(command, tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
     subprocess.run([*command, "--run-dir", str(run_dir)], check=True, capture_output=True, timeout=120)
     return run_dir
-
-
-def lines(run_dir: Path) -> list[dict[str, Any]]:
-    every = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: line[name] for name in line if name != "tokens_per_second"} for line in every]
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
@@ -85,10 +77,17 @@ def test_a_signal_saves_and_the_same_command_resumes(command, uninterrupted, tmp
     assert (again.returncode, again.stderr) == (0, "")
     assert f"resuming from step {saved[-1].step}\n" in again.stdout
     assert saved_steps(run_dir) == saved_steps(uninterrupted)
-    assert lines(run_dir) == lines(uninterrupted)
-    for file in ("scores.json", "hypotheses.txt"):
-        assert (run_dir / file).read_bytes() == (uninterrupted / file).read_bytes()
-    jax.tree.map(np.testing.assert_array_equal, *(load_params(folder, [200]) for folder in (run_dir, uninterrupted)))
+    assert result(run_dir) == result(uninterrupted)
+
+
+def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(command, uninterrupted, tmp_path):
+    """`python tests/cli/kills.py` does the same as often as asked, in every stage."""
+    run_dir = tmp_path / "run"
+    own = [*COMMAND, *command[2:], "--run-dir", str(run_dir)]
+    kills = Kill("saving", "SIGKILL", 1, 0.1), Kill("training", "SIGKILL", 3, 0.03), Kill("decoding", "SIGTERM", 1, 0.5)
+    assert [interrupt(own, kill) for kill in kills] == [-signal.SIGKILL, -signal.SIGKILL, 128 + signal.SIGTERM]
+    finish(own)
+    assert result(run_dir) == result(uninterrupted)
 
 
 def test_before_the_first_step_nothing_is_promised(command, tmp_path):

@@ -14,7 +14,7 @@ from transformer.cli.options import parse
 from transformer.config import Config
 from transformer.config.fine_tuning import RUN_DIR
 from transformer.config_files import load_config
-from transformer.errors import InputError
+from transformer.errors import InputError, require
 from transformer.interruption import Interrupted, deferred
 
 
@@ -89,17 +89,30 @@ class TrainingOptions(ConfigOptions):
     profile: int | None = None
     """Trace this many steps for JAX's profiler, into the directory `profile` of the run. The first two steps, which
     compile, are not traced. Results are the same with or without it."""
+    stop_after: int | None = None
+    """Stop after this step, with a checkpoint and without scoring the test set. The learning rate is the one of the
+    whole run, and the same command without this option resumes."""
+    verify_resume: bool = False
+    """Instead of training, check that this config resumes bit for bit on this machine. This trains six steps twice in
+    a temporary directory, and the second time in a new process from a checkpoint."""
 
 
 def main(arguments: list[str]) -> None:
     """Trains, then scores the test set."""
     config, options = parse_options(TrainingOptions, arguments, "train")
+    if options.verify_resume:
+        given = [f"--{name}" for name in ("profile", "stop-after") if getattr(options, name.replace("-", "_"))]
+        require(not given, f"--verify-resume trains runs of its own. Leave out {' and '.join(given)}.")
+        from transformer.cli.resuming import verify_resume
+
+        verify_resume(config)
+        return
     from transformer.checkpoint_records import records
     from transformer.experiment import run
 
     try:
         with deferred(partial(print, file=sys.stderr, flush=True)):
-            run(config, options.profile)
+            run(config, options.profile, options.stop_after)
     except Interrupted as error:
         saved = records(config.run_dir) if (Path(config.run_dir) / "config.json").exists() else []
         advice = "No checkpoint was saved, so the same command starts over."

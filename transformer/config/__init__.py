@@ -57,6 +57,10 @@ class Config:
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory, so that later
     runs start faster."""
+    deterministic: bool = False
+    """Repeat results bit for bit on a GPU too, by fixed orders of addition and
+    kernels that are chosen without trying them. Slower there (by how much
+    has not been measured); a CPU does so anyway."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

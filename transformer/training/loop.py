@@ -38,6 +38,7 @@ def train(
     initial: Params | None = None,
     evaluate: Callable[[Params], dict[str, float]] | None = None,
     profile: int | None = None,
+    stop_after: int | None = None,
 ) -> None:
     """Trains up to step `config.training.steps`, resuming from the last checkpoint.
 
@@ -55,6 +56,7 @@ def train(
         evaluate: Computes further validation scores (BLEU), by name. Called at each validation with the variables that
             `Transformer.apply` takes first.
         profile: Number of steps to trace for JAX's profiler, after the first two; None traces nothing.
+        stop_after: Step after which to stop, with a `resume_only` checkpoint; None stops after the last step.
 
     Raises:
         DivergenceError: A validation loss is not finite; or a loss, a gradient or an update, and
@@ -169,13 +171,15 @@ def train(
             return counters, scores
 
         pending, made, scores = None, first, dict[str, float]()
+        interrupted: Interrupted | None = None
         try:
             if 0 < first < training.steps:
                 progress.print(f"resuming from step {first:,}")
             if unfinished:
                 counters, scores = validate_and_save(state, first, counters, overdue=True)
             saved = time.monotonic()
-            last = first if counters.out_of_patience(training.patience) else training.steps
+            last = training.steps if stop_after is None else min(stop_after, training.steps)
+            last = first if counters.out_of_patience(training.patience) else last
             steps = enumerate(iterate(train_batches, first, last), start=first + 1)
             wait = lambda: jax.block_until_ready(state)  # noqa: E731
             for step, batch in traced(steps, profile, Path(config.run_dir) / "profile", wait, progress.print):
@@ -198,12 +202,14 @@ def train(
                         "(--training.patience)."
                     )
                     break
-        except Interrupted:
-            if pending is not None:
-                counters = record_step(counters, *pending)
-            if made and checkpoints.latest() != made:
-                checkpoints.save(made, state, scores, counters, resume_only=True)
-            raise
+        except Interrupted as error:
+            interrupted = error
+        if pending is not None:
+            counters = record_step(counters, *pending)
+        if made and checkpoints.latest() != made:
+            checkpoints.save(made, state, scores, counters, resume_only=True)
+        if interrupted is not None:
+            raise interrupted
     checkpoints.wait()
 
 

@@ -15,6 +15,8 @@ from rich.console import Console
 from transformer.files import write_whole
 from transformer.training.loggers import Write
 
+SPEEDS = ("tokens_per_second", "share_of_peak")  # values of the log that differ from run to run
+
 
 class MetricsLog:
     """A log of a run, such as `metrics.jsonl`, with one JSON object per line.

@@ -1,5 +1,6 @@
 import ctypes
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,13 @@ import pytest
 
 from transformer import runtime
 from transformer.errors import InputError
-from transformer.runtime import keep_freed_memory, resolve_dtype, unused_accelerator, use_compilation_cache
+from transformer.runtime import (
+    keep_freed_memory,
+    repeat_results,
+    resolve_dtype,
+    unused_accelerator,
+    use_compilation_cache,
+)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -63,6 +70,14 @@ def cache_dir():
     yield lambda: jax.config.values["jax_compilation_cache_dir"]
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+def test_deterministic_results_keep_the_users_flags(monkeypatch):
+    flag = "--xla_gpu_deterministic_ops=true"
+    for given, expected in (("", flag), ("--xla_a=1 --xla_b=2", f"--xla_a=1 --xla_b=2 {flag}"), (flag, flag)):
+        monkeypatch.setenv("XLA_FLAGS", given)
+        repeat_results()
+        assert os.environ["XLA_FLAGS"] == expected
 
 
 def test_compilation_cache_lies_in_the_users_cache_directory(cache_dir, monkeypatch, tmp_path: Path):

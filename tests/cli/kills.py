@@ -79,7 +79,7 @@ class Kill(NamedTuple):
     delay: float
 
 
-class Failure(Exception):
+class UnexpectedEndError(Exception):
     """A process ended in another way than it should, or a run with another result."""
 
 
@@ -104,7 +104,7 @@ def interrupt(command: Sequence[str], kill: Kill, environment: Mapping[str, str]
 
     Returns: Its exit status; None if it ended successfully before the kill.
 
-    Raises: Failure if the exit status is another than the signal's, or if it printed a traceback or a warning.
+    Raises: UnexpectedEndError if the exit status is another than the signal's, or if it printed a traceback or a warning.
     """
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
@@ -121,18 +121,20 @@ def interrupt(command: Sequence[str], kill: Kill, environment: Mapping[str, str]
     if kill.stage in ("start", "decoding"):  # SIGTERM may come before it is deferred, or when it no longer is
         ways |= {-number}
     if "Traceback" in error or "Warning" in error or status not in {0, *ways}:
-        raise Failure(f"{kill} ended with exit status {status} and this message:\n{error}")
+        raise UnexpectedEndError(f"{kill} ended with exit status {status} and this message:\n{error}")
     return status or None
 
 
 def finish(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
     """Runs a command to its end.
 
-    Raises: Failure if it fails or prints anything on standard error.
+    Raises: UnexpectedEndError if it fails or prints anything on standard error.
     """
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=600)
     if done.returncode or done.stderr:
-        raise Failure(f"The run could not be finished: exit status {done.returncode}, and this message:\n{done.stderr}")
+        raise UnexpectedEndError(
+            f"The run could not be finished: exit status {done.returncode}, and this message:\n{done.stderr}"
+        )
 
 
 def result(run_dir: Path) -> dict[str, str]:
@@ -165,7 +167,7 @@ def kill_run(command: list[str], folder: Path, seed: int, run: int, environment:
 
     Returns: A line of the log for each kill.
 
-    Raises: Failure if anything differs. The run is kept.
+    Raises: UnexpectedEndError if anything differs. The run is kept.
     """
     run_dir, cache, done = folder / str(run), Path(environment["JAX_COMPILATION_CACHE_DIR"]), []
     shutil.rmtree(run_dir, ignore_errors=True)  # this script was stopped
@@ -181,7 +183,7 @@ def kill_run(command: list[str], folder: Path, seed: int, run: int, environment:
     finish(own, environment)
     expected, found = result(folder / "undisturbed"), result(run_dir)
     if different := [name for name in expected if found[name] != expected[name]]:
-        raise Failure(f"After {done}, the {', '.join(different)} differ.")
+        raise UnexpectedEndError(f"After {done}, the {', '.join(different)} differ.")
     shutil.rmtree(run_dir)
     return done
 
@@ -223,7 +225,7 @@ def main() -> int:
         started = time.monotonic()
         try:
             new = kill_run(command, folder, options.seed, run, environment)
-        except Failure as error:
+        except UnexpectedEndError as error:
             new = [{"run": run, "failure": f"Run {run}, kept in {folder}/{run}: {error}"}]
         lines += new
         with log.open("a") as file:

@@ -1,6 +1,5 @@
 """`transformer train --verify-resume`, and `--stop-after`, which it uses."""
 
-import os
 import shutil
 import signal
 import tempfile
@@ -49,7 +48,10 @@ def outcomes(*changes: tuple[str, float]) -> list[Outcome]:
 @pytest.mark.parametrize(
     ("again", "message"),
     [
-        (0.0, "Resuming is NOT exact: after step 6, 1 of 2 arrays differ, first params/w, and most params/w by up to 1"),
+        (
+            0.0,
+            "Resuming is NOT exact: after step 6, 1 of 2 arrays differ, first params/w, and most params/w by up to 1",
+        ),
         (0.5, "Resuming cannot be exact here, because two uninterrupted runs already differ: after step 6, 1 of 2"),
     ],
 )
@@ -102,6 +104,5 @@ def test_a_stopped_run_resumes(run, command, trained):
 def test_a_signal_can_interrupt_at_once():
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="SIGTERM"), immediate():
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
+        signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == handler

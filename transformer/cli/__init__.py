@@ -38,8 +38,9 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
-    The status is 0 on success, 2 for unusable input, and 141 if the reader of the output has gone. A signal gives 128
-    plus its number: 130 after Ctrl-C, and for `train` also 143 (SIGTERM), 138 (SIGUSR1) and 129 (SIGHUP).
+    The status is 0 on success, 1 if `train --verify-resume` finds a difference, 2 for unusable input, and 141 if the
+    reader of the output has gone. A signal gives 128 plus its number: 130 after Ctrl-C, and for `train` also 143
+    (SIGTERM), 138 (SIGUSR1) and 129 (SIGHUP).
 
     Args:
         arguments: the command and its options. By default the arguments of the process.

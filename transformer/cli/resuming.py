@@ -65,12 +65,12 @@ def verify_resume(config: Config) -> None:
         shutil.rmtree(run / CHECKPOINTS / str(STEPS))
         resumed = trained(config, run)
         if (found := differences(first, resumed)) is None:
-            print(verdict(first))
+            print(verdict(config, first))
             return
         print(f"The results differ. Training {STEPS} steps from the start again, to find out why ...", flush=True)
         shutil.rmtree(run / CHECKPOINTS)
         again = trained(config, run)
-    print(verdict(first, found, differences(first, again)))
+    print(verdict(config, first, found, differences(first, again)))
     raise SystemExit(DIFFERENT)
 
 
@@ -132,10 +132,11 @@ def differences(expected: Outcome, found: Outcome) -> str | None:
     return next((f"the log differs: {ours} and {theirs}" for ours, theirs in lines if ours != theirs), None)
 
 
-def verdict(first: Outcome, resumed: str | None = None, again: str | None = None) -> str:
+def verdict(config: Config, first: Outcome, resumed: str | None = None, again: str | None = None) -> str:
     """What to tell the user.
 
     Args:
+        config: The experiment.
         first: What the uninterrupted run has.
         resumed: How the resumed run differs from it; None if it is equal.
         again: How another uninterrupted run differs from it.
@@ -144,15 +145,16 @@ def verdict(first: Outcome, resumed: str | None = None, again: str | None = None
         from transformer.parameters import fingerprint
 
         return (
-            f"Resuming is exact. After step {STEPS}, parameters, optimizer state and log of the resumed run equal those "
-            f"of the uninterrupted run, bit for bit (SHA-256 of the arrays: {fingerprint(first.arrays)})."
+            f"Resuming is exact. After step {STEPS}, parameters, optimizer state and log of the resumed run equal "
+            f"those of the uninterrupted run, bit for bit (SHA-256 of the arrays: {fingerprint(first.arrays)})."
         )
     if again is None:
         return (
             f"Resuming is NOT exact: after step {STEPS}, {resumed}. Two uninterrupted runs are equal, so this is a "
             "fault of resuming. Please report it with the config."
         )
+    advice = "" if config.deterministic else " On a GPU, --deterministic makes runs repeatable."
     return (
-        f"Resuming cannot be exact here, because two uninterrupted runs already differ: after step {STEPS}, {again}. On "
-        "a GPU, --deterministic makes runs repeatable."
+        "Resuming cannot be exact here, because two uninterrupted runs already differ: after step "
+        f"{STEPS}, {again}.{advice}"
     )

@@ -58,9 +58,9 @@ class Config:
     """Keep compiled programs in the user's cache directory, so that later
     runs start faster."""
     deterministic: bool = False
-    """Repeat results bit for bit on a GPU too, by fixed orders of addition and
-    kernels that are chosen without trying them. Slower there (by how much
-    has not been measured); a CPU does so anyway."""
+    """Repeat results bit for bit on a GPU, too. XLA then adds in a fixed
+    order, and chooses kernels without trying them. The cost has not been
+    measured. Nothing changes on a CPU, which repeats its results anyway."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

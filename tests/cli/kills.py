@@ -104,7 +104,7 @@ def interrupt(command: Sequence[str], kill: Kill, environment: Mapping[str, str]
 
     Returns: Its exit status; None if it ended successfully before the kill.
 
-    Raises: UnexpectedEndError if the exit status is another than the signal's, or if it printed a traceback or a warning.
+    Raises: UnexpectedEndError if the exit status is not the signal's, or if it printed a traceback or a warning.
     """
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT

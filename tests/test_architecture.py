@@ -33,6 +33,8 @@ ROOMS = [
     "counters",
     "checkpoint_records",
     "run_dir",
+    "starts",
+    "status",
     "kept_pairs",
     "checkpoint_files",
     "checkpoint",

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from transformer import stages
-from transformer.stages import counted, stage
+from transformer.stages import counted, duration, stage
 
 
 class Listener:
@@ -66,3 +66,11 @@ def test_items_are_counted_for_the_stage_that_is_running(monkeypatch: pytest.Mon
             assert inner.wait_for("validating: 2 of 2 lines ...")
         assert outer.wait_for("training ...")
     assert len(inner.said) <= 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.0, "0:00"), (9.6, "0:10"), (252.0, "4:12"), (3599.7, "1:00:00"), (360_000.0, "100:00:00")],
+)
+def test_duration(seconds: float, expected: str):
+    assert duration(seconds) == expected

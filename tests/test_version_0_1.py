@@ -14,6 +14,7 @@ from transformer.errors import InputError
 from transformer.inference.translator import load
 from transformer.kept_pairs import read_test_set
 from transformer.run_dir import check_run, checkpoint_steps, read_config
+from transformer.status import read_status
 
 FIXTURE = Path(__file__).parent / "fixtures" / "run-0.1.tar.xz"
 
@@ -45,6 +46,14 @@ def test_its_layers_are_stacked_in_their_order(run_dir):
         assert not np.array_equal(*kernels)
         assert variables["params"][name]["norm"]["scale"].shape == (16,)
         assert variables["batch_stats"][name]["layers"]["feed_forward_norm"]["norm"]["mean"].shape == (2, 16)
+
+
+def test_its_status_is_known(run_dir):
+    status = read_status(run_dir)
+    assert (status.state, status.step, status.steps, status.last_start) == ("scored", 300, 300, None)
+    assert status.best_validation_loss == pytest.approx(0.4224525, rel=1e-6)
+    assert status.last_checkpoint is not None
+    assert (status.last_checkpoint.step, status.last_checkpoint.complete) == (300, None)
 
 
 def test_it_is_not_resumed(run_dir, monkeypatch, capsys):

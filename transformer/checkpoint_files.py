@@ -22,6 +22,9 @@ from transformer.checkpoint_records import CHECKPOINTS, Record, best, validation
 from transformer.errors import InputError
 from transformer.manifest import damaged_files, has_manifest, write_manifest
 
+# Orbax logs routine messages through absl, which prints them to stderr. Failures are raised as exceptions as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
 
 class UnreadableCheckpointError(InputError):
     """A checkpoint is damaged, or was deleted by the process that trains.

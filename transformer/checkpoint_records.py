@@ -1,21 +1,20 @@
-"""What is known of the checkpoints of a run without reading their arrays."""
+"""What is known of the checkpoints of a run without reading their arrays.
 
-import logging
+Orbax wrote these files, which are JSON. They are read without it, because importing orbax and JAX takes seconds.
+"""
+
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import orbax.checkpoint as ocp
+from typing import Any, NamedTuple
 
 from transformer.counters import Counters
 from transformer.manifest import damaged_files, has_manifest
 
-# Orbax logs routine messages through absl, which prints them to stderr. Failures are raised as exceptions as well.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-
 CHECKPOINTS = "checkpoints"  # in the run directory
-METRICS = "metrics"  # orbax's folder for the metrics of a checkpoint
+METRICS = "metrics"  # orbax's folder for the metrics of a checkpoint, and its file in there
+METADATA = "_CHECKPOINT_METADATA"  # orbax's file
 LAYOUT = 2  # of the parameters; version 0.1 wrote no number, and each layer was a module of its own
 
 
@@ -46,44 +45,54 @@ def records(run_dir: str | Path) -> list[Record]:
 
     It is compared with the checkpoint's manifest; the arrays are not.
     """
-    options = ocp.CheckpointManagerOptions(
-        read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
-    )
     found: list[Record] = []
-    with ocp.CheckpointManager(Path(run_dir).resolve() / CHECKPOINTS, options=options) as manager:
-        for step in manager.all_steps():
-            about, loss = _read(manager, step)
-            if "fingerprint" not in about:  # every version writes it, so the metadata is damaged
-                if _folder(manager, step).exists():  # else the process that trains has deleted it in the meantime
-                    found.append(Record(step, loss))
-                continue
-            counted = about.pop("counters", None)
-            if counted is None:  # written by an earlier version, which saved at every validation and only then
-                counters = found[-1].counters if found else Counters()
-                counters = counters.after_validation(loss) if math.isfinite(loss) else counters
-            else:
-                counters = Counters(**counted)
-            found.append(Record(step, loss, **{"layout": 1, **about}, counters=counters))
+    for folder in _folders(Path(run_dir) / CHECKPOINTS):
+        about, loss = _read(folder)
+        if "fingerprint" not in about:  # every version writes it, so the metadata is damaged
+            if folder.exists():  # else the process that trains has deleted it in the meantime
+                found.append(Record(int(folder.name), loss))
+            continue
+        counted = about.pop("counters", None)
+        if counted is None:  # written by an earlier version, which saved at every validation and only then
+            counters = found[-1].counters if found else Counters()
+            counters = counters.after_validation(loss) if math.isfinite(loss) else counters
+        else:
+            counters = Counters(**counted)
+        found.append(Record(int(folder.name), loss, **{"layout": 1, **about}, counters=counters))
     return found
 
 
-def _folder(manager: ocp.CheckpointManager, step: int) -> Path:
-    return Path(manager.directory) / str(step)
+def _folders(checkpoints: Path) -> list[Path]:
+    """The folders of complete checkpoints by their steps. Incomplete ones have other names than a step."""
+    steps = (folder for folder in checkpoints.glob("*") if folder.name.isdecimal() and folder.is_dir())
+    return sorted(steps, key=lambda folder: int(folder.name))
 
 
-def _read(manager: ocp.CheckpointManager, step: int) -> tuple[dict, float]:
+def _read(folder: Path) -> tuple[dict[str, Any], float]:
     """The metadata and the validation loss of a checkpoint: empty and infinite where they are damaged."""
-    folder, about, loss = _folder(manager, step), {}, math.inf
+    about, loss = {}, math.inf
     damaged = damaged_files(folder, [METRICS]) if has_manifest(folder) else []
     try:
         if not any(name.startswith(f"{METRICS}/") for name in damaged):
-            loss = validation_loss(manager.metrics(step))
+            loss = validation_loss(_json(folder / METRICS / METRICS))
         if not damaged:
-            about = dict(manager.metadata(step).custom_metadata or {})
-    except (ValueError, OSError):
+            about = dict(_json(folder / METADATA)["custom_metadata"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
         return {}, loss
     lost = about.get("has_manifest") and not has_manifest(folder)
     return ({} if lost else about), loss
+
+
+def saved_at(folder: Path) -> float | None:
+    """When a checkpoint was saved, in seconds since 1970; None if its metadata is damaged."""
+    try:
+        return float(_json(folder / METADATA)["commit_timestamp_nsecs"]) / 1e9
+    except (ValueError, TypeError, KeyError, RecursionError, OSError):
+        return None
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def validation_loss(metrics: Mapping[str, float] | None) -> float:

@@ -5,6 +5,7 @@ import math
 from functools import partial
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 
 from transformer import parameters
@@ -25,10 +26,13 @@ from transformer.inference.translation import translate
 from transformer.inference.translator import load
 from transformer.inputs import nothing_left_if_refused, read_inputs, training_batches
 from transformer.kept_pairs import KEPT, keep_pairs
+from transformer.layers import Build
 from transformer.model import Transformer
 from transformer.origin import load_origin, require_another_run
 from transformer.run_dir import (
     DIVERGED,
+    HYPOTHESES,
+    SCORES,
     adopt,
     check_run,
     hold_run,
@@ -46,14 +50,20 @@ from transformer.runtime import (
 )
 from transformer.shapes import Params
 from transformer.stages import stage
+from transformer.starts import Start, recorded
 from transformer.training import loop, parallel
 from transformer.training.loggers import require_packages
 from transformer.training.profile import require_steps
 
-SCORES, HYPOTHESES = "scores.json", "hypotheses.txt"
 
 
-def run(config: Config, profile: int | None = None, stop_after: int | None = None) -> None:
+def run(
+    config: Config,
+    profile: int | None = None,
+    stop_after: int | None = None,
+    *,
+    command: str = "transformer.train",
+) -> None:
     """Trains or resumes a run, then translates and scores the test set.
 
     A run that is finished and scored under the same config is only reported, without reading any data.
@@ -63,6 +73,7 @@ def run(config: Config, profile: int | None = None, stop_after: int | None = Non
         profile: Number of steps to trace for JAX's profiler, which changes no result; None traces nothing.
         stop_after: Step after which to stop without scoring the test set, so that the run can be resumed; None trains
             to the end.
+        command: What `starts.jsonl` records as the command.
 
     Raises:
         InputError: The config, the data or the run directory cannot be used, too few steps are left for `profile`, or
@@ -71,10 +82,10 @@ def run(config: Config, profile: int | None = None, stop_after: int | None = Non
         Interrupted: A deferred signal has arrived.
     """
     with nothing_left_if_refused(Path(config.run_dir)):
-        _run(config, profile, stop_after)
+        _run(config, profile, stop_after, command)
 
 
-def _run(config: Config, profile: int | None, stop_after: int | None) -> None:
+def _run(config: Config, profile: int | None, stop_after: int | None, command: str) -> None:
     if "train" not in splits(config.data):
         raise InputError("No training pairs are given: name them with --data.train (see --help).")
     require_another_run(config)
@@ -121,7 +132,21 @@ def _run(config: Config, profile: int | None, stop_after: int | None) -> None:
 
     # Before this point, where all input has been checked, nothing is written but tokens.
     run_dir = open_run(config.run_dir, config)
-    with written(run_dir), hold_run(run_dir), Compilations(partial(print, flush=True)) as compilations:
+    start = Start.now(
+        parallel.device_kinds(),
+        step=max((record.step for record in records(run_dir)), default=0),
+        command=command,
+        backend=jax.default_backend(),
+        processes=jax.process_count(),
+        dtype=dtype,
+        attention=Build.choose(config.model).attention_name(max(S, T)),
+    )
+    with (
+        written(run_dir),
+        hold_run(run_dir),
+        recorded(run_dir, start, print),
+        Compilations(partial(print, flush=True)) as compilations,
+    ):
         print(f"run directory: {run_dir} (Ctrl-C saves and stops; the same command resumes)", flush=True)
         for name in (SCORES, HYPOTHESES):  # of an earlier checkpoint or config
             (run_dir / name).unlink(missing_ok=True)

@@ -55,6 +55,11 @@ class Build(NamedTuple):
         head_size = config.d_model // config.num_heads
         return select_fused(config.attention, self.backend, keys, head_size, config.matmul_precision)
 
+    def attention_name(self, keys: int) -> str:
+        """Returns `plain`, or the name of the function that `fused` returns."""
+        fused = self.fused(keys)
+        return "plain" if fused is None else getattr(fused, "func", fused).__name__
+
 
 def _site(path: tuple[str, ...]) -> int:
     """Computes a number for a module of the model from its path.

@@ -2,6 +2,7 @@
 
 RUN/config.json         the resolved config
 RUN/changes.jsonl       config fields changed on resuming, and the step at which each was changed
+RUN/starts.jsonl        versions, devices and command of each start (see `starts.py`)
 RUN/tokenizer.json      the tokenizer
 RUN/data.json           what was read, and what was dropped and why
 RUN/tokens/             the training pairs as token ids (see `data/token_cache.py`)
@@ -24,6 +25,7 @@ RUN/.lock               held by the process that trains
 import errno
 import json
 import os
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from numbers import Integral
@@ -43,6 +45,8 @@ DIVERGED = "diverged.txt"
 DAMAGED = "damaged"
 TOKENS = "tokens"
 _FIRST = {TOKENS, f"{TOKENS}.lock"}  # may be there before a run has begun
+SCORES, HYPOTHESES = "scores.json", "hypotheses.txt"  # of the test set
+LOCK = ".lock"
 NAMED = ("last", "best")  # checkpoints that can be asked for by name instead of by step
 
 
@@ -131,15 +135,38 @@ def adopt(run_dir: Path, config: Config) -> None:
 def hold_run(run_dir: Path) -> Iterator[None]:
     """Locks a run directory against training by other processes.
 
+    It waits a moment for the lock, which `is_held` takes for an instant.
+
     Raises: InputError if another process holds the lock.
     """
     try:
-        with FileLock(run_dir / ".lock", timeout=0):
+        with FileLock(run_dir / LOCK, timeout=0.2):
             yield
     except Timeout as error:
         raise InputError(
             f"Another process is training in the run directory {run_dir}. Wait for it, or give another --run-dir."
         ) from error
+
+
+def is_held(run_dir: Path) -> bool | None:
+    """Whether a process holds a run, without writing to the directory.
+
+    On a shared file system, a process on another machine may not be seen.
+
+    Returns: None if this cannot be told: there is no permission to read the lock, or the file system has none.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        with (run_dir / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, BlockingIOError) as error:
+        return isinstance(error, BlockingIOError)
+    except OSError:
+        return None
+    return False
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Announcements of stages that take long, with their progress where it is known."""
+"""Announcements of stages that take long, with their progress where it is known, and durations as text."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -82,3 +82,10 @@ def _counted(current: _Stage, items: Iterable[T], total: int | None, unit: str, 
         done += size
         yield item
     current.advance(done if total is None else total, total, unit)
+
+
+def duration(seconds: float) -> str:
+    """A number of seconds as hours, minutes and seconds, such as `2:05` or `1:00:00`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

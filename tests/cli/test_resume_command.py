@@ -3,15 +3,19 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 from command_line import assert_refused, call, damage
 
 from transformer.checkpoint import load_params
 from transformer.kept_pairs import read_validation_set
 from transformer.run_dir import read_config, saved_steps
+from transformer.runtime import resolve_dtype
+from transformer.starts import read_starts
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -28,6 +32,14 @@ def test_more_steps_continue_a_finished_run(run, command):
     (line,) = map(json.loads, (Path(run) / "changes.jsonl").read_text().splitlines())
     assert line["step"] == 20
     assert line["changed"]["training.steps"] == {"before": 20, "now": 25}
+    first, second = read_starts(run)
+    assert first.command.startswith(shlex.join(["transformer", *command]))
+    assert second.command.endswith("--training.patience 9 --average 1 --profile 3")
+    assert first.dtype == resolve_dtype("auto")[0]
+    assert (first.step, first.attention, first.backend, first.processes) == (0, "plain", jax.default_backend(), 1)
+    assert (second.step, second.reason, first.differences(second)) == (20, None, [])
+    assert second.ended is not None
+    assert "Changed since the last start" not in result.out
     assert {"training.steps", "training.patience", "average"} <= set(line["changed"])
     assert (read_config(run).training.steps, read_config(run).average) == (25, 1)
     fewer = call(*command, "--run-dir", run, "--training.steps", "20")

@@ -127,14 +127,6 @@ def test_time_left_follows_the_recent_speed(clock: Clock, capsys: pytest.Capture
     assert capsys.readouterr().out.splitlines()[-1].endswith("16:21 left")  # 98,100 steps at 100 a second
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(0.0, "0:00"), (9.6, "0:10"), (252.0, "4:12"), (3599.7, "1:00:00"), (360_000.0, "100:00:00")],
-)
-def test_duration(seconds: float, expected: str):
-    assert metrics._duration(seconds) == expected
-
-
 ON_A_TERMINAL = """
 from transformer.training.metrics import Progress
 with Progress(8000, 0) as progress:

@@ -19,6 +19,7 @@ from transformer.runtime import keep_freed_memory, require_bootstrap_seed
 
 COMMANDS = {
     "train": "train a model on a parallel corpus, then score it on the test set",
+    "status": "tell how far a run is: step, speed, last checkpoint, time left",
     "evaluate": "score a run: BLEU, chrF, TER, exact match, loss and perplexity",
     "tune": "find the beam size and length penalty with the highest validation BLEU",
     "translate": "translate standard input to standard output, line by line",

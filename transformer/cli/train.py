@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import sys
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from functools import partial
@@ -112,7 +113,8 @@ def main(arguments: list[str]) -> None:
 
     try:
         with deferred(partial(print, file=sys.stderr, flush=True)):
-            run(config, options.profile, options.stop_after)
+            command = shlex.join(["transformer", "train", *arguments])
+            run(config, options.profile, options.stop_after, command=command)
     except Interrupted as error:
         saved = records(config.run_dir) if (Path(config.run_dir) / "config.json").exists() else []
         advice = "No checkpoint was saved, so the same command starts over."

@@ -13,6 +13,7 @@ import rich.progress
 from rich.console import Console
 
 from transformer.files import write_whole
+from transformer.stages import duration
 from transformer.training.loggers import Write
 
 SPEEDS = ("tokens_per_second", "share_of_peak")  # values of the log that differ from run to run
@@ -144,7 +145,7 @@ class Progress:
         seconds_left = steps_left * (now - first_time) / (step - first_step)
         line = (
             f"step {step:,}/{self._steps:,}  loss {loss:.3f}  lr {learning_rate:.1e}  "
-            f"{shown}  {_duration(seconds_left)} left"
+            f"{shown}  {duration(seconds_left)} left"
         )
         if self._bar is None:
             self.print(line)
@@ -174,9 +175,3 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -56,7 +56,6 @@ from transformer.training.loggers import require_packages
 from transformer.training.profile import require_steps
 
 
-
 def run(
     config: Config,
     profile: int | None = None,

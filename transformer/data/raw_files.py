@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from transformer.errors import InputError
+from transformer.errors import InputError, require
 
 PACKAGE = "package:"
 """Prefix of files in this folder. A run keeps this name, because a path into site-packages may not exist later."""
 COMPRESSIONS = (".gz", ".xz", ".zst")
 BLOCK = 2**20  # bytes that are read at once
+HARMLESS, _RATIO = 2**26, 100
+"""Bytes that any file may unpack to. Text compresses to a tenth at best, so what unpacks to more than this and to 100
+times its size is not meant to be read."""
+_PACKED_BLOCK = 2**12  # bytes of .zst to unpack at once, which may hold 128 MB
 
 
 def locate(path: str) -> Path:
@@ -63,12 +67,17 @@ def read_bytes(path: str) -> bytes:
 def read_blocks(path: str) -> Iterator[bytes]:
     """Yields the content of a file in blocks, decompressed if its suffix is `.gz`, `.xz` or `.zst`.
 
-    Raises: InputError if the file cannot be read or decompressed, or if a `.zst` file needs the missing module.
+    Raises: InputError if the file cannot be read or decompressed, or unpacks to far more than text does. Also if a
+        `.zst` file needs the missing module.
     """
     suffix = Path(path).suffix.lower()
     with open_file(path) as file:
         try:
-            yield from _decompressed(file, suffix, path)
+            unpacked = 0
+            for block in _decompressed(file, suffix, path):
+                unpacked += len(block)
+                check_ratio(path, file.tell() if suffix in COMPRESSIONS and file.seekable() else unpacked, unpacked)
+                yield block
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             # The libraries of compression give no error number.
             if suffix not in COMPRESSIONS or getattr(error, "errno", None) is not None:
@@ -76,6 +85,16 @@ def read_blocks(path: str) -> Iterator[bytes]:
             raise InputError(
                 f"{path} cannot be decompressed ({error}). The file is damaged, or its suffix names another format."
             ) from error
+
+
+def check_ratio(path: str, packed: int, unpacked: int) -> None:
+    """Raises InputError if a file of `packed` bytes unpacks to more than 64 MB and 100 times its size."""
+    largest = max(HARMLESS, _RATIO * packed)
+    require(
+        unpacked <= largest,
+        f"{path} has {packed:,} bytes, but unpacks to more than {largest:,}, which no text does. If you trust it, "
+        "unpack it and give the plain text.",
+    )
 
 
 def _open_remote(path: str) -> Any:
@@ -115,14 +134,14 @@ def _decompressed_zst(file: Any, path: str) -> Iterator[bytes]:
         import zstandard
     except ImportError as error:
         raise InputError(f"Reading {path} needs the zstandard module: pip install zstandard") from error
-    frame, data = None, file.read(BLOCK)
+    frame, data = None, file.read(_PACKED_BLOCK)
     while data:
         frame = frame or zstandard.ZstdDecompressor().decompressobj()
         try:
             yield frame.decompress(data)
         except zstandard.ZstdError as error:
             raise OSError(str(error)) from error
-        data = frame.unused_data or file.read(BLOCK)
+        data = frame.unused_data or file.read(_PACKED_BLOCK)
         if frame.eof:
             frame = None
     if frame is not None:  # zstandard itself accepts a truncated file

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformer.config import DataConfig
-from transformer.data.pairs import ANTECEDENTS, CHUNK, TAGS, Antecedent, Chunk, Pairs
-from transformer.data.raw_files import COMPRESSIONS, open_file, read_bytes
+from transformer.data.pairs import ANTECEDENTS, TAGS, Antecedent, Chunk, Pairs
+from transformer.data.raw_files import COMPRESSIONS, check_ratio, open_file, read_bytes
 from transformer.data.text import check_text, read_raw_lines
 from transformer.errors import InputError
 from transformer.stages import counted
@@ -48,10 +48,19 @@ def read_parquet(path: str, config: DataConfig) -> Iterator[dict[str, Any]]:
         with io.BytesIO(read_bytes(path)) if compressed else open_file(path) as opened:
             file = pyarrow.parquet.ParquetFile(opened)
             columns = [name for name in file.schema_arrow.names if name in wanted]
-            parts = file.iter_batches(batch_size=CHUNK, columns=columns)
+            parts = _batches(file, columns, path, opened.seek(0, io.SEEK_END))
             yield from counted((row for part in parts for row in part.to_pylist()), file.metadata.num_rows, "rows")
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable parquet file ({error}).") from error
+
+
+def _batches(file: Any, columns: Sequence[str], path: str, packed: int) -> Iterator[Any]:
+    """The rows of a parquet file in small batches, whose size is checked: a long text may stand for any number."""
+    unpacked = 0
+    for part in file.iter_batches(batch_size=256, columns=columns):
+        unpacked += part.nbytes
+        check_ratio(path, packed, unpacked)
+        yield part
 
 
 class Format(NamedTuple):

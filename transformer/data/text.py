@@ -6,8 +6,8 @@ Only `\\n` ends a line.
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from transformer.data.raw_files import read_blocks
-from transformer.errors import InputError
+from transformer.data.raw_files import HARMLESS, read_blocks
+from transformer.errors import InputError, require
 
 
 def read_lines(path: str) -> Iterator[str]:
@@ -25,20 +25,22 @@ def read_raw_lines(path: str) -> Iterator[str]:
 
 def _lines(path: str, split: Callable[[bytes, str, int], list[str]]) -> Iterator[str]:
     first = 1
-    for part in _whole_lines(read_blocks(path)):
+    for part in _whole_lines(read_blocks(path), path):
         lines = split(part, path, first)
         yield from lines
         first += len(lines)
 
 
-def _whole_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def _whole_lines(blocks: Iterable[bytes], path: str) -> Iterator[bytes]:
     """Yields the same bytes divided after line ends only."""
-    rest = list[bytes]()
+    rest, size = list[bytes](), 0
     for block in blocks:
         if end := block.rfind(b"\n") + 1:
             yield b"".join([*rest, block[:end]])
-            rest = []
+            rest, size = [], 0
         rest.append(block[end:])
+        size += len(block) - end
+        require(size <= HARMLESS, f"{path} has a line of more than {HARMLESS:,} bytes, which no sentence has.")
     if last := b"".join(rest):
         yield last
 

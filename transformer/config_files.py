@@ -44,7 +44,7 @@ def from_json(text: str) -> Config:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also too many digits, and too deep nesting
         raise InputError(f"The config is not valid JSON ({error}).") from error
     return _from_dict(Config, values, "")
 
@@ -63,8 +63,8 @@ def _from_dict(cls: Any, values: Any, where: str) -> Any:
     hints = {field.name: field.type for field in dataclasses.fields(cls)}
     if unknown := sorted(values.keys() - hints.keys()):
         raise InputError(
-            f"The config has a field {where}{unknown[0]} that this version of transformer-jax does not know. Use the "
-            "version that wrote the config."
+            f"The config has a field {where}{unknown[0]:.100} that this version of transformer-jax does not know. Use "
+            "the version that wrote the config."
         )
     return cls(**{name: _from_value(value, hints[name], f"{where}{name}.") for name, value in values.items()})
 
@@ -127,7 +127,7 @@ def load_config(experiment: str) -> Config:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"The config file {file} fails when run: {type(error).__name__}: {error}") from error
+        raise InputError(f"The config file {file} fails when run: {type(error).__name__}: {error!s:.500}") from error
     config = getattr(module, "config", None)
     if not isinstance(config, Config):
         raise InputError(f"The config file {file} must define `config`, a transformer.config.Config.")

@@ -1,5 +1,6 @@
-"""Writing files atomically."""
+"""Reading small files, and writing files atomically."""
 
+import errno
 import json
 import os
 import tempfile
@@ -12,6 +13,7 @@ from transformer.errors import InputError
 
 PART = ".part"
 """Suffix of a file's name while the file is being written."""
+LARGEST_JSON = 2**26  # bytes; the vocabulary of the largest models has 4 MB
 
 
 def write_whole(file: Path, data: bytes) -> None:
@@ -22,6 +24,41 @@ def write_whole(file: Path, data: bytes) -> None:
     temporary = file.with_name(file.name + PART)
     temporary.write_bytes(data)
     os.replace(temporary, file)
+
+
+def read_regular(file: str | Path, largest: int | None = None) -> bytes:
+    """Reads a file that is neither a device nor a pipe, from which reading might never end.
+
+    Args:
+        file: The file.
+        largest: Its maximum size in bytes; None sets no limit.
+
+    Raises: OSError if the file is missing, unreadable, too large, or not a regular file.
+    """
+    path = Path(file)
+    try:
+        size = path.stat().st_size
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"Not the name of a file ({error})", str(file)) from error
+    if not path.is_file():
+        number = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(number, os.strerror(number) if path.is_dir() else "Not a regular file", str(file))
+    if largest is not None and size > largest:
+        raise OSError(errno.EFBIG, f"Larger than {largest / 2**20:,.0f} MB, which no file of its kind is", str(file))
+    return path.read_bytes()
+
+
+def read_json(file: str | Path) -> Any:
+    """Reads a JSON file of at most 64 MB. It may begin with a byte-order mark, which an editor may have added.
+
+    Raises: InputError if the file is missing, unreadable, too large, not a regular file, or not JSON.
+    """
+    try:
+        return json.loads(read_regular(file, LARGEST_JSON).decode("utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"Cannot read {file}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:  # also too many digits, and too deep nesting
+        raise InputError(f"{file} is not valid JSON ({error}).") from error
 
 
 def check_writable(file: str | Path) -> None:

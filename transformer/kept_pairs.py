@@ -41,7 +41,7 @@ def read_validation_set(run_dir: str | Path, config: DataConfig) -> Pairs:
 
 def _read_kept(run_dir: str | Path, split: str, config: DataConfig) -> Pairs:
     file = Path(run_dir) / KEPT[split]
-    if not file.exists():
+    if not file.is_file():
         raise InputError(f"The run in {run_dir} has no {split} set. Give --source and --reference.")
     kept = read_files((str(file),), dataclasses.replace(config, tags=None), empty="keep")[0]  # tags are under `tags`
     return _as_recorded(run_dir, split, kept)

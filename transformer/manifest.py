@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from transformer.files import read_regular
+
 MANIFEST = "SHA256SUMS"
 _LAST = "# SHA-256 of the lines above: "
 
@@ -66,7 +68,7 @@ def _files(folder: Path, subfolders: Collection[str]) -> Iterator[Path]:
 def _read_manifest(folder: Path) -> dict[str, str] | None:
     """The checksum of each file by its name; None if the manifest is missing or damaged."""
     try:
-        lines, last, checksum = (folder / MANIFEST).read_bytes().decode().rpartition(_LAST)
+        lines, last, checksum = read_regular(folder / MANIFEST).decode().rpartition(_LAST)
     except (OSError, UnicodeDecodeError):
         return None
     if not last or checksum != f"{_checksum_of(lines)}\n":

@@ -39,7 +39,7 @@ from transformer.checkpoint_records import CHECKPOINTS, LAYOUT, Record, best, re
 from transformer.config import Config, TrainingConfig
 from transformer.config_files import from_json, to_json
 from transformer.errors import InputError, did_you_mean, require
-from transformer.files import PART, write_whole
+from transformer.files import LARGEST_JSON, PART, read_json, read_regular, write_whole
 
 DIVERGED = "diverged.txt"
 DAMAGED = "damaged"
@@ -202,7 +202,9 @@ def read_config(run_dir: str | Path) -> Config:
     if not file.is_file():
         raise InputError(f"{run_dir} is not a run directory: it has no config.json.")
     try:
-        return from_json(file.read_text(encoding="utf-8-sig"))  # an editor may have added a byte-order mark
+        return from_json(read_regular(file, LARGEST_JSON).decode("utf-8-sig"))  # an editor may have added a mark
+    except OSError as error:
+        raise InputError(f"Cannot read {file}: {error.strerror}.") from error
     except (InputError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {file}. {error}") from error
 
@@ -214,9 +216,9 @@ def data_fingerprints(run_dir: str | Path) -> dict[str, str]:
     """
     file = Path(run_dir) / "data.json"
     try:
-        reports = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        reports = read_json(file) if file.exists() else {}
         return {split: report["fingerprint"] for split, report in reports.items() if "fingerprint" in report}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (InputError, AttributeError, TypeError) as error:
         raise InputError(
             f"{file} is damaged ({error}). Restore it, or delete it to use the run without comparing its data."
         ) from error

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from transformer.config import Config
 from transformer.errors import InputError
+from transformer.files import read_regular
 from transformer.run_dir import read_config
 
 
@@ -60,7 +61,7 @@ def read_histories(run_dirs: Sequence[str | Path]) -> list[History]:
 
 def _read(file: Path, run_dir: str | Path) -> dict[str, Curve]:
     # After the last line end comes what is being written, or was being written when the run was killed.
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    lines = read_regular(file).split(b"\n")[:-1] if file.exists() else []
     found: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for number, line in enumerate(lines, start=1):
         try:

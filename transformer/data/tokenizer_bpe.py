@@ -14,7 +14,7 @@ from transformer.config.data import Normalization
 from transformer.data.normalization import normalize
 from transformer.data.tokenizer import Tokenizer, Vocabulary
 from transformer.errors import InputError
-from transformer.files import write_whole
+from transformer.files import LARGEST_JSON, read_regular, write_whole
 from transformer.interruption import checked
 from transformer.stages import counted
 
@@ -125,11 +125,11 @@ class BpeTokenizer(Tokenizer, Vocabulary):
             if a special id of the config is not one of the file's special tokens.
         """
         try:
-            tokenizer = cls(Path(path).read_bytes().decode("utf-8-sig"), config, normalization)
+            tokenizer = cls(read_regular(path, LARGEST_JSON).decode("utf-8-sig"), config, normalization)
         except OSError as error:
             raise InputError(f"The tokenizer {path} cannot be read: {error.strerror}.") from error
         except Exception as error:  # the library raises no narrower class
-            raise InputError(f"{path} is not a valid tokenizer.json ({error}).") from error
+            raise InputError(f"{path} is not a valid tokenizer.json ({error!s:.200}).") from error
         if tokenizer.size != vocabulary_size:
             raise InputError(
                 f"The tokenizer {path} has {tokenizer.size} tokens, but --model.vocabulary-size is {vocabulary_size}. "

@@ -1,12 +1,13 @@
 """Reading the tokenizer of a run, of whichever kind."""
 
-import json
 from pathlib import Path
 
 from transformer.config import Config
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokenizer_marian import FORMAT, MarianTokenizer
+from transformer.errors import InputError
+from transformer.files import read_json
 
 
 def load_tokenizer(path: str | Path, config: Config) -> Tokenizer:
@@ -29,7 +30,7 @@ def load_tokenizer(path: str | Path, config: Config) -> Tokenizer:
 def _format(path: str | Path) -> str | None:
     """What the file says that it is. None for a file of the package `tokenizers`, or one that cannot be read."""
     try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
-    except (OSError, ValueError):
+        content = read_json(path)
+    except InputError:
         return None  # reading it as one of that package gives the reason
     return content.get("format") if isinstance(content, dict) else None

@@ -15,7 +15,7 @@ from transformer.config import TokenizerConfig
 from transformer.config.data import Normalization
 from transformer.data.tokenizer import Tokenizer, Vocabulary
 from transformer.errors import InputError, require
-from transformer.files import write_whole
+from transformer.files import read_json, read_regular, write_whole
 from transformer.runtime import require_package
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ END, UNKNOWN = "</s>", "<unk>"
 SPACE = "▁"
 _LANGUAGE = re.compile(r"\s*(>>[^<\s]+<<)")
 # A line of vocab.yml, which is not quite YAML: a key that is plain, in single or in double quotes, and the id.
-_ENTRY = re.compile(r"""(?:\? )?("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|\S.*?)(?:\n)? *: +(\d+) *(?:\n|$)""")
+_ENTRY = re.compile(r"""(?:\? )?("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|\S(?:.*?\S)??)(?:\n)? *: +(\d+) *(?:\n|$)""")
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")
 _ESCAPED = {"0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b"}
 
@@ -99,16 +99,18 @@ class MarianTokenizer(Tokenizer):
         """
         path = Path(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            content = read_json(path)
             source, target = (SideFiles(**content[side]) for side in ("source", "target"))
             names = {name for name in (*source, *target) if name is not None}
             suppressed = tuple(content["suppressed"])
             if any(not isinstance(name, str) or Path(name).name != name for name in names):
                 raise ValueError("a file has a path")
+            if not all(isinstance(token, str) for token in suppressed):
+                raise ValueError("a token that is never generated is no text")
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} does not name the files of a tokenizer ({error}).") from error
         try:
-            files = {name: (path.parent / name).read_bytes() for name in sorted(names)}
+            files = {name: read_regular(path.parent / name) for name in sorted(names)}
         except OSError as error:
             raise InputError(f"The tokenizer {path} cannot be read: {error.filename}: {error.strerror}.") from error
         tokenizer = cls(files, source, target, config, normalization, suppressed)
@@ -289,6 +291,7 @@ def _processor(model: bytes, name: str) -> "sentencepiece.SentencePieceProcessor
     require_package("sentencepiece")
     import sentencepiece
 
+    require(model != b"", f"{name} is not a SentencePiece model: it is empty.")
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:

@@ -149,7 +149,10 @@ class Scores:
 
         It is comparable only between models with the same vocabulary. None if the loss was not computed.
         """
-        return None if self.loss is None else math.exp(self.loss)
+        try:
+            return None if self.loss is None else math.exp(self.loss)
+        except OverflowError:
+            return math.inf
 
     def to_json(self) -> str:
         """Formats the scores as the JSON of `scores.json`.

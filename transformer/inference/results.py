@@ -11,20 +11,25 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from transformer.config import Config, SearchConfig
+from transformer.config.bounds import check, fits
 from transformer.config_files import from_json, to_json
 from transformer.data.corpus import Pairs
-from transformer.errors import InputError
-from transformer.files import PART, write_lines, write_whole
+from transformer.data.text import check_text
+from transformer.errors import InputError, require
+from transformer.files import PART, read_json, read_regular, write_lines, write_whole
 from transformer.inference.evaluate import BleuScore, ExactMatch, LengthBucket, Score, Scores
 from transformer.inference.metrics import Metrics, metrics_of
 from transformer.inference.translator import Translator
 from transformer.run_dir import training_data
 
 EVALUATION = "evaluation.json"
+_TEXTS = ("tokenizer", "training_data", "average")
+_ABOUT = ("config", *_TEXTS, "signatures")
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def write_result(folder: Path, result: Result, scores: Scores) -> None:
     write_lines(folder / "test.jsonl", (json.dumps(row, ensure_ascii=False) for row in rows))
     write_lines(folder / "hypotheses.txt", result.hypotheses)
     write_whole(folder / "scores.json", scores.to_json().encode())
-    about = {name: getattr(result, name) for name in ("config", "tokenizer", "training_data", "signatures", "average")}
+    about = {name: getattr(result, name) for name in _ABOUT}
     write_whole(folder / EVALUATION, f"{json.dumps({'run': result.name} | about, indent=2)}\n".encode())
     folder.rename(final)
 
@@ -167,24 +172,49 @@ def read_result(folder: str | Path) -> Result:
     """Reads an evaluation that `write_result` wrote.
 
     Raises:
-        InputError: A file is missing.
+        InputError: A file is missing or damaged.
     """
+    again = f"Remove the folder and evaluate again with --output {folder}."
     try:
-        about = json.loads((Path(folder) / EVALUATION).read_text(encoding="utf-8"))
-        kept, lines = (
-            (Path(folder) / name).read_text(encoding="utf-8").split("\n")[:-1]
-            for name in ("test.jsonl", "hypotheses.txt")
+        about = read_json(Path(folder) / EVALUATION)
+        kept, hypotheses = (
+            read_regular(Path(folder) / name).decode().split("\n")[:-1] for name in ("test.jsonl", "hypotheses.txt")
         )
+        about = {name: about.get(name) if name == "average" else about[name] for name in _ABOUT}
+        result = Result(str(folder), _pairs(kept), hypotheses, **about)
+        _check(result)
     except FileNotFoundError as error:
-        raise InputError(
-            f"{error.filename} is missing. Remove the folder and evaluate again with --output {folder}."
-        ) from error
-    del about["run"]
-    rows = [json.loads(row) for row in kept]
-    references = [own if isinstance(own := row["reference"], list) else [own] for row in rows]
+        raise InputError(f"{error.filename} is missing. {again}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"The evaluation in {folder} is damaged ({error}). {again}") from error
+    return result
+
+
+def _pairs(rows: Sequence[str]) -> Pairs:
+    """The pairs in the lines of `test.jsonl`."""
+    values = [json.loads(row) for row in rows]
+    references = [own if isinstance(own := row["reference"], list) else [own] for row in values]
     targets, *further = map(list, zip(*references, strict=True))
-    pairs = Pairs([row["source"] for row in rows], targets, further_references=tuple(further))
-    return Result(str(folder), pairs, lines, **about)
+    return Pairs([row["source"] for row in values], targets, further_references=tuple(further))
+
+
+def _check(result: Result) -> None:
+    """Raises an error that `read_result` explains, unless the parts of a result have their types and fit each other."""
+    for text in (*result.pairs.sources, *result.pairs.targets, *chain(*result.pairs.further_references)):
+        check_text(text, "a sentence")
+    hints = get_type_hints(Result)
+    for name in _TEXTS:
+        if not fits(getattr(result, name), hints[name]):
+            raise TypeError(f"its {name} has another type")
+    if not all(isinstance(text, str) for item in dict(result.signatures).items() for text in item):
+        raise TypeError("its signatures are not text")
+    for part in ("model", "optimizer", "search"):
+        dict(result.config[part])
+    match result.config:
+        case {"checkpoints": [*steps], "model": {"dtype": str()}, "seed": int()}:
+            if all(isinstance(step, int) for step in steps):
+                return
+    raise TypeError("its config lacks the checkpoints, the seed or the compute dtype")
 
 
 def read_scores(file: Path) -> Scores:
@@ -193,13 +223,13 @@ def read_scores(file: Path) -> Scores:
     Raises: InputError if the file is missing, or was written by an earlier version.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file)
         by_metric: dict[str, Score] = {}
         for name, kind in (("bleu", BleuScore), ("chrf", Score), ("ter", Score)):
             if name in values:
                 parts: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values[name].items()}
                 by_metric[name] = kind(**parts)
-        return Scores(
+        scores = Scores(
             by_metric=by_metric,
             bleu_by_length={length: LengthBucket(**own) for length, own in values["bleu_by_length"].items()},
             exact_match=ExactMatch(**values["exact_match"]),
@@ -207,5 +237,10 @@ def read_scores(file: Path) -> Scores:
             loss=values["loss"],
             warnings=tuple(values["warnings"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        parts_of = (scores.by_metric, scores.bleu_by_length, scores.exact_match_by_tag)
+        for part in (scores.exact_match, *chain.from_iterable(own.values() for own in parts_of)):
+            check(part)
+        require(fits(scores.loss, float | None), f"loss must be a number, but is {scores.loss!r:.80}.")
+        return scores
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"Cannot read the scores in {file} ({error!r}). Evaluate again.") from error

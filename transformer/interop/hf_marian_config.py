@@ -160,7 +160,7 @@ def _model(values: Mapping[str, Any]) -> ModelConfig:
             activation_dropout=float(values["activation_dropout"]),
             dtype="float32",
         )
-    except (InputError, TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # also InputError
         raise InputError(f"config.json is not valid: {error}") from error
 
 
@@ -193,9 +193,9 @@ def _search(values: Mapping[str, Any], model: ModelConfig, pad_id: int) -> tuple
     Hugging Face's lengths include the start token, and ours do not. The length of its source limits no translation.
     """
     longest, new = values["max_length"], values["max_new_tokens"]
-    limit = new if new is not None else None if longest is None else max(longest - 1, 1)
-    shortest = values["min_length"] if values["min_new_tokens"] is None else values["min_new_tokens"] + 1
     try:
+        limit = new if new is not None else None if longest is None else max(longest - 1, 1)
+        shortest = values["min_length"] if values["min_new_tokens"] is None else values["min_new_tokens"] + 1
         limit = model.max_positions if limit is None else min(limit, model.max_positions)
         search = SearchConfig(
             beam_size=values["num_beams"],
@@ -208,7 +208,7 @@ def _search(values: Mapping[str, Any], model: ModelConfig, pad_id: int) -> tuple
             repetition_penalty=float(values["repetition_penalty"]),
             num_best=values["num_return_sequences"],
         )
-    except (InputError, TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # also InputError
         raise InputError(f"The settings of generation are not valid: {error}") from error
     left_out = [name for name, neutral in _UNSUPPORTED.items() if values.get(name, neutral) != neutral]
     left_out += ["bad_words_ids"] * (values.get("bad_words_ids", [[pad_id]]) != [[pad_id]])

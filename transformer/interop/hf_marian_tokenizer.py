@@ -9,7 +9,7 @@ from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokenizer_marian import MarianTokenizer, SentencePieceVocabulary, SideFiles
 from transformer.errors import InputError
-from transformer.files import as_json
+from transformer.files import as_json, read_regular
 from transformer.interop.hf_fast_tokenizer import fast_tokenizer
 
 SOURCE, TARGET = SideFiles("source.spm", "vocab.json"), SideFiles("target.spm", "target_vocab.json")
@@ -33,7 +33,7 @@ def read_tokenizer(folder: Path, config: TokenizerConfig, may_differ: bool) -> M
     target = TARGET if separate else TARGET._replace(vocabulary=SOURCE.vocabulary)
     names = sorted({name for name in (*SOURCE, *target) if name is not None})
     try:
-        files = {name: (folder / name).read_bytes() for name in names}
+        files = {name: read_regular(folder / name) for name in names}
     except OSError as error:
         raise InputError(f"The tokenizer of {folder} cannot be read: {error.filename}: {error.strerror}.") from error
     return MarianTokenizer(files, SOURCE, target, config)

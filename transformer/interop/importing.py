@@ -42,20 +42,38 @@ def import_model(
     """
     path, run_dir = Path(path).expanduser(), Path(run_dir).expanduser().resolve()
     require(not run_dir.exists(), f"Cannot import to {run_dir}: it already exists. Give a new directory.")
-    source = recognize(path) if source is None else source
-    require_choice("The format (--from)", source, [*IMPORTS])
-    found: Imported = module(source).read(path)
-    model = Transformer(found.config.model, dtype=jnp.float32)
-    parameters.require_fit(model, found.params)
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(found.params):
-        name = jax.tree_util.keystr(keys)
-        require(bool(np.isfinite(leaf).all()), f"{path} is damaged: {name} has a value that is not finite.")
+    found, source = read_model(path, source)
     config = replace(found.config, run_dir=str(run_dir), data=replace(found.config.data, **data))
-    run = Run(config, model, found.params, found.tokenizer)
+    run = Run(config, Transformer(config.model, dtype=jnp.float32), found.params, found.tokenizer)
     run.save(run_dir, found.kept)
     for note in found.notes:
         say(note)
     return replace(run, run_dir=run_dir, checkpoints=(config.training.steps,)), source
+
+
+def read_model(path: Path, source: str | None = None) -> tuple[Imported, str]:
+    """Reads and checks another program's model.
+
+    Args:
+        path: The file or folder of the model, or its name on the hub.
+        source: Name of the format. None recognizes it.
+
+    Returns:
+        The model, and the name of its format.
+
+    Raises:
+        InputError: There is no such model, or it is not supported or damaged.
+    """
+    for file in path.iterdir() if path.is_dir() else ():
+        require(file.is_file() or file.is_dir(), f"Cannot read {file}: it is neither a file nor a folder.")
+    source = recognize(path) if source is None else source
+    require_choice("The format (--from)", source, [*IMPORTS])
+    found: Imported = module(source).read(path)
+    parameters.require_fit(Transformer(found.config.model), found.params)
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(found.params):
+        name = jax.tree_util.keystr(keys)
+        require(bool(np.isfinite(leaf).all()), f"{path} is damaged: {name} has a value that is not finite.")
+    return found, source
 
 
 def recognize(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Names and shapes of Marian's weights, and reading and writing them as npz."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,7 +116,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
                 f"{path} is not a model: unpacked, it would have {size / 1e6:,.0f} MB.",
             )
             yield archive
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise InputError(f"{path} is not a model of Marian, or it is damaged ({error}).") from error
 
 
@@ -128,7 +129,7 @@ def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     try:
         with archive.open(f"{name}.npy") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, MemoryError) as error:  # the shape in its header may be any
         raise InputError(f"{archive.filename} is damaged: {name} is not an array of numbers.") from error
 
 

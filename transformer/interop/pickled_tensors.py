@@ -6,6 +6,7 @@ name is refused. The raw numbers are outside the pickle, either in a zip archive
 """
 
 import io
+import math
 import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
@@ -127,6 +128,8 @@ def _tensors(views: Mapping[str, _View], content: Callable[[_Storage], bytes]) -
         key, dtype = view.storage.key, np.dtype(view.storage.dtype)
         if key not in found:
             found[key] = content(view.storage)
+        if math.prod(view.shape) > view.storage.elements:
+            raise ValueError("a tensor has more elements than its storage")
         strides = [dtype.itemsize * stride for stride in view.strides]
         return np.ndarray(view.shape, dtype, found[key], dtype.itemsize * view.offset, strides)
 

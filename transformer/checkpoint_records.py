@@ -5,17 +5,22 @@ Orbax wrote these files, which are JSON. They are read without it, because impor
 
 import json
 import math
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformer.config.bounds import fits
 from transformer.counters import Counters
+from transformer.files import LARGEST_JSON, read_regular
 from transformer.manifest import damaged_files, has_manifest
 
 CHECKPOINTS = "checkpoints"  # in the run directory
 METRICS = "metrics"  # orbax's folder for the metrics of a checkpoint, and its file in there
 METADATA = "_CHECKPOINT_METADATA"  # orbax's file
 LAYOUT = 2  # of the parameters; version 0.1 wrote no number, and each layer was a module of its own
+# What reading a damaged file raises, here and in orbax.
+_DAMAGE = (ValueError, OSError, TypeError, AttributeError, KeyError, RecursionError)
 
 
 class Record(NamedTuple):
@@ -48,17 +53,14 @@ def records(run_dir: str | Path) -> list[Record]:
     found: list[Record] = []
     for folder in _folders(Path(run_dir) / CHECKPOINTS):
         about, loss = _read(folder)
-        if "fingerprint" not in about:  # every version writes it, so the metadata is damaged
+        if not about:
             if folder.exists():  # else the process that trains has deleted it in the meantime
                 found.append(Record(int(folder.name), loss))
             continue
-        counted = about.pop("counters", None)
-        if counted is None:  # written by an earlier version, which saved at every validation and only then
+        if "counters" not in about:  # written by an earlier version, which saved at every validation and only then
             counters = found[-1].counters if found else Counters()
-            counters = counters.after_validation(loss) if math.isfinite(loss) else counters
-        else:
-            counters = Counters(**counted)
-        found.append(Record(int(folder.name), loss, **{"layout": 1, **about}, counters=counters))
+            about["counters"] = counters.after_validation(loss) if math.isfinite(loss) else counters
+        found.append(Record(**{**about, "step": int(folder.name), "validation_loss": loss}))
     return found
 
 
@@ -69,15 +71,15 @@ def _folders(checkpoints: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], float]:
-    """The metadata and the validation loss of a checkpoint: empty and infinite where they are damaged."""
+    """The fields of a checkpoint's record, and its validation loss: empty and infinite where they are damaged."""
     about, loss = {}, math.inf
     damaged = damaged_files(folder, [METRICS]) if has_manifest(folder) else []
     try:
         if not any(name.startswith(f"{METRICS}/") for name in damaged):
             loss = validation_loss(_json(folder / METRICS / METRICS))
         if not damaged:
-            about = dict(_json(folder / METADATA)["custom_metadata"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
+            about = _record_fields(_json(folder / METADATA)["custom_metadata"])
+    except _DAMAGE:
         return {}, loss
     lost = about.get("has_manifest") and not has_manifest(folder)
     return ({} if lost else about), loss
@@ -87,18 +89,38 @@ def saved_at(folder: Path) -> float | None:
     """When a checkpoint was saved, in seconds since 1970; None if its metadata is damaged."""
     try:
         return float(_json(folder / METADATA)["commit_timestamp_nsecs"]) / 1e9
-    except (ValueError, TypeError, KeyError, RecursionError, OSError):
+    except _DAMAGE:
         return None
 
 
 def _json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
+    return json.loads(read_regular(file, LARGEST_JSON))
+
+
+def _record_fields(metadata: Any) -> dict[str, Any]:
+    """The fields of a record in a checkpoint's metadata, with layout 1 if it has none, as in version 0.1.
+
+    Raises: One of `_DAMAGE` if a field has another type, or the fingerprint is missing, which every version writes.
+    """
+    about = _fields(Record, {name: value for name, value in metadata.items() if name != "counters"})
+    if metadata.get("counters") is not None:
+        about["counters"] = Counters(**_fields(Counters, metadata["counters"]))
+    return {"layout": 1, "fingerprint": about["fingerprint"], **about}
+
+
+def _fields(kind: type[Record] | type[Counters], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a named tuple's fields. A later version may have written further ones, which are left out."""
+    hints = typing.get_type_hints(kind)
+    known = {name: value for name, value in values.items() if name in hints}
+    if wrong := [name for name, value in known.items() if not fits(value, hints[name])]:
+        raise ValueError(f"{wrong[0]} has another type")
+    return known
 
 
 def validation_loss(metrics: Mapping[str, float] | None) -> float:
     """The validation loss in a checkpoint's metrics; infinity if it is not finite."""
     value = (metrics or {}).get("validation_loss", math.inf)
-    return value if math.isfinite(value) else math.inf
+    return value if fits(value, float) and math.isfinite(value) else math.inf
 
 
 def best(checkpoints: Sequence[Record]) -> int | None:

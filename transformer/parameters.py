@@ -1,5 +1,6 @@
 """The parameters of a model, their initialization, and the layout of version 0.1."""
 
+import dataclasses
 import hashlib
 import math
 import operator
@@ -33,6 +34,8 @@ def shapes(model: Transformer) -> Params:
         The tree that `Transformer.apply` takes first, with a `jax.ShapeDtypeStruct` for each array.
     """
 
+    model = model.clone(config=dataclasses.replace(model.config, scan_unroll=1))  # to trace one layer, not each
+
     def init() -> Any:
         tokens, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
         return model.init(jax.random.key(0), tokens, mask, tokens, mask)
@@ -52,12 +55,13 @@ def count(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params["params"]))
 
 
-def require_fit(model: Transformer, params: Params) -> None:
+def require_fit(model: Transformer, params: Params, subject: str = "These parameters") -> None:
     """Raises InputError unless variables have the names and shapes of a model's.
 
     Args:
         model: Model that the variables are for.
         params: The tree that `Transformer.apply` takes first.
+        subject: What the variables are called in the message.
 
     Raises:
         InputError: A variable is missing, is unknown to the model, or has another shape. The message names it.
@@ -69,7 +73,7 @@ def require_fit(model: Transformer, params: Params) -> None:
     for name in sorted({*here, *given}):
         if here.get(name) != given.get(name):
             raise InputError(
-                f"These parameters do not fit the model: {name} is {given.get(name, 'missing')}, but "
+                f"{subject} do not fit the model: {name} is {given.get(name, 'missing')}, but "
                 f"{here.get(name, 'no parameter of this name')} was expected."
             )
 

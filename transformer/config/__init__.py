@@ -11,7 +11,7 @@ of 80 columns.
 import os.path
 from dataclasses import dataclass, field
 
-from transformer.config.bounds import Natural, check
+from transformer.config.bounds import Seed, check
 from transformer.config.data import DataConfig, TokenizerConfig
 from transformer.config.model import ModelConfig
 from transformer.config.scores import ScoresConfig
@@ -49,7 +49,7 @@ class Config:
     --config, the other options then start from that run: its model,
     languages, normalization, search and batch size, with a gentle
     learning rate."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of parameter initialization, dropout and batch order."""
     average: int = 1
     """Number of last checkpoints to average before the test set is scored

@@ -23,10 +23,17 @@ def at_least(minimum: int) -> Bound:
     return Bound(f"must be at least {minimum}", lambda value: value >= minimum)
 
 
+def at_most(maximum: int) -> Bound:
+    """Makes the bound value <= maximum."""
+    return Bound(f"must be at most {maximum:,}", lambda value: value <= maximum)
+
+
 NOT_NEGATIVE = Bound("must not be negative", lambda value: value >= 0)
 
-Count = Annotated[int, at_least(1)]
-Natural = Annotated[int, NOT_NEGATIVE]
+Count = Annotated[int, at_least(1), at_most(2**31 - 1)]  # XLA counts in 32 bits
+Natural = Annotated[int, NOT_NEGATIVE, at_most(2**31 - 1)]
+Seed = Annotated[int, NOT_NEGATIVE, at_most(2**63 - 1)]
+Size = Annotated[int, at_least(1), at_most(2**24)]  # no size of a model reaches it, and a wrong one fits no memory
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Positive = Annotated[float, Bound("must be positive", lambda value: value > 0)]
 Share = Annotated[float, Bound("must be in [0, 1)", lambda value: 0 <= value < 1)]
@@ -48,10 +55,12 @@ def check(config: Any, name: str = "") -> None:
         where, value = f"{name}.{field.name}".removeprefix("."), getattr(config, field.name)
         fitting = [hint for hint in _alternatives(field.type) if fits(value, hint)]
         if not fitting:
-            raise InputError(f"{where} must be {_expected(field.type)}, but is {value!r}.{_closest(value, field.type)}")
+            raise InputError(
+                f"{where} must be {_expected(field.type)}, but is {value!r:.200}.{_closest(value, field.type)}"
+            )
         for bound in getattr(fitting[0], "__metadata__", ()):
             if not bound.holds(value):
-                raise InputError(f"{where} {bound.words}, but is {value}.")
+                raise InputError(f"{where} {bound.words}, but is {value!s:.200}.")
 
 
 def fits(value: Any, hint: Any) -> bool:

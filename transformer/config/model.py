@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from transformer.config.bounds import Count, Positive, Share, check
+from transformer.config.bounds import Count, Positive, Share, Size, check
 from transformer.errors import require
 
 
@@ -11,24 +11,24 @@ from transformer.errors import require
 class ModelConfig:
     """Architecture of the model. `ModelConfig()` is the paper's base model (Table 3)."""
 
-    vocabulary_size: Count = 37_000
+    vocabulary_size: Size = 37_000
     """Number of tokens in the joint vocabulary, including special tokens
     (section 5.1)."""
-    target_vocabulary_size: Count | None = None
+    target_vocabulary_size: Size | None = None
     """Number of tokens in the vocabulary of the target, if it has one of its
     own. `vocabulary_size` is then that of the source. None is one joint
     vocabulary."""
-    d_model: Count = 512
+    d_model: Size = 512
     """Width of the residual stream, which is the number of features per
     token (section 3.1)."""
-    num_heads: Count = 8
+    num_heads: Size = 8
     """Number of attention heads. Each has d_model / num_heads features
     (section 3.2.2)."""
-    d_ff: Count = 2048
+    d_ff: Size = 2048
     """Width of the feed-forward layer (section 3.3)."""
-    num_encoder_layers: Count = 6
+    num_encoder_layers: Size = 6
     """Number of encoder layers (section 3.1)."""
-    num_decoder_layers: Count = 6
+    num_decoder_layers: Size = 6
     """Number of decoder layers (section 3.1)."""
     activation: Literal["relu", "gelu", "gelu_sigmoid", "swish"] = "relu"
     """Nonlinearity of the feed-forward layer. The paper uses `relu` (Eq. 2).
@@ -53,7 +53,7 @@ class ModelConfig:
     tensor2tensor. `learned` is a table of parameters. All of these are
     added to the embeddings. `rotary` instead rotates the queries and keys
     of self-attention."""
-    max_positions: Count = 1024
+    max_positions: Size = 1024
     """Maximum sequence length in tokens, and size of the table of learned
     positions."""
     attention_bias: bool = False

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from transformer.config.bounds import Bound, Count, Natural, NotNegative, Positive, at_least, check
+from transformer.config.bounds import Bound, Count, Natural, NotNegative, Positive, Seed, at_least, check
 from transformer.errors import require
 
 
@@ -57,7 +57,7 @@ class SearchConfig:
     top_p: Annotated[float, Bound("must be in (0, 1]", lambda share: 0 < share <= 1)] = 1.0
     """Nucleus sampling: draw from the smallest set of tokens whose total
     probability reaches this value."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of sampling. Each sample is a function of the seed, the number of
     the sentence and the number of the sample."""
     long_input: Literal["refuse", "split"] = "split"

@@ -98,7 +98,8 @@ def within_limits(tokens: TokenPairs, config: DataConfig, report: Report, max_le
     keep = longer <= longest(config, max_length)
     report.drop("too long", int((~keep).sum()))
     if config.max_length_ratio is not None:
-        balanced = longer <= config.max_length_ratio * shorter
+        with np.errstate(over="ignore"):  # an infinite bound keeps every pair
+            balanced = longer <= config.max_length_ratio * shorter
         report.drop("length ratio", int((keep & ~balanced).sum()))
         keep &= balanced
     return tokens if keep.all() else tokens.select(keep)

@@ -274,6 +274,7 @@ def load(
     say = partial(print, file=sys.stderr, flush=True)
     steps, params = load_chosen(run_dir, checkpoint, average, tokenizer.fingerprint, say)
     model = Transformer(config.model, dtype=jnp.dtype(compute_dtype))
+    parameters.require_fit(model, params, f"The parameters in {run_dir}")
     return Translator(config, model, jax.device_put(params), tokenizer, checkpoints=tuple(steps))
 
 

@@ -126,7 +126,7 @@ def test_a_checkpoint_that_does_not_fit_the_config_is_refused(run: Path, change:
     for part, fields in change.items():
         values[part] |= fields
     (run / "config.json").write_text(json.dumps(values))
-    with limited(), pytest.raises(InputError, match="The parameters in .*run do not fit the model: "):
+    with limited(), pytest.raises(InputError, match=r"The parameters in .*run do not fit the model: "):
         load(run)
 
 

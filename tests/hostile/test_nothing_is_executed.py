@@ -123,8 +123,8 @@ def test_paths_in_a_checkpoint_lead_nowhere(run: Path, tmp_path: Path):
             with pytest.raises(InputError, match=r"another tokenizer|damaged|cannot be read|do not fit"):
                 transformer.load(run, 20)
         file.write_text(text)
-    names = {"model": str(secret), "vocabulary": None}
-    for path in (str(secret), "../secret", "..", "."):
+    names: dict[str, str | None] = {"model": str(secret), "vocabulary": None}
+    for path in (str(secret), "../secret", "..", ".", None):
         names["model"] = path
         listed = {"format": "marian", "source": names, "target": names, "suppressed": []}
         (run / "tokenizer.json").write_text(json.dumps(listed))

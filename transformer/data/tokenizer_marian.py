@@ -103,12 +103,14 @@ class MarianTokenizer(Tokenizer):
             source, target = (SideFiles(**content[side]) for side in ("source", "target"))
             names = {name for name in (*source, *target) if name is not None}
             suppressed = tuple(content["suppressed"])
-            if any(not isinstance(name, str) or Path(name).name != name for name in names):
+            if any(
+                not isinstance(name, str) or Path(name).name != name for name in {*names, source.model, target.model}
+            ):
                 raise ValueError("a file has a path")
             if not all(isinstance(token, str) for token in suppressed):
                 raise ValueError("a token that is never generated is no text")
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} does not name the files of a tokenizer ({error}).") from error
+            raise InputError(f"{path} does not name the files of a tokenizer ({error!s:.200}).") from error
         try:
             files = {name: read_regular(path.parent / name) for name in sorted(names)}
         except OSError as error:

@@ -75,7 +75,7 @@ def read_inputs(config: Config) -> Inputs:
         print(f"{split}: {report}")
     if (weights := mixture_weights(config, train.tokens)) is not None:
         about["train"]["corpora"] = _mixture(config, train.tokens.sizes, weights)
-    return Inputs(pairs, tokens, tokenizer, about, weights)
+    return Inputs(pairs, tokens, tokenizer, about)
 
 
 def _mixture(config: Config, sizes: Sequence[int], weights: Sequence[float]) -> list[dict[str, Any]]:

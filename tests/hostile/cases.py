@@ -19,11 +19,19 @@ from transformer.changes import changes, other_model
 from transformer.checkpoint_records import records
 from transformer.config import Config, DataConfig
 from transformer.config_files import from_json, load_config, to_json
-from transformer.data.batches import tokenize
-from transformer.data.corpus import Pairs, read_files, read_pairs, read_parallel, read_references, read_targets
+from transformer.data.corpus import (
+    Pairs,
+    read_files,
+    read_pairs,
+    read_parallel,
+    read_references,
+    read_targets,
+    stream_pairs,
+)
 from transformer.data.pairs import Report
 from transformer.data.tokenizer import Vocabulary
 from transformer.data.tokenizer_files import load_tokenizer
+from transformer.data.tokens import tokenize
 from transformer.experiment import finished_scores
 from transformer.inference.loading import load_chosen, named_checkpoint
 from transformer.inference.results import read_result, read_scores
@@ -54,6 +62,7 @@ def corpus(random: Random, folder: Path, samples: Samples) -> Case:
         lambda: read_references(files[0], files[1:] * random.randint(1, 2), config, empty=empty),
         lambda: read_parallel(files[0], files[-1], config),
         lambda: Pairs([], read_targets(files[0], config)),
+        lambda: streamed(dataclasses.replace(config, train=files)),
     ]
     read = random.choice(readers)
 
@@ -66,6 +75,14 @@ def corpus(random: Random, folder: Path, samples: Samples) -> Case:
         return pairs.fingerprint, pairs.num_empty, [*pairs.rows("en", "de")]
 
     return call
+
+
+def streamed(config: DataConfig) -> Pairs:
+    """The training pairs, read in chunks."""
+    chunks = [chunk.pairs for chunk in stream_pairs(config, "train", Report(()))]
+    return Pairs(
+        [text for pairs in chunks for text in pairs.sources], [text for pairs in chunks for text in pairs.targets]
+    )
 
 
 def corpus_file(random: Random, stem: Path, samples: Samples) -> str:
@@ -158,7 +175,7 @@ def config(random: Random, folder: Path, samples: Samples) -> Case:
     python.write_bytes(any_bytes(random, b"from transformer.config import *\nconfig = Config()\n"))
     value = random.choice((*NUMBERS, *TEXTS, (), (1, "a"), ("a",), None, b"", object, junk(random)))
     readers: list[Case] = [
-        lambda: part.type(**{field.name: value}),  # pyright: ignore[reportCallIssue]
+        lambda: part.type(**{field.name: value}),  # pyright: ignore
         lambda: load_config(str(python)),
     ]
 
@@ -174,11 +191,11 @@ def config(random: Random, folder: Path, samples: Samples) -> Case:
 def run(random: Random, folder: Path, samples: Samples) -> Case:
     """A run directory, read by whatever reads one."""
     copy = changed_run(random, folder, samples)
-    checkpoint = random.choice(("last", "best", 10, 20, 0, -1, "x", 10**30))
+    checkpoint: Any = random.choice(("last", "best", 10, 20, 0, -1, "x", 10**30))
     average = random.choice((None, None, 1, 2, 3, 0, -1, 10**30))
     readers: list[Case] = [
         lambda: load(copy, checkpoint, average),
-        lambda: load_chosen(copy, checkpoint, average, random.choice(("", "x")), str),
+        lambda: load_chosen(copy, checkpoint, average, random.choice(("", "x")), say=print),
         lambda: (records(copy), saved_steps(copy), is_finished(copy)),
         lambda: checkpoint_steps(copy, checkpoint, average),
         lambda: (read_test_set(copy, CONFIG.data), data_fingerprints(copy)),
@@ -186,7 +203,7 @@ def run(random: Random, folder: Path, samples: Samples) -> Case:
         lambda: read_histories([copy, samples.run]),
         lambda: read_scores(copy / "scores.json").to_text(),
         lambda: _use_result(read_result(copy / "evaluation" / "20")),
-        lambda: watch(copy, Pairs(["a"], ["b"]), CONFIG.search, interval=0.0, report=str, note=str),
+        lambda: watch(copy, Pairs(["a"], ["b"]), CONFIG.search, interval=0.0, report=print, note=print),
         lambda: finished_scores(dataclasses.replace(CONFIG, run_dir=str(copy))),
         lambda: (check_run(copy, CONFIG), adopt(copy, CONFIG)),
         lambda: fine_tuning_config(copy),

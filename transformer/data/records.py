@@ -3,13 +3,13 @@
 import io
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformer.config import DataConfig
-from transformer.data.pairs import ANTECEDENTS, TAGS, Antecedent, Chunk, Pairs
+from transformer.data.pairs import ANTECEDENTS, CHUNK, TAGS, Antecedent, Chunk, Pairs
 from transformer.data.raw_files import COMPRESSIONS, check_ratio, open_file, read_bytes
 from transformer.data.text import check_text, read_raw_lines
 from transformer.errors import InputError

@@ -41,9 +41,11 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelerators.record import versions
-
 BENCHMARKS = Path(__file__).resolve().parent
+sys.path.insert(0, str(BENCHMARKS.parent))  # the package need not be installed
+
+from transformer.starts import versions
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "ctranslate2")
 ERRORS = 4000  # characters kept from the end of a failed process's standard error
 SHORTEST = 10.0  # seconds: with less left, a variant is skipped

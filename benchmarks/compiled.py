@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accelerators.record import versions
 from peers.children import command, cpu_name
 
 from transformer.cli.train import parse_config
@@ -30,6 +29,7 @@ from transformer.planning.hlo import parse
 from transformer.planning.kernels import collectives, kernels, total
 from transformer.planning.products import never_run
 from transformer.planning.targets import PLUGINS, devices_of, parse_target, prepare
+from transformer.starts import versions
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", *PLUGINS["gpu"], "nvidia-cuda-nvcc-cu12", *PLUGINS["tpu"])
 MEBIBYTE = 2**20

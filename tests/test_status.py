@@ -84,14 +84,14 @@ def test_step_speed_best_and_time_left_are_those_of_the_log(run: Path):
         {"step": 20, "validation_loss": 2.5},
         {"step": 40, "loss": 2.0, "tokens_per_second": 9.0},
         {"step": 40, "validation_loss": 2.75, "validation_bleu": 1.0},
-        {"step": 50, "loss": None, "tokens_per_second": 11.0},
+        {"step": 50, "loss": None, "tokens_per_second": 11.0, "skipped_steps": 3},
     )
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "loss": 1.0, "tokens_per_sec')  # being written
     with hold_run(run):
         status = read_status(run)
     assert (status.step, status.steps, status.tokens_per_second) == (50, 100, 11.0)
-    assert (status.best_validation_loss, status.best_step) == (2.5, 20)
+    assert (status.best_validation_loss, status.best_step, status.skipped_steps) == (2.5, 20, 3)
     assert status.seconds_left == pytest.approx(50 * 60 / 30, rel=0.2)  # 30 steps took 60 s
     assert status.logged_ago == pytest.approx(0, abs=30)
     assert status.starts == 2

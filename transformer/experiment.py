@@ -173,7 +173,7 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
             except DivergenceError as error:
                 write_whole(run_dir / DIVERGED, f"{error}\n".encode())
                 raise
-        if not is_trained(run_dir, config.training):
+        if stop_after is not None and not is_trained(run_dir, config.training):
             step = records(run_dir)[-1].step
             print(f"Stopped after step {step:,}. The same command without --stop-after resumes.")
             return

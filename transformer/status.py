@@ -58,6 +58,7 @@ class Status:
         last_checkpoint: The last checkpoint, from which the run resumes; None without any.
         best_validation_loss: Lowest validation loss in the log, in nats per target token; None without any.
         best_step: The step of that loss.
+        skipped_steps: Steps whose update was skipped, because it was not finite (`training.max_skipped_steps`).
         age: Seconds since the first start; None for runs of version 0.1.
         starts: Number of starts.
         last_start: The last start (see `starts.Start`); None for runs of version 0.1.
@@ -75,6 +76,7 @@ class Status:
     last_checkpoint: Checkpoint | None
     best_validation_loss: float | None
     best_step: int | None
+    skipped_steps: int
     age: float | None
     starts: int
     last_start: Start | None
@@ -105,6 +107,7 @@ def read_status(run_dir: str | Path) -> Status:
         last_checkpoint=_checkpoint(folder, saved[-1]) if saved else None,
         best_validation_loss=log.best_loss,
         best_step=log.best_step,
+        skipped_steps=log.skipped_steps,
         age=_age(_seconds(starts[0].time)) if starts else None,
         starts=len(starts),
         last_start=last,
@@ -153,13 +156,17 @@ def _age(since: float | None) -> float | None:
 
 
 class _Log(NamedTuple):
-    """What `metrics.jsonl` says: `step` and `time` (seconds since 1970) of its last line, its speed, and the best."""
+    """What `metrics.jsonl` says.
+
+    `step`, `time` (seconds since 1970), speed and skipped steps are those of its last line of training.
+    """
 
     step: int = 0
     time: float | None = None
     tokens_per_second: float | None = None
     best_loss: float | None = None
     best_step: int | None = None
+    skipped_steps: int = 0
 
 
 def _read_log(file: Path) -> _Log:
@@ -169,14 +176,16 @@ def _read_log(file: Path) -> _Log:
     except FileNotFoundError:
         return _Log()
     # Parsing only these lines keeps a long log fast.
-    latest = next((values for line in reversed(lines) if (values := _values(line, "tokens_per_second"))), None)
+    found = ((line, values) for line in reversed(lines) if (values := _values(line, "tokens_per_second")))
+    last, latest = next(found, (b"", None))
     validated = [
         values for line in lines if b'"validation_loss"' in line and (values := _values(line, "validation_loss"))
     ]
     best = min(validated, key=lambda values: (values[1], -values[0]), default=(None, None))
     if latest is None:
         return _Log(best_step=best[0], best_loss=best[1])
-    return _Log(latest[0], modified, latest[1], best[1], best[0])
+    _, skipped = _values(last, "skipped_steps") or (0, 0)  # logged only if steps may be skipped
+    return _Log(latest[0], modified, latest[1], best[1], best[0], int(skipped))
 
 
 def _values(line: bytes, name: str) -> tuple[int, float] | None:

@@ -1,12 +1,10 @@
 """Measurements of one process, written to a file as soon as each is made."""
 
-import contextlib
 import json
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +44,6 @@ class Record:
             return None
         products = json.loads(file.read_text(encoding="utf-8"))["measurements"].get("product bfloat16", {})
         return 1e12 * products["teraflops"] if "teraflops" in products else None
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
-    found = {}
-    for name in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def median_seconds(run: Callable[[], Any], wait: Callable[[Any], Any], calls: int, windows: int = 3) -> float:

@@ -34,6 +34,7 @@ def test_train_leaves_a_complete_run_directory(corpus, trained):
         "hypotheses.txt",
         "metrics.jsonl",
         "scores.json",
+        "starts.jsonl",
         "test.jsonl",
         "tokenizer.json",
         "tokens",

@@ -44,12 +44,18 @@ def test_a_decompression_bomb_is_refused_and_repeated_text_is_not(tmp_path: Path
     packed = PACK[suffix](bytes(2**24))
     file.write_bytes(packed * 5)
     with limited(), pytest.raises(InputError, match=r"has [\d,]+ bytes, but unpacks to more than 67,108,864, which"):
-        read_lines(str(file))
+        list(read_lines(str(file)))
     file.write_bytes(PACK[suffix](b"the same line\n" * 100_000) + PACK[suffix](b"another\n"))
-    assert read_lines(str(file)) == ["the same line"] * 100_000 + ["another"]
+    assert list(read_lines(str(file))) == ["the same line"] * 100_000 + ["another"]
     file.write_bytes(PACK[suffix](os.urandom(1000))[:-8])
     with pytest.raises(InputError, match="cannot be decompressed"):
-        read_lines(str(file))
+        list(read_lines(str(file)))
+
+
+def test_a_line_without_an_end_is_refused(tmp_path: Path):
+    (tmp_path / "text").symlink_to("/dev/zero")
+    with limited(), pytest.raises(InputError, match="text has a line of more than 67,108,864 bytes"):
+        next(read_lines(str(tmp_path / "text")))
 
 
 def test_a_parquet_bomb_is_refused(tmp_path: Path):
@@ -190,4 +196,4 @@ def test_files_that_never_end_are_refused(tmp_path: Path):
     with pytest.raises(OSError, match="Larger than 0 MB"):
         read_regular(tmp_path / "large", largest=2)
     with pytest.raises(InputError, match="not the name of a file"):
-        read_lines("\0")
+        list(read_lines("\0"))

@@ -62,6 +62,7 @@ def lines(status: Status) -> list[str]:
         "time left": None if status.seconds_left is None else f"about {duration(status.seconds_left)}",
         "checkpoint": _checkpoint(status),
         "validation": _best(status),
+        "skipped": f"{status.skipped_steps:,} steps that were not finite" if status.skipped_steps else None,
         "started": _started(status),
         "last start": None if status.last_start is None else _start(status.last_start),
         "versions": None if status.last_start is None else _versions(status.last_start),

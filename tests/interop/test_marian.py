@@ -4,83 +4,46 @@ import dataclasses
 import json
 import lzma
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 from command_line import call
-from marian_model import LINES, TINY, marian_says
+from marian_model import LINES, ORDINARY, TINY, Found, batch, marian_says, search, word_scores
 
 import transformer
-from transformer.inference import forced_decoding
-from transformer.inference.backend import ACCELERATOR
-from transformer.inference.cpu import CPU
-from transformer.inference.decoding import decode
-from transformer.inference.translation import search_ids
 from transformer.run import Run
-from transformer.shapes import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-ORDINARY = LINES[:200]
-BACKEND = ACCELERATOR._replace(top_k=CPU.top_k)
 
 
-class Found(NamedTuple):
-    """Our best hypothesis of a line."""
-
-    tokens: list[int]
-    score: float
-    text: str
-
-
-def search(run: Run, beam_size: int) -> list[Found]:
-    # One batch, and one program without the CPU's growing cache: most of the time would be spent in compiling.
+def found_by(run: Run, beam_size: int) -> list[Found]:
     settings = dataclasses.replace(
         run.config.search, beam_size=beam_size, length_penalty=0.6, batch_tokens=12_800 * beam_size
-    )
-    sources, found = run.tokenizer.source.encode_batch(ORDINARY), {}
-    numbers, ids = np.arange(len(sources)), search_ids(run.tokenizer, settings)
-    for chosen, (tokens, scores, lengths) in decode(run.members, sources, numbers, settings, ids, BACKEND):
-        for row, line in enumerate(chosen):
-            own = tokens[row, 0, : lengths[row, 0]].tolist()
-            found[line] = Found(own, float(scores[row, 0]), run.tokenizer.target.decode_batch([own])[0])
-    return [found[line] for line in range(len(sources))]
+    )  # so many tokens that there is only one batch
+    return search(run, ORDINARY, settings)
 
 
 @pytest.fixture(scope="module")
 def greedy(run: Run) -> list[Found]:
-    return search(run, 1)
+    return found_by(run, 1)
 
 
 @pytest.fixture(scope="module")
 def beam6(run: Run) -> list[Found]:
     """Compiled with all optimizations: this search takes longer than its compilation."""
     jax.config.update("jax_disable_most_optimizations", False)
-    found = search(run, 6)
+    found = found_by(run, 6)
     jax.config.update("jax_disable_most_optimizations", True)
     return found
-
-
-def batch(run: Run, targets: list[list[int]]) -> Batch:
-    """Forces token ids, because a translation may be segmented otherwise than the same text would be."""
-    sources = [[*ids, 0] for ids in run.tokenizer.source.encode_batch(ORDINARY[: len(targets)])]
-    none = run.tokenizer.pad_id
-    source, output = (
-        np.array([ids + [none] * (max(map(len, rows)) - len(ids)) for ids in rows], np.int32)
-        for rows in (sources, targets)
-    )
-    shifted = np.concatenate([np.full((len(output), 1), none, np.int32), output[:, :-1]], axis=1)
-    return Batch(source, source != none, shifted, output, output != none, np.arange(len(output), dtype=np.int32))
 
 
 def test_greedy_texts_and_word_scores(run: Run, greedy: list[Found]) -> None:
     best = [own[0] for own in marian_says("greedy")[:200]]
     assert [ours.text for ours in greedy] == [own.text for own in best]
-    targets = [ours.tokens for ours in greedy]
-    scores = np.asarray(forced_decoding.token_log_probabilities((run.model,), (run.params,), batch(run, targets)))
-    for ids, ours, own in zip(targets, scores, best, strict=True):
-        np.testing.assert_allclose(ours[: len(ids)], own.word_scores, rtol=0, atol=1e-4)
+    scores = word_scores(run, ORDINARY, [ours.tokens for ours in greedy])
+    for ours, own in zip(scores, best, strict=True):
+        np.testing.assert_allclose(ours, own.word_scores, rtol=0, atol=1e-4)
 
 
 def test_beam_search_finds_what_marian_finds(beam6: list[Found]) -> None:
@@ -106,7 +69,7 @@ def test_lines_that_are_hard_to_read(run: Run) -> None:
 def test_marians_alignment_is_the_first_head_of_the_last_layer(run: Run, beam6: list[Found]) -> None:
     lines = lzma.decompress((TINY / "alignment.txt.xz").read_bytes()).decode().splitlines()
     targets = [ours.tokens for ours in beam6[: len(lines)]]
-    forced = batch(run, targets)
+    forced = batch(run, ORDINARY[: len(targets)], targets)
     _, weights = run.apply(run.params, forced.source, forced.target_input, return_weights=True)
     last = np.asarray(weights["cross"][-1, :, 0])
     for row, (line, ids) in enumerate(zip(lines, targets, strict=True)):

@@ -11,12 +11,14 @@ from marian_model import LINES
 from marian_reference import Marian, random_weights
 
 import transformer
-from transformer.config import SearchConfig
+from transformer.config import ModelConfig, SearchConfig
 from transformer.inference.backend import ACCELERATOR
 from transformer.inference.decoding import decode
 from transformer.inference.translation import search_ids
 from transformer.interop.formats import Request, module
 from transformer.interop.importing import import_model
+from transformer.interop.marian import PRE_NORM_NOTE
+from transformer.interop.marian_settings import model_config, to_settings
 from transformer.interop.marian_weights import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -43,6 +45,18 @@ def save_model(folder: Path, weights: dict[str, np.ndarray], settings: dict, voc
     (folder / "decoder.yml").write_text(yaml.safe_dump({"vocabs": [f"/elsewhere/{name}" for name in vocabularies]}))
 
 
+@pytest.mark.parametrize(
+    ("version", "expected"), [("v1.12.42 b7be0e964", "gelu"), ("v1.12.0", "gelu_sigmoid"), (None, "gelu_sigmoid")]
+)
+def test_gelu_is_that_of_the_version(version: str | None, expected: str) -> None:
+    config = ModelConfig(
+        activation="gelu", positions="halved_t2t", attention_bias=True, decoder_start="zeros", norm_epsilon=1e-6
+    )
+    found = model_config(to_settings(config) | {"version": version})
+    assert found.activation == expected
+    assert model_config(to_settings(found)).activation == expected
+
+
 @pytest.mark.parametrize(("activation", "pre_norm", "tied"), VARIANTS)
 def test_two_vocabularies(tmp_path: Path, activation: str, pre_norm: bool, tied: str) -> None:
     sizes = 80, 60
@@ -64,7 +78,9 @@ def test_two_vocabularies(tmp_path: Path, activation: str, pre_norm: bool, tied:
     }
     vocabularies = {"en.spm": sentencepiece_model(80), "de.spm": sentencepiece_model(60)}
     save_model(tmp_path / "model", weights, settings, vocabularies)
-    import_model(tmp_path / "model", tmp_path / "run")
+    notes = list[str]()
+    import_model(tmp_path / "model", tmp_path / "run", say=notes.append)
+    assert notes == [PRE_NORM_NOTE] * pre_norm
     run = transformer.load(tmp_path / "run")
 
     source, target = run.tokenizer.source.encode(LINES[0]), run.tokenizer.target.encode(LINES[1])

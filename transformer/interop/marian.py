@@ -2,7 +2,7 @@
 
 Marian computes what the paper describes, with these differences, which are all fields of `ModelConfig`: sines and
 cosines in two halves with another exponent, biases in attention and in the output layer, a vector of zeros as the
-decoder's start, and a gelu of its own. `marian_settings.py` has the configuration, `marian_weights.py` the weights.
+decoder's start, and, up to version 1.12.0, a gelu of its own. `marian_settings.py` has the configuration, `marian_weights.py` the weights.
 """
 
 from pathlib import Path
@@ -19,6 +19,10 @@ from transformer.interop.marian_weights import SETTINGS, SETTINGS_LIMIT
 
 KEPT = "marian.yml"  # in a run directory, the configuration of the model that it was imported from
 MODEL = "model.npz"
+PRE_NORM_NOTE = (
+    "Marian's decoder computes this pre-norm model otherwise than Marian trains and scores it. The run computes what "
+    "was trained, so it does not translate like Marian's decoder (docs/interop.md)."
+)
 BINARY = (1).to_bytes(8, "little")
 
 
@@ -63,7 +67,8 @@ def read(path: Path) -> Imported:
     )
     tokenizer = MarianTokenizer(files, source, target, ids)
     tokenizer.require_sizes(sizes, file)
-    return Imported(config, params, tokenizer, {KEPT: content.rstrip(b"\0")})
+    notes = [PRE_NORM_NOTE] if model.norm_position == "pre" else []
+    return Imported(config, params, tokenizer, {KEPT: content.rstrip(b"\0")}, notes)
 
 
 def _model_file(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """Marian's configuration as a `ModelConfig`, and back."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,7 @@ _NAMES = {
     "average-attention": "an average attention network (aan)",
 }
 _ACTIVATIONS = {"relu": "relu", "swish": "swish", "gelu": "gelu_sigmoid"}
+_VERSION_BEFORE_ERF = (1, 12, 0)  # the last release whose gelu is x sigmoid(1.702 x); later ones compute it by erf
 
 
 def read_settings(content: bytes, name: str) -> dict[str, Any]:
@@ -85,10 +87,6 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
         f"Cannot import this model of Marian: dim-vocabs must be two numbers of tokens, but is {sizes}.",
     )
     tied_all, tied = settings.get("tied-embeddings-all", False), settings.get("tied-embeddings", False)
-    activation = settings.get("transformer-ffn-activation", "swish")
-    require(
-        activation in _ACTIVATIONS, f"Cannot import this model of Marian: activation {activation} is not supported."
-    )
     return ModelConfig(
         vocabulary_size=sizes[0],
         target_vocabulary_size=None if tied_all or sizes[0] == sizes[1] else sizes[1],
@@ -97,7 +95,7 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
         d_ff=d_ff,
         num_encoder_layers=_setting(settings, "enc-depth", int),
         num_decoder_layers=_setting(settings, "dec-depth", int),
-        activation=_ACTIVATIONS[activation],  # pyright: ignore[reportArgumentType]
+        activation=_activation(settings),  # pyright: ignore[reportArgumentType]
         norm_position=_norm_position(settings),  # pyright: ignore[reportArgumentType]
         norm_epsilon=1e-6,
         positions="halved_t2t",
@@ -110,6 +108,18 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
         activation_dropout=float(settings.get("transformer-dropout-ffn", 0.0)),
         dtype="float32",
     )
+
+
+def _activation(settings: Mapping[str, Any]) -> str:
+    """The name of the activation here. That of gelu depends on the version of Marian that trained the model."""
+    activation = settings.get("transformer-ffn-activation", "swish")
+    require(
+        activation in _ACTIVATIONS, f"Cannot import this model of Marian: activation {activation} is not supported."
+    )
+    version = re.match(r"v?(\d+)\.(\d+)\.(\d+)", str(settings.get("version", "")))
+    if activation == "gelu" and version and tuple(map(int, version.groups())) > _VERSION_BEFORE_ERF:
+        return "gelu"
+    return _ACTIVATIONS[activation]
 
 
 def _setting(settings: Mapping[str, Any], name: str, kind: type) -> Any:
@@ -150,9 +160,7 @@ def to_settings(config: ModelConfig) -> dict[str, Any]:
                 f"Marian cannot compute this model: it needs model.{name}={value}, but the run has "
                 f"{getattr(config, name)}."
             )
-    activations = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
-    if config.activation not in activations:
-        raise InputError(f"Marian cannot compute this model: it has no activation {config.activation} by erf.")
+    activations = {ours: theirs for theirs, ours in _ACTIVATIONS.items()} | {"gelu": "gelu"}
     is_pre = config.norm_position == "pre"
     return {
         "type": "transformer",
@@ -172,7 +180,7 @@ def to_settings(config: ModelConfig) -> dict[str, Any]:
         "transformer-postprocess-emb": "d",
         "transformer-postprocess": "da" if is_pre else "dan",
         "transformer-postprocess-top": "n" if is_pre else "",
-        "version": "v1.12.0",
+        "version": "v1.12.42" if config.activation == "gelu" else "v1.12.0",
     }
 
 

@@ -2,7 +2,8 @@
 
 Marian computes what the paper describes, with these differences, which are all fields of `ModelConfig`: sines and
 cosines in two halves with another exponent, biases in attention and in the output layer, a vector of zeros as the
-decoder's start, and, up to version 1.12.0, a gelu of its own. `marian_settings.py` has the configuration, `marian_weights.py` the weights.
+decoder's start, and up to version 1.12.0 a gelu of its own. `marian_settings.py` has the configuration,
+`marian_weights.py` the weights.
 """
 
 from pathlib import Path
@@ -180,7 +181,8 @@ def write(translator: Translator, request: Request) -> str:
             "normalize": search.length_penalty if search.length_penalty_form == "power" else 0.6,
         }
         write_whole(folder / f"{MODEL}.decoder.yml", marian_settings.write_settings(decoder))
-    return f"{request.path}: a folder for Marian, with {len(arrays)} weights"
+    needs = ", whose gelu needs Marian 1.12.0 or earlier" if config.activation == "gelu_sigmoid" else ""
+    return f"{request.path}: a folder for Marian, with {len(arrays)} weights{needs}"
 
 
 def _settings_to_write(run_dir: Path, translator: Translator) -> bytes:

@@ -84,7 +84,7 @@ def compare_trained_models(marian: str, parent: Path) -> None:
         model, exported = parent / name, parent / f"{name}-exported"
         train(marian, model, settings)
         run, _ = import_model(model, parent / f"{name}-run")
-        (run.run_dir / KEPT).unlink()
+        (parent / f"{name}-run" / KEPT).unlink()
         export(run, exported)
         before, after = weights(model), weights(exported)
         same = {*before} == {*after} and all(before[leaf].tobytes() == after[leaf].tobytes() for leaf in before)
@@ -141,6 +141,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 def export(run: Run, folder: Path) -> None:
     """Writes a run as a model of Marian."""
+    assert run.run_dir is not None
     module("marian").write(run, Request(run.run_dir, folder, run.config.search))
 
 
@@ -151,7 +152,7 @@ def train(marian: str, folder: Path, settings: Mapping[str, str]) -> None:
     files = [folder / "train.en", folder / "train.de"]
     for file, lines in zip(files, (pairs.sources, pairs.targets), strict=True):
         write_lines(file, lines[:5_000])
-    options = [text for name, value in (TRAINING | settings).items() for text in (f"--{name}", str(value))]
+    options = [text for name, value in {**TRAINING, **settings}.items() for text in (f"--{name}", str(value))]
     options += ["--model", str(folder / MODEL), "--train-sets", *map(str, files), "--tied-embeddings"]
     options += ["--vocabs", *(str(folder / name) for name in SIZES), "--dim-vocabs", *map(str, SIZES.values())]
     call(marian, "train", *options)

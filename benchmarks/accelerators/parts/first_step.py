@@ -27,6 +27,7 @@ from transformer.compilation import Compilations
 from transformer.config import Config, TrainingConfig
 from transformer.config_files import load_config
 from transformer.training import parallel
+from transformer.training.norms import by_layer
 from transformer.training.optimizer import learning_rate
 from transformer.training.step import create_state
 
@@ -62,12 +63,12 @@ def main() -> None:
         state = jax.block_until_ready(parallel.replicate(create_state(model, optimizer, config.seed)))
         passed("parameters")
         state, metrics = step(state, batch)
-        values = {key: float(value) for key, value in metrics.items()}
+        values = by_layer(jax.device_get(metrics))
         passed("first_step")
         first = sum(times.values())
         for _ in range(config.training.log_every - 1):
             state, metrics = step(state, batch)
-        values, shown = {key: float(value) for key, value in metrics.items()}, float(jnp.asarray(rate(0)))
+        values, shown = by_layer(jax.device_get(metrics)), float(jnp.asarray(rate(0)))
         passed("further_steps")
     found = {f"{part}_seconds": seconds for part, seconds in times.items()} | {
         "first_step_after_seconds": first,

@@ -250,7 +250,7 @@ def test_iterate_keeps_the_order():
 
 def test_iterate_works_ahead_in_another_thread_and_stops():
     batches = make(synthetic(500))
-    threads, made = set(), []
+    threads, made, before = set(), [], {*threading.enumerate()}
     original = Batches.__getitem__
 
     class Watched(Batches):
@@ -266,7 +266,7 @@ def test_iterate_works_ahead_in_another_thread_and_stops():
     assert made == list(range(len(made)))
     assert 1 < len(made) < 10
     assert all(name.startswith("batches") for name in threads)
-    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("batches") for thread in {*threading.enumerate()} - before)
 
 
 def test_iterate_hands_errors_to_the_consumer():

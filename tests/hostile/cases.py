@@ -50,7 +50,10 @@ Make = Callable[[Random, Path, Samples], Case]
 
 def corpus(random: Random, folder: Path, samples: Samples) -> Case:
     """Files of sentence pairs, and options of reading them."""
-    files = tuple(corpus_file(random, folder / f"file{n}", samples) for n in range(random.randint(1, 2)))
+    texts = random.random() < 0.4  # two files of text, else any files
+    files = tuple(
+        corpus_file(random, folder / f"file{n}", samples, texts) for n in range(1 + (texts or random.random() < 0.2))
+    )
     config = _data_config(random)
     empty = random.choice(("refuse", "drop", "keep"))
     is_one = len(files) == 1 and DataConfig(corpus=files[0] or "files").is_one_file
@@ -85,9 +88,10 @@ def streamed(config: DataConfig) -> Pairs:
     )
 
 
-def corpus_file(random: Random, stem: Path, samples: Samples) -> str:
+def corpus_file(random: Random, stem: Path, samples: Samples, text: bool) -> str:
     """Writes a file of sentences or of pairs, and returns its name; sometimes another name."""
-    suffix, zipped = random.choice((*samples.corpora, ".json", ".x")), random.choice(("", "", ".gz", ".xz", ".zst"))
+    suffix = ".txt" if text else random.choice((*samples.corpora, *samples.corpora, ".json", ".x"))
+    zipped = random.choice(("", "", "", ".gz", ".xz", ".zst"))
     path = Path(f"{stem}{suffix}{zipped}")
     if suffix == ".parquet" and random.random() < 0.5:
         _write_parquet(random, path)
@@ -95,14 +99,16 @@ def corpus_file(random: Random, stem: Path, samples: Samples) -> str:
     elif suffix in (".jsonl", ".json"):
         data = _json_lines(random, samples)
     else:
-        data = any_bytes(random, samples.corpora.get(suffix, samples.corpora[".txt"]))
+        whole = samples.corpora.get(suffix, samples.corpora[".txt"])
+        data = whole if random.random() < 0.4 else any_bytes(random, whole)
     path.write_bytes(compressed(random, data, zipped))
-    return random.choice((str(path),) * 20 + (str(stem.parent), f"{path}x", "", "\0", "package:../../x.jsonl"))
+    return random.choice((str(path),) * 100 + (str(stem.parent), f"{path}x", "", "\0", "package:../../x.jsonl"))
 
 
 def _json_lines(random: Random, samples: Samples) -> bytes:
     if random.random() < 0.5:
-        return any_bytes(random, samples.corpora[".jsonl"])
+        whole = samples.corpora[".jsonl"]
+        return whole if random.random() < 0.5 else any_bytes(random, whole)
     rows = [changed(random, row) if random.random() < 0.2 else row for row in ROWS]
     rows = [{"translation": row} if random.random() < 0.1 else row for row in rows]
     return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
@@ -124,9 +130,9 @@ def _data_config(random: Random) -> DataConfig:
     options: dict[str, tuple[Any, ...]] = {
         "source_language": ("en", "en", "en", "de", "", "translation", "tags"),
         "target_language": ("de", "de", "de", "fr", "\0", "split"),
-        "tags": (None, None, "tags", "split", "en"),
+        "tags": (*[None] * 8, "tags", "split", "en"),
         "split_key": ("split", "split", "en", "none", "tags"),
-        "tsv_columns": ((0, 1), (0, 1), (1, 0), (0, 1000), (2**62, 0)),
+        "tsv_columns": (*[(0, 1)] * 6, (1, 0), (0, 1000), (2**62, 0)),
         "normalization": ("nfc", "none"),
         "drop_empty": (True, False),
         "allow_empty": (True, False),

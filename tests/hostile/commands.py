@@ -31,7 +31,8 @@ def command(random: Random, folder: Path, samples: Samples) -> Case:
     """A command with its arguments and standard input."""
     name = random.choice((*COMMANDS, *COMMANDS, "trian", "", "-h"))
     run = str(changed_run(random, folder, samples)) if random.random() < 0.4 else str(samples.run)
-    files = [corpus_file(random, folder / f"file{n}", samples) for n in range(2)]
+    texts = random.random() < 0.5
+    files = [corpus_file(random, folder / f"file{n}", samples, texts) for n in range(2)]
     arguments = [name, *_positional(random, name, run, folder, samples)]
     if name == "train":
         run_dir = random.choice((run, str(folder / "new"), str(folder / "new")))

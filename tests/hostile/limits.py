@@ -15,11 +15,13 @@ SECONDS, BYTES = 10.0, 2**30
 ENDS = (
     "transformer.analysis.complexity.measure.measure",
     "transformer.analysis.figures.to_bytes",
+    "transformer.cli.resuming.trained",
     "transformer.inference.decoding._search",
     "transformer.inference.export.search_program",
     "transformer.inference.forced_decoding.apply",
     "transformer.inference.forced_decoding.strongest_sources",
     "transformer.inference.forced_decoding.token_log_probabilities",
+    "transformer.planning.plan.compile_step",
     "transformer.training.loop.train",
 )
 

@@ -156,7 +156,7 @@ def compressed(random: Random, data: bytes, suffix: str) -> bytes:
         data = lzma.compress(data, preset=0)
     elif suffix == ".zst":
         data = zstandard.compress(data)
-    return damaged(random, data) if random.random() < 0.3 else data
+    return damaged(random, data) if suffix and random.random() < 0.2 else data
 
 
 def changed_folder(random: Random, folder: Path) -> list[Path]:

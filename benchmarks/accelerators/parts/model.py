@@ -66,5 +66,5 @@ def packed_batch(vocabulary: int, rows: int, length: int) -> Batch:
         own = np.clip(lengths * factor, 1, length - 2).astype(int)
         offsets = np.concatenate([[0], np.cumsum(own)])
         flat += [generator.integers(3, vocabulary, offsets[-1], dtype=np.int32), offsets]
-    options = {"tokens": rows * length, "row_multiple": rows, "seed": 0, "pack_length": length}
-    return Batches(TokenPairs(*flat), TokenizerConfig(), **options)[0]
+    pairs = TokenPairs(*flat)
+    return Batches(pairs, TokenizerConfig(), tokens=rows * length, row_multiple=rows, seed=0, pack_length=length)[0]

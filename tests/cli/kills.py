@@ -174,7 +174,7 @@ def kill_run(command: list[str], folder: Path, seed: int, run: int, environment:
     own = [*command, "--run-dir", str(run_dir)]
     for kill in draw_kills(seed, run):
         if kill.stage == "compiling":
-            shutil.rmtree(cache)
+            shutil.rmtree(cache, ignore_errors=True)  # a run killed before it compiled made none
         status = interrupt(own, kill, environment)
         if status is None:
             continue

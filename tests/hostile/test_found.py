@@ -18,11 +18,13 @@ import zstandard
 from limits import limited
 from samples import CONFIG
 
+from transformer.changes import changes
 from transformer.checkpoint_records import Record, records
 from transformer.config import Config, DataConfig, ModelConfig
 from transformer.config_files import from_json, to_json
 from transformer.counters import Counters
 from transformer.data.corpus import read_files
+from transformer.data.sentencepiece_models import load_processor, pieces
 from transformer.data.text import read_lines
 from transformer.data.tokenizer_marian import read_vocabulary
 from transformer.errors import InputError
@@ -34,6 +36,8 @@ from transformer.interop.marian_weights import open_archive, read_array
 from transformer.interop.pickled_tensors import _Storage, _tensors, _View
 from transformer.manifest import write_manifest
 from transformer.run_dir import read_config
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 
@@ -197,3 +201,16 @@ def test_files_that_never_end_are_refused(tmp_path: Path):
         read_regular(tmp_path / "large", largest=2)
     with pytest.raises(InputError, match="not the name of a file"):
         list(read_lines("\0"))
+
+
+def test_a_piece_that_is_not_utf8_is_refused():
+    model = (FIXTURES / "marian-tiny" / "vocab.spm").read_bytes()
+    broken = load_processor(model.replace("▁the".encode(), b"\xff\x96\x81the"), "vocab.spm")
+    with pytest.raises(InputError, match=r"^vocab\.spm is not a SentencePiece model: a piece is not UTF-8\.$"):
+        pieces(broken, "vocab.spm")
+
+
+def test_a_long_value_is_shortened_in_a_message():
+    with pytest.raises(InputError, match=r"--init-from was None and is now '9+\.\.\.9+'") as raised:
+        changes(CONFIG, dataclasses.replace(CONFIG, init_from="9" * 5000), 0)
+    assert len(str(raised.value)) < 500

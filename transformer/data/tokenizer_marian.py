@@ -9,17 +9,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from transformer.config import TokenizerConfig
 from transformer.config.data import Normalization
+from transformer.data.sentencepiece_models import load_processor, pieces
 from transformer.data.tokenizer import Tokenizer, Vocabulary
 from transformer.errors import InputError, require
 from transformer.files import read_json, read_regular, write_whole
-from transformer.runtime import require_package
-
-if TYPE_CHECKING:
-    import sentencepiece
 
 FORMAT = "marian"
 END, UNKNOWN = "</s>", "<unk>"
@@ -175,10 +172,10 @@ class SentencePieceVocabulary(Vocabulary):
         Raises: InputError if this is no SentencePiece model, the end id of the config is not that of the vocabulary, or
             the package sentencepiece is not installed.
         """
-        self.processor = _processor(model, name)
+        self.processor = load_processor(model, name)
         self.pad_id, self.start_id, self.end_id = config.pad_id, config.start_id, config.end_id
         self.normalization: Normalization = normalization
-        own = {self.processor.id_to_piece(index): index for index in range(self.processor.vocab_size())}
+        own = pieces(self.processor, name)
         self.ids = dict(own if ids is None else ids)
         self.pieces = {index: piece for piece, index in self.ids.items()}
         self.size = max(self.pieces, default=-1) + 1
@@ -287,14 +284,3 @@ def _unescaped(code: str) -> str:
 
 def _is_letter(character: str) -> bool:
     return character.isalnum() or character == "_"
-
-
-def _processor(model: bytes, name: str) -> "sentencepiece.SentencePieceProcessor":
-    require_package("sentencepiece")
-    import sentencepiece
-
-    require(model != b"", f"{name} is not a SentencePiece model: it is empty.")
-    try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
-    except RuntimeError as error:
-        raise InputError(f"{name} is not a SentencePiece model.") from error

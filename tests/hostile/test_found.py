@@ -70,6 +70,14 @@ def test_a_parquet_bomb_is_refused(tmp_path: Path):
         read_files((file,), DataConfig())
 
 
+def test_text_in_parquet_that_is_not_utf8_is_refused(tmp_path: Path):
+    file = str(tmp_path / "broken.parquet")
+    broken = pyarrow.array([b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"en": broken, "de": broken}), file)
+    with pytest.raises(InputError, match=r"broken\.parquet is not a readable parquet file \(.*invalid start byte"):
+        read_files((file,), DataConfig())
+
+
 def test_an_array_is_no_larger_than_its_file(tmp_path: Path):
     content = io.BytesIO()
     np.lib.format.write_array_header_1_0(content, {"descr": "<f4", "fortran_order": False, "shape": (10**15,)})

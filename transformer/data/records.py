@@ -50,7 +50,7 @@ def read_parquet(path: str, config: DataConfig) -> Iterator[dict[str, Any]]:
             columns = [name for name in file.schema_arrow.names if name in wanted]
             parts = _batches(file, columns, path, opened.seek(0, io.SEEK_END))
             yield from counted((row for part in parts for row in part.to_pylist()), file.metadata.num_rows, "rows")
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # text need not be UTF-8 in parquet
         raise InputError(f"{path} is not a readable parquet file ({error}).") from error
 
 

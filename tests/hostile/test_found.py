@@ -15,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from command_line import call
 from limits import limited
 from samples import CONFIG
 
@@ -222,3 +223,11 @@ def test_a_long_value_is_shortened_in_a_message():
     with pytest.raises(InputError, match=r"--init-from was None and is now '9+\.\.\.9+'") as raised:
         changes(CONFIG, dataclasses.replace(CONFIG, init_from="9" * 5000), 0)
     assert len(str(raised.value)) < 500
+
+
+def test_translations_that_are_not_utf8_are_not_compared(run: Path):
+    (run / "hypotheses.txt").write_bytes(b"\xff\n")
+    result = call("compare", str(run), str(run))
+    assert result.status == 2
+    assert "hypotheses.txt is damaged ('utf-8' codec can't decode" in result.err
+    assert result.err.endswith(f"Give {run}@last to compare its last checkpoint.\n")

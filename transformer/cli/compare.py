@@ -1,7 +1,6 @@
 """The `transformer compare` command, which tests whether a run translates better."""
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +13,7 @@ from transformer.cli.decoding import Checkpoint, RunOptions, load_members
 from transformer.cli.options import parse
 from transformer.config import ScoresConfig
 from transformer.errors import InputError
+from transformer.files import read_regular
 
 if TYPE_CHECKING:
     from transformer.inference.results import Result
@@ -81,27 +81,31 @@ def _read(name: str) -> "Result":
 def _kept(run_dir: str) -> "Result":
     """What a run kept of its test set."""
     from transformer.data.tokenizer_files import load_tokenizer
-    from transformer.inference.results import Result, settings
+    from transformer.inference.results import Result, read_scores, settings
     from transformer.kept_pairs import read_test_set
-    from transformer.run_dir import checkpoint_steps, read_config, training_data
+    from transformer.run_dir import HYPOTHESES, SCORES, checkpoint_steps, read_config, training_data
 
     config, run = read_config(run_dir), Path(run_dir)
-    for name in ("hypotheses.txt", "scores.json"):
+    instead = f"Give {run_dir}@last to compare its last checkpoint."
+    for name in (HYPOTHESES, SCORES):
         if not (run / name).exists():
             raise InputError(
                 f"Cannot compare {run_dir}: it has no {name}, because training has not finished or had no --data.test. "
-                f"Give {run_dir}@last to compare its last checkpoint."
+                f"{instead}"
             )
-    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    try:
+        hypotheses = read_regular(run / HYPOTHESES).decode().split("\n")[:-1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{run / HYPOTHESES} is damaged ({error}). {instead}") from error
     tokenizer = load_tokenizer(run / "tokenizer.json", config)
     return Result(
         name=run_dir,
         pairs=read_test_set(run_dir, config.data),
-        hypotheses=(run / "hypotheses.txt").read_text(encoding="utf-8").split("\n")[:-1],
+        hypotheses=hypotheses,
         config=settings(config, checkpoint_steps(run)),
         tokenizer=tokenizer.fingerprint,
         training_data=training_data(run),
-        signatures={name: scores[name]["signature"] for name in ("bleu", "chrf", "ter") if scores.get(name)},
+        signatures={name: score.signature for name, score in read_scores(run / SCORES).by_metric.items()},
     )
 
 

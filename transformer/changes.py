@@ -7,7 +7,6 @@ is checked once the data are read. When a run is fine-tuned, a field may change 
 
 import dataclasses
 import math
-import reprlib
 from typing import Any
 
 from transformer.config import Config, OptimizerConfig
@@ -94,7 +93,7 @@ def changes(before: Config, now: Config, step: int) -> dict[str, tuple[Any, Any]
     old, new = _fields(before), _fields(now)
     found = {name: (old[name], new[name]) for name in new if old[name] != new[name] and name != "run_dir"}
     refused = [
-        f"--{name.replace('_', '-')} was {_value(there)} and is now {_value(here)}{reason}"
+        f"--{name.replace('_', '-')} was {there!r:.300} and is now {here!r:.300}{reason}"
         for name, (there, here) in found.items()
         if (reason := _obstacle(name, before, now, step)) is not None
     ]
@@ -119,7 +118,7 @@ def other_model(origin: Config, now: Config) -> str:
         fixed.add("model.max_positions")
     different = [name for name in new if name in fixed and old[name] != new[name]]
     return _listed(
-        [f"--{name.replace('_', '-')} was {_value(old[name])} and is now {_value(new[name])}" for name in different]
+        [f"--{name.replace('_', '-')} was {old[name]!r:.300} and is now {new[name]!r:.300}" for name in different]
     )
 
 
@@ -158,12 +157,3 @@ def _fields(config: Config) -> dict[str, Any]:
     for name, value in dataclasses.asdict(config).items():
         fields |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
     return fields
-
-
-def _value(value: Any) -> str:
-    """A value as Python writes it, without the middle of a very long one."""
-    shortened = reprlib.Repr()
-    shortened.maxstring = shortened.maxother = 300
-    shortened.maxlong = 40
-    shortened.maxtuple = 20
-    return shortened.repr(value)

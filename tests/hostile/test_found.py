@@ -33,6 +33,7 @@ from transformer.files import read_json, read_regular
 from transformer.inference.results import read_result
 from transformer.inference.translator import load
 from transformer.interop.hf_marian_config import read_settings
+from transformer.interop.marian_settings import read_settings as read_marian_settings
 from transformer.interop.marian_weights import open_archive, read_array
 from transformer.interop.pickled_tensors import _Storage, _tensors, _View
 from transformer.manifest import write_manifest
@@ -220,7 +221,7 @@ def test_a_piece_that_is_not_utf8_is_refused():
 
 
 def test_a_long_value_is_shortened_in_a_message():
-    with pytest.raises(InputError, match=r"--init-from was None and is now '9+\.\.\.9+'") as raised:
+    with pytest.raises(InputError, match=r"--init-from was None and is now '9{299}\.") as raised:
         changes(CONFIG, dataclasses.replace(CONFIG, init_from="9" * 5000), 0)
     assert len(str(raised.value)) < 500
 
@@ -231,3 +232,11 @@ def test_translations_that_are_not_utf8_are_not_compared(run: Path):
     assert result.status == 2
     assert "hypotheses.txt is damaged ('utf-8' codec can't decode" in result.err
     assert result.err.endswith(f"Give {run}@last to compare its last checkpoint.\n")
+
+
+def test_a_number_of_too_many_digits_is_refused(hf_settings: dict):
+    with pytest.raises(InputError, match="it is not valid YAML"):
+        read_marian_settings(b"dim-emb: " + b"9" * 5000, "model.npz.yml")
+    with pytest.raises(InputError, match=r"decoder_attention_heads in config\.json must be an integer") as raised:
+        read_settings(hf_settings | {"decoder_attention_heads": {"9" * 5000: []}}, {})
+    assert len(str(raised.value)) < 500

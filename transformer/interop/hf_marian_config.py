@@ -107,16 +107,19 @@ def read_settings(config: Mapping[str, Any], generation: Mapping[str, Any]) -> S
         InputError: This is no Marian model, a value is missing or is not valid, or the architecture is not supported.
     """
     kind = config.get("model_type")
-    require(kind == "marian", f"model_type in config.json is {kind!r}, but only 'marian' can be imported.")
+    require(kind == "marian", f"model_type in config.json is {kind!r:.200}, but only 'marian' can be imported.")
     values = _DEFAULTS | dict(config)
     for name in (*_SIZES, *_IDS):
         require(
             type(values.get(name)) is int and 0 <= values[name] < _LIMIT,
-            f"{name} in config.json must be an integer from 0 to {_LIMIT - 1}, but is {values.get(name, 'missing')}.",
+            f"{name} in config.json must be an integer from 0 to {_LIMIT - 1}, but is "
+            f"{values.get(name, 'missing')!s:.200}.",
         )
     for name, computed in _VARIANTS.items():
         given = values.get(name, computed)
-        require(given is computed, f"config.json has {name}={given}, which is not supported (only {computed} is).")
+        require(
+            given is computed, f"config.json has {name}={given!s:.200}, which is not supported (only {computed} is)."
+        )
     model = _model(values)
     search, notes = _search(_GENERATION | _given(config) | _given(generation), model, values["pad_token_id"])
     ids = TokenizerConfig(

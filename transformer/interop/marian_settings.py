@@ -59,7 +59,7 @@ def read_settings(content: bytes, name: str) -> dict[str, Any]:
     """
     try:
         settings = yaml.safe_load(content.partition(b"\0")[0].decode())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also numbers of too many digits
         raise InputError(f"{name} is not a configuration of Marian: it is not valid YAML.") from error
     require(isinstance(settings, dict), f"{name} is not a configuration of Marian: it has no settings.")
     return settings

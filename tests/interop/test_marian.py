@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def found_by(run: Run, beam_size: int) -> list[Found]:
     settings = dataclasses.replace(
         run.config.search, beam_size=beam_size, length_penalty=0.6, batch_tokens=12_800 * beam_size
-    )  # so many tokens that there is only one batch
+    )  # a budget of tokens that makes one batch
     return search(run, ORDINARY, settings)
 
 

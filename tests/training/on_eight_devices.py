@@ -115,7 +115,7 @@ def test_a_run_resumes_with_another_number_of_devices(tiny_model, tiny_batches, 
         traced.append(jax.local_device_count())
         return train_step(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr("transformer.training.step.train_step", step)
 
     def train(run_dir: Path, steps: int) -> None:
         shorter = dataclasses.replace(config.training, steps=steps)

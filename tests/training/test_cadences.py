@@ -56,7 +56,7 @@ def two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patches in a model of two numbers, and a clock that advances by 20 seconds each time it is read."""
     clock = itertools.count(step=20)
     monkeypatch.setattr(loop, "create_state", create_state)
-    monkeypatch.setattr(loop, "train_step", train_step)
+    monkeypatch.setattr("transformer.training.step.train_step", train_step)
     monkeypatch.setattr(loop, "eval_step", eval_step)
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
@@ -262,7 +262,7 @@ def test_the_speed_excludes_the_time_of_validations_and_saves(train, tmp_path, m
     monkeypatch.setattr(loop, "validate", validate)
     monkeypatch.setattr(Checkpoints, "save", save)
     monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    monkeypatch.setattr(loop, "train_step", lambda state, batch, **_: constant(state))
+    monkeypatch.setattr("transformer.training.step.train_step", lambda state, batch, **_: constant(state))
     train(config_of(tmp_path, validate_every=4, save_every=3))
     every = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["tokens_per_second"] for line in every if "loss" in line] == [5.0, 5.0, 5.0]

@@ -21,7 +21,7 @@ from transformer.planning.targets import Target
 from transformer.shapes import DEVICES, Batch
 from transformer.training import parallel
 from transformer.training.optimizer import make_optimizer
-from transformer.training.step import create_state, train_step
+from transformer.training.step import configured, create_state
 
 
 class Compiled(NamedTuple):
@@ -57,15 +57,7 @@ def lower_step(config: Config, dtype: str, devices: Sequence[Any], rows: int, S:
     training, backend = config.training, devices[0].platform
     model = Transformer(config.model, dtype=jnp.dtype(dtype), backend="gpu" if backend == "cuda" else backend)
     optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
-    step = partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        label_smoothing=training.label_smoothing,
-        seed=config.seed,
-        freeze=training.freeze,
-        total=parallel.total,
-    )
+    step = partial(configured(config, model, optimizer), total=parallel.total)
     mesh = Mesh(np.array(devices), (DEVICES,))
     replicated, split = P(), P(None, DEVICES)
     mapped = jax.shard_map(step, mesh=mesh, in_specs=(replicated, split), out_specs=replicated, check_vma=False)

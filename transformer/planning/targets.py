@@ -3,11 +3,11 @@
 import os
 import re
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from transformer.errors import InputError, require
+from transformer.starts import versions
 
 PLUGINS = {"gpu": ("jax-cuda12-plugin", "jax-cuda13-plugin"), "tpu": ("libtpu",)}
 """Distributions that can compile for a backend; one is enough."""
@@ -67,7 +67,7 @@ def prepare(target: Target) -> Mapping[str, str]:
     if target.backend == "local":
         return {}
     require(
-        any(_installed(name) for name in PLUGINS[target.backend]),
+        bool(versions(PLUGINS[target.backend])),
         f"Compiling for {target.name} needs jax's plugin for it, which is not installed. Install it with: "
         f"pip install 'transformer-jax[{EXTRAS[target.backend]}]'",
     )
@@ -81,14 +81,6 @@ def prepare(target: Target) -> Mapping[str, str]:
         variables |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
     os.environ.update(variables)
     return variables
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def devices_of(target: Target) -> list[Any]:

@@ -24,7 +24,7 @@ from transformer.training.metrics import MetricsLog, Progress, truncate
 from transformer.training.norms import by_layer
 from transformer.training.optimizer import learning_rate, make_optimizer
 from transformer.training.profile import traced
-from transformer.training.step import FINITE, SUMS, TrainState, create_state, eval_step, train_step
+from transformer.training.step import FINITE, SUMS, TrainState, configured, create_state, eval_step
 from transformer.training.utilization import peak_flops, step_flops
 
 
@@ -67,18 +67,7 @@ def train(
     model = Transformer(config.model, dtype=jnp.dtype(dtype))
     optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
     rate = learning_rate(config.optimizer, config.model.d_model, training.steps)
-    step_fn = parallel.map_train_step(
-        partial(
-            train_step,
-            model=model,
-            optimizer=optimizer,
-            label_smoothing=training.label_smoothing,
-            seed=config.seed,
-            freeze=training.freeze,
-            skip=training.max_skipped_steps > 0,
-            total=parallel.total,
-        )
-    )
+    step_fn = parallel.map_train_step(partial(configured(config, model, optimizer), total=parallel.total))
     eval_fn = parallel.map_eval_step(partial(eval_step, model=model, total=parallel.total))
 
     def due(step: int, every: int) -> bool:

@@ -15,6 +15,7 @@ import optax
 from jax import Array, lax
 
 from transformer import parameters
+from transformer.config import Config
 from transformer.errors import require
 from transformer.model import Transformer
 from transformer.ops.dropout import DropoutKey, dropout_key
@@ -93,6 +94,20 @@ def batch_loss(
         mutable=[name for name in params if name != "params"],
     )
     return loss, (count, dict(updated))
+
+
+def configured(config: Config, model: Transformer, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """Returns `train_step` with the settings of an experiment. It takes `state`, `batch` and `total`."""
+    training = config.training
+    return partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        label_smoothing=training.label_smoothing,
+        seed=config.seed,
+        freeze=training.freeze,
+        skip=training.max_skipped_steps > 0,
+    )
 
 
 def train_step(

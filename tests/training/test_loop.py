@@ -27,6 +27,7 @@ from transformer.model import Transformer
 from transformer.run_dir import open_run, saved_steps
 from transformer.shapes import Batch
 from transformer.training import loop
+from transformer.training import step as step_module
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import batch_loss, create_state, train_step
 
@@ -80,14 +81,14 @@ def finished(config, tiny_batches) -> dict[str, Any]:
         return {"validation_bleu": float(len(seen["variables"]))}
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in ("train", "eval"):
-            step = getattr(loop, f"{kind}_step")
+        for module, kind in ((step_module, "train"), (loop, "eval")):
+            step = getattr(module, f"{kind}_step")
 
             def traced(*args: Any, kind: str = kind, step: Any = step, **kwargs: Any) -> Any:
                 seen[kind] += 1
                 return step(*args, **kwargs)
 
-            patch.setattr(loop, f"{kind}_step", traced)
+            patch.setattr(module, f"{kind}_step", traced)
         validation = tiny_batches(pairs=9, shuffle=False)
         train(config, tiny_batches(), validation_batches=validation, evaluate=evaluate)
     return seen

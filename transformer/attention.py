@@ -19,23 +19,30 @@ glorot_of_three = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 
 
 class Linear(nn.Module):
-    """Linear projection to the model's width, x W + b.
+    """Linear projection to or from the features of all heads, x W + b.
+
+    If devices share the heads, each projects to or from its own heads.
 
     Attributes:
         build: Settings of the model.
         kernel_init: Initializer of W.
+        from_heads: Whether the projection is from the heads, to the width of the model.
     """
 
     build: Build
     kernel_init: Initializer = glorot
+    from_heads: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        width = self.build.config.d_model
+        axes, width = self.build.axes, self.build.config.d_model
+        width = width if self.from_heads else axes.part(width)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], width))
         has_bias = self.build.config.attention_bias
         bias = self.param("bias", nn.initializers.zeros, (width,)) if has_bias else None
-        return self.build.ops.linear(x, kernel, bias)
+        if not self.from_heads:
+            return self.build.ops.linear(x, kernel, bias)
+        return axes.sum(self.build.ops.linear(x, kernel, None if bias is None else axes.once(bias)))
 
 
 class MultiHeadAttention(nn.Module):
@@ -56,8 +63,8 @@ class MultiHeadAttention(nn.Module):
         self.query = Linear(self.build, glorot_of_three)
         self.key = Linear(self.build, glorot_of_three)
         self.value = Linear(self.build, glorot_of_three)
-        self.output = Linear(self.build)
-        self.dropout = Dropout(self.build, self.build.config.attention_dropout)
+        self.output = Linear(self.build, from_heads=True)
+        self.dropout = Dropout(self.build, self.build.config.attention_dropout, shared=1)
 
     def keys_and_values(self, x: Array, rotation: Array | None = None) -> KeysAndValues:
         """Projects activations [B, T, D] to keys and values, each [B, H, T, E]."""
@@ -120,7 +127,7 @@ class MultiHeadAttention(nn.Module):
         assert attention is not None
 
         def split(x: Array, rotation: Array | None = None) -> Array:
-            heads = x.reshape(*x.shape[:2], self.build.config.num_heads, -1)  # [B, T, H, E]: nothing is moved
+            heads = x.reshape(*x.shape[:2], self._num_heads, -1)  # [B, T, H, E]: nothing is moved
             return heads if rotation is None else rotate(heads, rotation[..., None, :])
 
         # Without the barrier, XLA computes the projections of `memory` as one product, and then copies its parts.
@@ -128,8 +135,12 @@ class MultiHeadAttention(nn.Module):
         queries, keys = split(self.query(x), rotation), split(self.key(of_keys), rotation)
         segments = mask.segments(x.shape[0], x.shape[1], memory.shape[1])
         attended = attention(queries, keys, split(self.value(of_values)), *segments, mask.is_causal)
-        return self.output(attended.reshape(x.shape))
+        return self.output(attended.reshape(*x.shape[:2], -1))
 
     def _split(self, x: Array, rotation: Array | None = None) -> Array:
-        heads = self.build.ops.split_heads(x, self.build.config.num_heads)
+        heads = self.build.ops.split_heads(x, self._num_heads)
         return heads if rotation is None else rotate(heads, rotation[..., None, :, :])
+
+    @property
+    def _num_heads(self) -> int:
+        return self.build.axes.part(self.build.config.num_heads)

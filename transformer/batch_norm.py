@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from transformer.ops.normalization import batch_norm
-from transformer.shapes import DEVICES
+from transformer.shapes import DEVICES, FSDP
 
 COLLECTION = "batch_stats"
 INITIAL = {"mean": 0.0, "variance": 1.0}
@@ -59,7 +59,7 @@ class BatchNorm(nn.Module):
             epsilon=self.epsilon,
             momentum=self.momentum,
             train=training,
-            axis_name=_axis_of_devices(),
+            axis_name=_axes_of_rows(),
         )
         if training and not self.is_initializing():
             mean.value, variance.value = new_mean, new_variance
@@ -76,10 +76,14 @@ def initial_variable(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.full(shape, INITIAL[name], np.float32)
 
 
-def _axis_of_devices() -> str | None:
-    """Returns the mapped axis of devices, or None if the program is not mapped."""
+def _axes_of_rows() -> tuple[str, ...] | None:
+    """Returns the mapped axes over which the rows of a batch are split, or None if the program is not mapped."""
+    return tuple(filter(_is_mapped, (DEVICES, FSDP))) or None
+
+
+def _is_mapped(axis: str) -> bool:
     try:
-        lax.axis_size(DEVICES)
+        lax.axis_size(axis)
     except NameError:
-        return None
-    return DEVICES
+        return False
+    return True

@@ -21,6 +21,7 @@ FREE = {
     "data.cache",
     "deterministic",
     "data.tags",
+    *(f"parallel.{name}" for name in ("strategy", "data", "fsdp", "tensor")),
     "model.rematerialization",
     "model.scan_unroll",
     *(

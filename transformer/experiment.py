@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from transformer import parameters
+from transformer import devices, parameters
 from transformer.checkpoint import Checkpoints, load_params
 from transformer.checkpoint_records import records
 from transformer.compilation import Compilations
@@ -110,12 +110,14 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
         print(f"The run in {config.run_dir} is already trained.{again}", flush=True)
     pairs, tokens, tokenizer, about = read_inputs(config)
     dtype, reason = resolve_dtype(config.model.dtype)
-    devices = parallel.num_devices()
-    print(f"compute dtype: {dtype} ({reason}) on {devices} device{'s' if devices > 1 else ''}")
+    strategy, number = parallel.choose(config.parallel, config.model), devices.count()
+    print(f"compute dtype: {dtype} ({reason}) on {number} device{'s' if number > 1 else ''}")
     if (advice := unused_accelerator()) is not None:
         print(advice)
     with stage("packing the training pairs into rows"):
-        train_batches = training_batches(config, tokens["train"], config.training.accumulation_steps * devices)
+        train_batches = training_batches(
+            config, tokens["train"], config.training.accumulation_steps * strategy.num_shards
+        )
     S, T, rows = train_batches.shape
     print(f"batch: {rows:,} rows of {S} source and {T} target tokens, {train_batches.padding:.1%} padding")
     steps, per_epoch = config.training.steps, train_batches.per_epoch
@@ -124,15 +126,15 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
         print(f"starting from {origin}")
     validation = evaluate = None
     if "validation" in tokens:
-        budget = config.training.batch_tokens
-        validation = Batches(tokens["validation"], config.tokenizer, tokens=budget, row_multiple=devices, seed=None)
+        budget, shards = config.training.batch_tokens, strategy.num_shards
+        validation = Batches(tokens["validation"], config.tokenizer, tokens=budget, row_multiple=shards, seed=None)
         if config.training.validation_bleu:
             evaluate = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])
 
     # Before this point, where all input has been checked, nothing is written but tokens.
     run_dir = open_run(config.run_dir, config)
     start = Start.now(
-        parallel.device_kinds(),
+        devices.kinds(),
         step=max((record.step for record in records(run_dir)), default=0),
         command=command,
         backend=jax.default_backend(),

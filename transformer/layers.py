@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 from jax import Array
 
+from transformer.axes import ALONE, Axes
 from transformer.batch_norm import BatchNorm
 from transformer.config import ModelConfig
 from transformer.ops.dropout import DropoutKey
@@ -30,22 +31,25 @@ class Build(NamedTuple):
         config: Architecture of the model.
         ops: Implementation of the equations.
         backend: Backend that the program is compiled for.
+        axes: Axes of devices over which the model is split.
     """
 
     config: ModelConfig
     ops: Implementation
     backend: str
+    axes: Axes = ALONE
 
     @classmethod
-    def choose(cls, config: ModelConfig, backend: str | None = None) -> "Build":
+    def choose(cls, config: ModelConfig, backend: str | None = None, axes: Axes = ALONE) -> "Build":
         """Makes the settings, with the implementation that the config names.
 
         Args:
             config: Architecture of the model.
             backend: Backend that the program is compiled for; None is JAX's default backend.
+            axes: Axes of devices over which the model is split.
         """
         backend = jax.default_backend() if backend is None else backend
-        return cls(config, select(config.implementation, backend, config.matmul_precision), backend)
+        return cls(config, select(config.implementation, backend, config.matmul_precision), backend, axes)
 
     def fused(self, keys: int) -> FusedAttention | None:
         """Returns the attention over rows of `keys` tokens, if it is one that stores no attention weights."""
@@ -75,13 +79,20 @@ class Dropout(nn.Module):
     Attributes:
         build: Settings of the model.
         rate: Probability of zeroing an element, in [0, 1).
+        shared: Axis of the activations that is split over the devices of the axis `tensor`; None if there is none.
     """
 
     build: Build
     rate: float
+    shared: int | None = None
 
     def __call__(self, x: Array, key: DropoutKey | None) -> Array:
-        return x if key is None else self.build.ops.dropout(x, self.rate, key, _site(self.path))
+        if key is None:
+            return x
+        if self.shared is not None and self.build.axes.tensor > 1:
+            first = self.build.axes.first(x.shape[self.shared])
+            key = key._replace(starts=(0,) * (self.shared - 1) + (first,))
+        return self.build.ops.dropout(x, self.rate, key, _site(self.path))
 
     def bind_key(self, key: DropoutKey | None) -> Callable[[Array], Array] | None:
         """Returns this site's dropout as a function, or None if nothing is dropped."""
@@ -138,24 +149,26 @@ class FeedForward(nn.Module):
 
     def setup(self) -> None:
         config, zeros = self.build.config, nn.initializers.zeros
-        self.kernel_in = self.param("kernel_in", glorot, (config.d_model, config.d_ff))
-        self.bias_in = self.param("bias_in", zeros, (config.d_ff,))
-        self.kernel_out = self.param("kernel_out", glorot, (config.d_ff, config.d_model))
+        d_ff = self.build.axes.part(config.d_ff)
+        self.kernel_in = self.param("kernel_in", glorot, (config.d_model, d_ff))
+        self.bias_in = self.param("bias_in", zeros, (d_ff,))
+        self.kernel_out = self.param("kernel_out", glorot, (d_ff, config.d_model))
         self.bias_out = self.param("bias_out", zeros, (config.d_model,))
-        self.dropout = Dropout(self.build, config.activation_dropout)
+        self.dropout = Dropout(self.build, config.activation_dropout, shared=2)
 
     def __call__(self, x: Array, dropout: DropoutKey | None = None) -> Array:
-        return feed_forward(
+        y = feed_forward(
             x,
             self.kernel_in,
             self.bias_in,
             self.kernel_out,
-            self.bias_out,
+            self.build.axes.once(self.bias_out),
             self.build.config.activation,
             dropout=self.dropout.bind_key(dropout),
             linear=self.build.ops.linear,
             relu=self.build.ops.relu,
         )
+        return self.build.axes.sum(y)
 
 
 class AddAndNorm(nn.Module):

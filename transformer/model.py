@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from transformer.axes import ALONE, Axes
 from transformer.config import ModelConfig
 from transformer.layers import Build, Dropout
 from transformer.ops.dropout import DropoutKey
@@ -32,15 +33,19 @@ class Transformer(nn.Module):
         config: Architecture of the model.
         dtype: Compute dtype, float32 or bfloat16. Parameters are always float32.
         backend: Backend that the program is compiled for; None is JAX's default backend.
+        axes: Axes of devices over which the model is split. Each device then has a part of the parameters, and only
+            `loss` can be computed.
     """
 
     config: ModelConfig
     dtype: Any = jnp.float32
     backend: Literal["cpu", "gpu", "tpu"] | None = None
+    axes: Axes = ALONE
 
     def setup(self) -> None:
         config = self.config
-        shape, target_shape = ((size, config.d_model) for size in (config.vocabulary_size, config.target_size))
+        sizes = map(self.axes.part, (config.vocabulary_size, config.target_size))
+        shape, target_shape = ((size, config.d_model) for size in sizes)
         normal = nn.initializers.normal(config.d_model**-0.5)
         if config.shared_embeddings == "all":
             self.embedding = self.param("embedding", normal, shape)
@@ -50,10 +55,10 @@ class Transformer(nn.Module):
             if config.shared_embeddings == "none":
                 self.output_embedding = self.param("output_embedding", normal, target_shape)
         if config.final_logits_bias:
-            self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (config.target_size,))
+            self.logits_bias = self.param("logits_bias", nn.initializers.zeros, target_shape[:1])
         if config.positions == "learned":
             self.position_table = self.param("positions", normal, (config.max_positions, config.d_model))
-        self.build = build = Build.choose(config, self.backend)
+        self.build = build = Build.choose(config, self.backend, self.axes)
         self.source_dropout = Dropout(build, config.dropout)
         self.target_dropout = Dropout(build, config.dropout)
 
@@ -112,7 +117,8 @@ class Transformer(nn.Module):
             dropout: Key of the step's dropout; None in evaluation.
 
         Returns:
-            The sum of the losses in nats, and the number of target tokens.
+            The sum of the losses in nats, and the number of target tokens. If devices share the vocabulary, the sums of
+            these over the devices.
         """
         hidden = self.hidden(batch, dropout)
         return self.build.ops.cross_entropy(
@@ -122,6 +128,7 @@ class Transformer(nn.Module):
             jnp.minimum(batch.target_output, self.config.target_size - 1).reshape(-1),  # padding may have no id
             batch.target_mask.reshape(-1),
             label_smoothing=label_smoothing,
+            axis_name=self.axes.name,
         )
 
     def encode(
@@ -238,7 +245,7 @@ class Transformer(nn.Module):
         has is read as the last token.
         """
         scale = math.sqrt(self.config.d_model) if self.config.scale_embeddings else 1.0
-        x = table.at[tokens].get(mode="clip") * scale
+        x = self.axes.sum(self.axes.lookup(table, tokens)) * scale
         if starts is not None and self.config.decoder_start == "zeros":
             x = jnp.where(starts[..., None], 0.0, x)
         return (x if self._rotary else x + positions).astype(self.dtype)

@@ -76,6 +76,26 @@ def keep_freed_memory() -> None:
     libc.mallopt(_TOP_PAD, 2**28)
 
 
+def simulate_devices(number: int) -> None:
+    """Makes JAX treat the CPU as several devices. Call this before JAX starts its backend.
+
+    Args:
+        number: Number of devices.
+
+    Raises:
+        InputError: The number is below 1, or JAX will compute on an accelerator.
+    """
+    require(number >= 1, f"--devices must be at least 1, but is {number}.")
+    require(
+        _computes_on_cpu(),
+        "--devices simulates devices on a CPU, but JAX has a plugin for an accelerator. Set JAX_PLATFORMS=cpu to "
+        "compute on the CPU.",
+    )
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", number)
+
+
 def compute_before_returning() -> None:
     """Makes calls return only when their results are computed, if JAX uses the CPU.
 

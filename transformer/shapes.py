@@ -44,8 +44,9 @@ Params = Mapping[str, Any]
 The key `params` holds the parameters. Other keys hold further variables, such as the running statistics of batch norm.
 `run.params`, `TrainState.params` and the result of `parameters.draw` all have this layout."""
 
-DEVICES = "data"
-"""Name of the mapped axis of devices, over which the rows of a batch are split."""
+DEVICES, FSDP, TENSOR = "data", "fsdp", "tensor"
+"""Names of the mapped axes of devices. Rows of a batch are split over `data` and `fsdp`, parameters over `fsdp` and
+`tensor`."""
 
 
 class Batch(NamedTuple):

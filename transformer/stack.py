@@ -21,8 +21,10 @@ from transformer.ops.masks import AttentionMask
 # step can update without a copy. If it is scanned, they are one cache whose arrays have a leading axis of layers.
 Caches = KeysAndValues | tuple[KeysAndValues, ...]
 
-# What a layer keeps for its backward pass, by `model.rematerialization`.
+# What a layer keeps for its backward pass, by `model.rematerialization`. A layer whose parameters are stored in shards
+# gathers them again instead of keeping them.
 SAVED = {
+    "gathered": lambda primitive, *_, **__: primitive is not lax.all_gather_p,
     "layer": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -196,9 +198,13 @@ class Stack(nn.Module):
         def body(layer: Layer, x: Array, number: Array) -> tuple[Array, Any]:
             # All layers have one module path, so only the number of the layer gives each its own dropout masks.
             key = None if dropout is None else fold_in(dropout, number)
-            return layer(x, memory, context, key, return_weights)
+            return apply(layer, x, memory, context, key, return_weights)
 
+        apply: Any = Layer.__call__
         rematerialization = self.build.config.rematerialization
+        if self.build.axes.gather_params is not None:
+            apply = nn.map_variables(apply, "params", self.build.axes.gather_params)
+            rematerialization = "gathered" if rematerialization == "none" else rematerialization
         if rematerialization != "none":
             # In straight-line code, XLA would merge what is computed again with what was computed before.
             body = nn.remat(body, policy=SAVED[rematerialization], prevent_cse=self.unroll > 1)

@@ -77,7 +77,8 @@ def train(tiny_batches) -> Any:
         run_dir = open_run(config.run_dir, config)
         with Checkpoints(run_dir, config.training.keep_last, "print") as checkpoints:
             batches, validation = tiny_batches(interrupted_at=interrupted_at), tiny_batches(pairs=9, shuffle=False)
-            loop.train(config, batches, validation, checkpoints, dtype="float32", profile=profile)
+            # `initial`: the parameters of the config's model are not drawn, because `create_state` does not need them.
+            loop.train(config, batches, validation, checkpoints, dtype="float32", initial={}, profile=profile)
 
     return run
 
@@ -231,7 +232,7 @@ def test_one_skipped_step_too_many_ends_the_run(train, tmp_path):
 
 def test_patience_counts_validations_and_stays_exhausted(train, tmp_path, monkeypatch):
     losses = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.4}
-    monkeypatch.setattr(loop, "validate", lambda _, state, __: losses[int(state.step)])
+    monkeypatch.setattr(loop, "validate", lambda _, __, state, ___: losses[int(state.step)])
     config = config_of(tmp_path, steps=40, validate_every=2, save_every=5, patience=2)
     with pytest.raises(InterruptedError):
         train(config, interrupted_at=7)  # the run resumes from step 5, so the step of the best loss has no checkpoint

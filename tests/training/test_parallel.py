@@ -2,16 +2,31 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
+from transformer import parameters
+from transformer.config import ModelConfig, ParallelConfig
+from transformer.errors import InputError
+from transformer.model import Transformer
 from transformer.shapes import Batch
-from transformer.training.parallel import num_devices, split
+from transformer.training.parallel import MeshStrategy, PmapStrategy, choose, split
+from transformer.training.sharding import mesh_sizes, require_divisible, rules_of, spec
+
+SCRIPTS = ("tests/training/on_eight_devices.py", "tests/training/on_a_mesh.py")
+MODELS = {
+    "base": {},
+    "pre-norm": {"norm_position": "pre", "norm": "rms", "positions": "learned", "attention_bias": True},
+    "batch norm": {"norm": "batch", "final_logits_bias": True, "shared_embeddings": "none"},
+    "two vocabularies": {"shared_embeddings": "target", "target_vocabulary_size": 32_000},
+}
 
 
 def test_on_eight_devices():
-    """Runs `on_eight_devices.py` in a process of its own, because JAX fixes the number of devices when it starts."""
+    """Runs two files in a process of its own, because JAX fixes the number of devices when it starts."""
     environment = os.environ | {
         # Compiling takes nearly all of the time; the older emitters compute the same as XLA's fusion emitters.
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_cpu_use_fusion_emitters=false",
@@ -19,7 +34,7 @@ def test_on_eight_devices():
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training/on_eight_devices.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SCRIPTS],
         cwd=Path(__file__).parents[2],
         env=environment,
         capture_output=True,
@@ -31,7 +46,6 @@ def test_on_eight_devices():
 
 
 def test_rows_are_split_in_turn(make_batch, monkeypatch):
-    assert num_devices() == jax.local_device_count()
     monkeypatch.setattr(jax, "local_device_count", lambda: 2)
     batch = make_batch(0, rows=12, S=5, T=4, empty_rows=3)
     rows = split(batch, 3).row
@@ -42,3 +56,55 @@ def test_rows_are_split_in_turn(make_batch, monkeypatch):
             assert parts.dtype == all_rows.dtype
             np.testing.assert_array_equal(parts, all_rows[dealt.row])
     assert isinstance(split(batch), Batch)
+
+
+@pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
+def test_each_parameter_matches_one_rule(fields):
+    """And with the axes of a mesh, each matrix is sharded along both, and divides into shards."""
+    config = ModelConfig(**fields)
+    require_divisible(config, {"fsdp": 8, "tensor": 4})
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parameters.shapes(Transformer(config))):
+        (axes,) = rules_of(path)
+        own = leaf.shape[leaf.ndim - len(axes) :]
+        is_stacked = any(entry.key == "layers" for entry in path)
+        assert leaf.ndim - is_stacked == (len(axes) or 1), path
+        assert len(spec(path)) in (0, leaf.ndim)
+        assert not any(size % {"fsdp": 8, "tensor": 4, None: 1}[axis] for size, axis in zip(own, axes, strict=True))
+        assert leaf.ndim - is_stacked == 1 or {"fsdp"} <= {*axes} <= {"fsdp", "tensor", None}
+
+
+def test_sizes_of_a_mesh():
+    assert mesh_sizes(-1, 2, 2, 8) == (2, 2, 2)
+    assert mesh_sizes(1, -1, 4, 8) == (1, 2, 4)
+    assert mesh_sizes(2, 2, 2, 8) == (2, 2, 2)
+    for sizes, devices in (((-1, 3, 1), 8), ((2, 2, 1), 8), ((-1, 16, 1), 8)):
+        with pytest.raises(InputError, match=rf"cannot have {devices} devices"):
+            mesh_sizes(*sizes, devices)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "field"),
+    [
+        ({"fsdp": 3, "tensor": 1}, "d_model"),
+        ({"fsdp": 1, "tensor": 3}, "num_heads"),
+        ({"fsdp": 1, "tensor": 16}, "num_heads"),
+    ],
+)
+def test_a_mesh_that_does_not_divide_the_model_is_refused(sizes, field):
+    with pytest.raises(InputError, match=rf"must divide model\.{field}, but"):
+        require_divisible(ModelConfig(), sizes)
+    with pytest.raises(InputError, match=r"model\.vocabulary_size, but 37,001"):
+        require_divisible(ModelConfig(vocabulary_size=37_001), {"fsdp": 1, "tensor": 2})
+
+
+def test_the_strategy_is_chosen_by_the_config():
+    model = ModelConfig()
+    assert isinstance(choose(ParallelConfig(), model), PmapStrategy)
+    assert isinstance(choose(ParallelConfig(data=jax.local_device_count()), model), PmapStrategy)
+    assert isinstance(choose(ParallelConfig("mesh"), model), MeshStrategy)
+    with pytest.raises(InputError, match="cannot have"):
+        choose(ParallelConfig(fsdp=64), model)
+    refused: list[dict[str, Any]] = [{"strategy": "pmap", "fsdp": 2}, {"data": -1, "fsdp": -1}, {"tensor": 0}]
+    for arguments in refused:
+        with pytest.raises(InputError, match=r"parallel\."):
+            ParallelConfig(**arguments)

@@ -15,7 +15,7 @@ from keyword import iskeyword
 from transformer.cli import process
 from transformer.errors import InputError, did_you_mean
 from transformer.interruption import Interrupted
-from transformer.runtime import keep_freed_memory, require_bootstrap_seed
+from transformer.runtime import keep_freed_memory, require_bootstrap_seed, simulate_devices
 
 COMMANDS = {
     "train": "train a model on a parallel corpus, then score it on the test set",
@@ -62,7 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
         require_bootstrap_seed()  # before anything is translated
         given = [process.expand_home(argument) for argument in given]
         refuse_repeated_options(given[1:])
+        given, devices = process.take_devices(given)
         keep_freed_memory()
+        if devices is not None:
+            simulate_devices(devices)
         module = f"{given[0]}_" if iskeyword(given[0]) else given[0]
         import_module(f"transformer.cli.{module}").main(given[1:])
         sys.stdout.flush()
@@ -108,7 +111,8 @@ def usage() -> str:
             "  transformer train",
             '  echo "The old dog sleeps." | transformer translate runs/quickstart',
             "",
-            "`transformer COMMAND --help` describes a command and its options.",
+            "`transformer COMMAND --help` describes a command and its options. Every command also takes --devices N,",
+            "which simulates N devices on the CPU.",
         )
     )
 

@@ -106,3 +106,30 @@ def out_of_memory(command: str, error: RuntimeError) -> str:
     lower = f"{advice}, or stop" if advice else "Stop"
     said = str(error).splitlines()[0].rpartition("RESOURCE_EXHAUSTED: ")[2].rstrip(".")[:200]
     return f"The device is out of memory ({said}). {lower} other processes on the device (see nvidia-smi)."
+
+
+def take_devices(arguments: list[str]) -> tuple[list[str], int | None]:
+    """Takes the option `--devices` out of the arguments of any command.
+
+    It is not parsed with the others, because it must take effect before they import jax.
+
+    Args:
+        arguments: the command and its options.
+
+    Returns:
+        The other arguments, and the number of devices to simulate, or None.
+
+    Raises:
+        InputError: the value is missing or is no number.
+    """
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        option, equals, value = argument.partition("=")
+        if option == "--devices":
+            end = index + (1 if equals else 2)
+            value = value if equals else "".join(arguments[index + 1 : end])
+            if re.fullmatch(r"-?\d+", value) is None:
+                raise InputError(f"--devices needs a number of devices, but has {value or 'no value'!r}.")
+            return [*arguments[:index], *arguments[end:]], int(value)
+    return arguments, None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from transformer.config.bounds import Seed, check
 from transformer.config.data import DataConfig, TokenizerConfig
 from transformer.config.model import ModelConfig
+from transformer.config.parallel import ParallelConfig
 from transformer.config.scores import ScoresConfig
 from transformer.config.search import SearchConfig
 from transformer.config.training import OptimizerConfig, TrainingConfig
@@ -24,6 +25,7 @@ __all__ = [
     "DataConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ParallelConfig",
     "ScoresConfig",
     "SearchConfig",
     "TokenizerConfig",
@@ -66,6 +68,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     scores: ScoresConfig = field(default_factory=ScoresConfig)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def of_one_width(
-    lengths: np.ndarray, widths: Sequence[int], tokens: int, row_divisor: int | None = None
+    lengths: np.ndarray, widths: Sequence[int], tokens: int, row_divisor: int | None = None, shards: int = 1
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Groups sequences of similar length into batches of few shapes.
 
@@ -18,20 +18,35 @@ def of_one_width(
         tokens: Maximum of width x rows in a batch. A batch has at least one row, though.
         row_divisor: Divisor of the number of rows. A batch of only a few sequences of a new width gets this fraction of
             the rows, or the fraction squared, and so on. None gives all batches of a width the same number of rows.
+        shards: Number of devices that share a batch. The number of rows is for each of them.
 
-    Yields: Width and number of rows of a batch, and the indices of its sequences.
+    Yields: Width of a batch, its number of rows in each shard, and the indices of its sequences.
     """
     order = np.argsort(-lengths, kind="stable")
     used, start = set[int](), 0
     while start < len(order):
         width = widths[int(np.searchsorted(widths, lengths[order[start]]))]
         rows = max(1, tokens // width)
-        chosen = order[start : start + rows]
-        start += rows
-        while row_divisor and width not in used and rows // row_divisor >= len(chosen):
+        chosen = order[start : start + rows * shards]
+        start += rows * shards
+        while row_divisor and width not in used and rows // row_divisor * shards >= len(chosen):
             rows //= row_divisor
         used.add(width)
         yield width, rows, chosen
+
+
+def deal(number: int, rows: int, shards: int) -> np.ndarray:
+    """Deals sequences out to shards in turn.
+
+    Args:
+        number: Number of sequences, at most `rows` x `shards`.
+        rows: Number of rows in each shard. The shards follow each other in one array.
+        shards: Number of shards.
+
+    Returns: The row of each sequence.
+    """
+    index = np.arange(number)
+    return index % shards * rows + index // shards
 
 
 def pad(ids: Sequence[Sequence[int]], rows: int, width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

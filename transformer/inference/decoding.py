@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from jax import Array
 
+from transformer import devices
 from transformer.config import SearchConfig
-from transformer.data.rows import of_one_width, pad
+from transformer.data.rows import deal, of_one_width, pad
 from transformer.inference.backend import ACCELERATOR, Backend
 from transformer.inference.cache import Cache
 from transformer.inference.cpu import CPU
@@ -66,10 +67,11 @@ def decode(
 ) -> Iterator[tuple[np.ndarray, Hypotheses]]:
     """Translates sentences of token ids, in batches of similar source length.
 
-    The translation of a sentence does not depend on the other sentences.
+    The translation of a sentence does not depend on the other sentences. The rows of a batch are dealt out to the local
+    devices, each of which searches as it would alone.
 
     Args:
-        members: One model, or several whose probabilities are averaged. The parameters are on the device.
+        members: One model, or several whose probabilities are averaged. The parameters are on all local devices.
         sources: The token ids of each sentence, without the end id, fewer than `longest_source`.
         numbers: Random-stream id of each sentence, for sampling.
         search: Search settings and batch size. `forbidden` and `prefix` are ignored here; their token ids come in
@@ -81,7 +83,8 @@ def decode(
         For each batch, indices into `sources`, and the translations of these sources.
     """
     backend = backend or default_backend()
-    program = search_program(members, search, ids, backend)
+    shards = devices.count()
+    program = search_program(members, search, ids, backend, shards)
     beam = search.num_best if search.sample else search.beam_size
     longest, longest_target = longest_source(members), longest_translation(members, search)
     seed = np.int32(search.seed % 2**31)
@@ -90,27 +93,30 @@ def decode(
     def run(batch: tuple[int, int, np.ndarray]) -> tuple[np.ndarray, Hypotheses]:
         check()
         width, rows, chosen = batch
-        with_end = [[*sources[index], ids.end_id] for index in chosen]
-        source, mask = pad(with_end, rows, width, ids.pad_id)
-        max_lengths, of_rows = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        max_lengths[: len(chosen)] = np.minimum(lengths[chosen] + search.extra_length, longest_target)
-        of_rows[: len(chosen)] = numbers[chosen]
+        row = deal(len(chosen), rows, shards)
+        with_end: list[list[int]] = [[]] * (rows * shards)
+        for index, own in zip(chosen, row, strict=True):
+            with_end[own] = [*sources[index], ids.end_id]
+        source, mask = pad(with_end, rows * shards, width, ids.pad_id)
+        max_lengths, of_rows = np.zeros(rows * shards, np.int32), np.zeros(rows * shards, np.int32)
+        max_lengths[row] = np.minimum(lengths[chosen] + search.extra_length, longest_target)
+        of_rows[row] = numbers[chosen]
         max_length = min(width + search.extra_length, longest_target)
         with starting[width, rows]:  # so that two threads never compile the same shape
             found = program(source, mask, max_lengths, of_rows, seed, max_length=max_length)
-        return chosen, jax.tree.map(lambda leaf: np.asarray(leaf)[: len(chosen)], found)
+        return chosen, jax.tree.map(lambda leaf: np.asarray(leaf)[row], found)
 
     tokens = (search.batch_tokens or backend.batch_tokens) // beam
-    batches = list(of_one_width(lengths, backend.widths(longest), tokens, backend.row_divisor))
+    batches = list(of_one_width(lengths, backend.widths(longest), tokens, backend.row_divisor, shards))
     starting = {(w, r): Lock() for w, r, _ in batches}
     with ThreadPoolExecutor(backend.at_once, "decode") as executor:
         yield from executor.map(run, batches)
 
 
 def search_program(
-    members: Members, search: SearchConfig, ids: SearchIds, backend: Backend
+    members: Members, search: SearchConfig, ids: SearchIds, backend: Backend, shards: int = 1
 ) -> Callable[..., Hypotheses]:
-    """Encoder and search as one jitted function.
+    """Encoder and search as one jitted function, whose rows are split over `shards` local devices.
 
     Its arguments are (source [B, S], source_mask [B, S], max_lengths [B], numbers [B], seed []) and the static keyword
     argument `max_length`. They are explained in `decode` and `beam_search`.
@@ -125,6 +131,7 @@ def search_program(
         ),
         ids=ids,
         backend=backend,
+        shards=shards,
     )
 
 
@@ -139,7 +146,7 @@ def longest_translation(members: Members, search: SearchConfig) -> int:
     return longest if search.max_length is None else min(longest, search.max_length)
 
 
-@partial(jax.jit, static_argnames=("models", "search", "max_length", "ids", "backend"))
+@partial(jax.jit, static_argnames=("models", "search", "max_length", "ids", "backend", "shards"))
 def _search(
     params: tuple[Params, ...],
     source: Array,
@@ -153,39 +160,44 @@ def _search(
     max_length: int,
     ids: SearchIds,
     backend: Backend,
+    shards: int,
 ) -> Hypotheses:
-    members = [_decoder(*member, source, source_mask) for member in zip(models, params, strict=True)]
-    step, cache = mean_step(members)
-    rows, width = source.shape
-    schedule = backend.schedule(width, rows, max_length)
     constrain = _constraints(search, ids)
     settled = {"max_length": max_length, "pad_id": ids.pad_id, "start_id": ids.start_id, "end_id": ids.end_id}
-    if search.sample:
-        number = search.num_best
-        return sample(
+
+    def search_rows(replicated: tuple[tuple[Params, ...], Array], rows: tuple[Array, ...]) -> Hypotheses:
+        (params, seed), (source, source_mask, max_lengths, numbers) = replicated, rows
+        members = [_decoder(*member, source, source_mask) for member in zip(models, params, strict=True)]
+        step, cache = mean_step(members)
+        schedule = backend.schedule(source.shape[1], source.shape[0], max_length)
+        if search.sample:
+            return sample(
+                step,
+                cache,
+                max_lengths,
+                numbers,
+                **settled,
+                num_samples=search.num_best,
+                seed=seed,
+                constrain=constrain,
+                schedule=schedule,
+            )
+        return beam_search(
             step,
             cache,
             max_lengths,
-            numbers,
             **settled,
-            num_samples=number,
-            seed=seed,
+            beam_size=search.beam_size,
+            length_penalty=search.length_penalty,
+            length_penalty_form=search.length_penalty_form,
+            num_best=search.num_best,
             constrain=constrain,
             schedule=schedule,
+            top_k=backend.top_k,
         )
-    return beam_search(
-        step,
-        cache,
-        max_lengths,
-        **settled,
-        beam_size=search.beam_size,
-        length_penalty=search.length_penalty,
-        length_penalty_form=search.length_penalty_form,
-        num_best=search.num_best,
-        constrain=constrain,
-        schedule=schedule,
-        top_k=backend.top_k,
-    )
+
+    rows = source, source_mask, max_lengths, numbers
+    return devices.map_rows(search_rows, (params, seed), rows, shards)
 
 
 def _decoder(model: Transformer, params: Params, source: Array, source_mask: Array) -> Member:

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from transformer import devices
 from transformer.data.lengths import check_pairs
 from transformer.data.rows import of_one_width, pad
 from transformer.data.tokenizer import Tokenizer
@@ -68,9 +69,10 @@ def batches(
     pairs, backend = _tokenize(tokenizer, sources, targets, positions), default_backend()
     lengths = np.maximum(pairs.source_lengths, pairs.target_lengths)
     tokens = batch_tokens or backend.batch_tokens
-    parts = of_one_width(lengths, backend.widths(positions), tokens, backend.row_divisor)
+    shards = devices.count()
+    parts = of_one_width(lengths, backend.widths(positions), tokens, backend.row_divisor, shards)
     for width, rows, chosen in checked(parts):
-        yield chosen, _pad(pairs, chosen, rows, width, width, tokenizer)
+        yield chosen, _pad(pairs, chosen, rows * shards, width, width, tokenizer)
 
 
 def _pad(pairs: TokenPairs, chosen: np.ndarray, rows: int, S: int, T: int, tokenizer: Tokenizer) -> Batch:
@@ -114,16 +116,16 @@ def token_log_probabilities(
     Args:
         models: The architecture of each model.
         params: The parameters of each model.
-        batch: Sentence pairs, one per row.
+        batch: Sentence pairs, one per row. The local devices share the rows evenly.
 
     Returns:
         Log-probabilities in nats. The values at padding are meaningless.
     """
-    B, T = batch.target_output.shape
-    # The logits of all rows would need too much memory, so they are computed for a few rows at a time.
-    rows = max(rows for rows in range(1, B + 1) if B % rows == 0 and (rows == 1 or rows * T <= LOGITS))
 
-    def of_model(model: Transformer, params: Params) -> Any:
+    def of_model(model: Transformer, params: Params, batch: Batch) -> Any:
+        B, T = batch.target_output.shape
+        # The logits of all rows would need too much memory, so they are computed for a few rows at a time.
+        rows = max(rows for rows in range(1, B + 1) if B % rows == 0 and (rows == 1 or rows * T <= LOGITS))
         hidden: Any = model.apply(params, batch, method="hidden")
 
         def of_rows(part: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -133,7 +135,10 @@ def token_log_probabilities(
         parts = hidden.reshape(-1, rows, T, hidden.shape[-1]), batch.target_output.reshape(-1, rows, T)
         return jax.lax.map(of_rows, parts).reshape(B, T)
 
-    return log_mean([of_model(*member) for member in zip(models, params, strict=True)])
+    def of_members(params: tuple[Params, ...], batch: Batch) -> jax.Array:
+        return log_mean([of_model(*member, batch) for member in zip(models, params, strict=True)])
+
+    return devices.map_rows(of_members, params, batch, devices.count())
 
 
 @partial(jax.jit, static_argnums=0)

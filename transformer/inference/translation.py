@@ -5,9 +5,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
+from transformer import devices
 from transformer.config import SearchConfig
 from transformer.data.lengths import check_lengths
 from transformer.data.text import check_text, split_text
@@ -95,7 +95,7 @@ def translated_windows(
     members: Members, tokenizer: Tokenizer, sentences: Iterable[str], search: SearchConfig
 ) -> Iterator[Window]:
     """Translates like `translations`, but yields one window at a time."""
-    members = tuple((model, jax.device_put(params)) for model, params in members)
+    members = tuple((model, devices.share(params)) for model, params in members)
     ids = search_ids(tokenizer, search)
 
     def translate_chunks(sources: Sequence[Sequence[int]], numbers: np.ndarray) -> list[list[Translation]]:

@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Int
 
-from transformer import parameters
+from transformer import devices, parameters
 from transformer.config import Config, SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
@@ -275,7 +274,7 @@ def load(
     steps, params = load_chosen(run_dir, checkpoint, average, tokenizer.fingerprint, say)
     model = Transformer(config.model, dtype=jnp.dtype(compute_dtype))
     parameters.require_fit(model, params, f"The parameters in {run_dir}")
-    return Translator(config, model, jax.device_put(params), tokenizer, checkpoints=tuple(steps))
+    return Translator(config, model, devices.share(params), tokenizer, checkpoints=tuple(steps))
 
 
 def ensemble(translators: Sequence[Translator]) -> Translator:

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int, Shaped
 
 from transformer.ops.backward import Products, custom_vjp
 from transformer.ops.loss import cross_entropy as plain_cross_entropy
-from transformer.ops.loss import in_chunks
+from transformer.ops.loss import in_chunks, logits_of
+from transformer.ops.mapped import AxisName, highest, num_parts, once, own_rows, total
 
 
 class Logits(NamedTuple):
@@ -19,11 +20,12 @@ class Logits(NamedTuple):
 
     Attributes:
         dtype: Dtype in which the logits are stored; None for that of `hidden`.
-        softmax: Function of logits [N, V]. It returns probabilities in float32, and the log of each denominator [N, 1].
+        softmax: Function of logits [N, V] and the name of the axis over which V is split. It returns probabilities in
+            float32, and the log of each denominator [N, 1].
     """
 
     dtype: DTypeLike | None
-    softmax: Callable[[Array], tuple[Array, Array]]
+    softmax: Callable[[Array, AxisName], tuple[Array, Array]]
 
 
 def cross_entropy(
@@ -37,6 +39,7 @@ def cross_entropy(
     label_smoothing: float | Float[Array, ""] = 0.0,
     chunk: int,
     logits: Logits,
+    axis_name: AxisName = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Computes `ops.cross_entropy`, forming each chunk's logits only once.
 
@@ -47,25 +50,25 @@ def cross_entropy(
     """
     if isinstance(label_smoothing, Array):
         options: Any = {"label_smoothing": label_smoothing, "chunk": chunk, "precision": products.precision}
-        return plain_cross_entropy(hidden, embedding, bias, targets, mask, **options)
+        return plain_cross_entropy(hidden, embedding, bias, targets, mask, axis_name=axis_name, **options)
     chunks = in_chunks(hidden, targets, mask, chunk)
-    settings = Settings(products, logits, label_smoothing)
-    return _loss_sum(settings, chunks, embedding, bias), mask.sum(dtype=jnp.float32)
+    settings = Settings(products, logits, label_smoothing, axis_name)
+    return _loss_sum(settings, chunks, embedding, bias), once(mask.sum(dtype=jnp.float32), axis_name)
 
 
-def softmax_with_stored_exponentials(logits: Array) -> tuple[Array, Array]:
+def softmax_with_stored_exponentials(logits: Array, axis_name: AxisName = None) -> tuple[Array, Array]:
     """Computes each exponential once, for both the sum and the quotient, and so stores them all."""
-    top = logits.max(axis=-1, keepdims=True)
+    top = highest(logits.max(axis=-1, keepdims=True), axis_name)
     exponentials = jnp.exp(logits - top)
-    total = exponentials.sum(axis=-1, keepdims=True)
-    return exponentials / total, jnp.log(total) + top
+    denominator = total(exponentials.sum(axis=-1, keepdims=True), axis_name)
+    return exponentials / denominator, jnp.log(denominator) + top
 
 
-def softmax_with_recomputed_exponentials(logits: Array) -> tuple[Array, Array]:
+def softmax_with_recomputed_exponentials(logits: Array, axis_name: AxisName = None) -> tuple[Array, Array]:
     """Computes each exponential twice and stores none: reading the logits again takes less time."""
     logits = logits.astype(jnp.float32)
-    top = logits.max(axis=-1, keepdims=True)
-    log_total = jnp.log(jnp.exp(logits - top).sum(axis=-1, keepdims=True)) + top
+    top = highest(logits.max(axis=-1, keepdims=True), axis_name)
+    log_total = jnp.log(total(jnp.exp(logits - top).sum(axis=-1, keepdims=True), axis_name)) + top
     return jnp.exp(logits - log_total), log_total
 
 
@@ -75,24 +78,25 @@ class Settings(NamedTuple):
     products: Products
     logits: Logits
     label_smoothing: float
+    axis_name: AxisName
 
 
 def _chunk_loss(
     settings: Settings, chunk: tuple[Array, Array, Array], embedding: Array, bias: Array | None
 ) -> tuple[Array, Array]:
     """Computes the loss of one chunk, and its gradient with respect to the logits."""
-    (hidden, targets, mask), smoothing, size = chunk, settings.label_smoothing, embedding.shape[0]
+    (hidden, targets, mask), smoothing, axis_name = chunk, settings.label_smoothing, settings.axis_name
+    own, size = embedding.shape[0], embedding.shape[0] * num_parts(axis_name)
     logits = settings.products.dot(hidden, embedding, (1, 1), 0, settings.logits.dtype or hidden.dtype)
     logits = logits if bias is None else (logits + bias).astype(logits.dtype)
-    probabilities, log_total = settings.logits.softmax(logits)
-    true_logit = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0].astype(jnp.float32)
-    expected = (1.0 - smoothing) * true_logit
+    probabilities, log_total = settings.logits.softmax(logits, axis_name)
+    expected = (1.0 - smoothing) * logits_of(targets, logits, axis_name).astype(jnp.float32)
     if smoothing:
         # The mean of the logits, from the mean of the embedding's rows: the logits are not read for it.
         mean = (hidden.astype(jnp.float32) * embedding.astype(jnp.float32).mean(0)).sum(-1)
-        expected += smoothing * (mean if bias is None else mean + bias.mean())
-    loss = jnp.sum((log_total[:, 0] - expected) * mask)
-    is_true = jnp.arange(size) == targets[:, None]
+        expected += smoothing * (own / size) * (mean if bias is None else mean + bias.mean())
+    loss = jnp.sum((once(log_total[:, 0], axis_name) - expected) * mask)
+    is_true = jnp.arange(own) == own_rows(targets, own, axis_name)[0][:, None]
     wanted = jnp.where(is_true, 1.0 - smoothing, 0.0) + smoothing / size
     return loss, (probabilities - wanted) * mask[:, None]
 
@@ -101,8 +105,8 @@ def _chunk_loss(
 def _loss_sum(settings: Settings, chunks: tuple[Array, Array, Array], embedding: Array, bias: Array | None) -> Array:
     embedding, bias = embedding.astype(chunks[0].dtype), _in_float32(bias)
 
-    def add(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        return total + _chunk_loss(settings, chunk, embedding, bias)[0], None
+    def add(loss: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        return loss + _chunk_loss(settings, chunk, embedding, bias)[0], None
 
     return lax.scan(add, jnp.zeros(()), chunks)[0]
 
@@ -114,18 +118,18 @@ def _loss_sum_forward(
     dot, move_axis = settings.products.dot, settings.products.move_axis
 
     def add(sums: tuple[Array, Array, Array | None], chunk: tuple[Array, Array, Array]) -> tuple[tuple, Array]:
-        total, dweights, doffset = sums
+        total_loss, dweights, doffset = sums
         loss, dlogits = _chunk_loss(settings, chunk, weights, offset)
         dlogits = dlogits.astype(weights.dtype)
         dhidden = dot(dlogits, weights, (1, 0), 0, weights.dtype)
         dweights += dot(move_axis(chunk[0], -1, 0), dlogits, (1, 0), 0, jnp.float32)
         doffset = None if doffset is None else doffset + dlogits.sum(0, dtype=jnp.float32)
-        return (total + loss, dweights, doffset), dhidden
+        return (total_loss + loss, dweights, doffset), dhidden
 
     zeros: Any = jnp.zeros(()), jnp.zeros(weights.shape[::-1]), None if offset is None else jnp.zeros(offset.shape)
-    (total, dweights, doffset), dhidden = lax.scan(add, zeros, chunks)
+    (loss, dweights, doffset), dhidden = lax.scan(add, zeros, chunks)
     dbias = None if bias is None else doffset.astype(bias.dtype)
-    return total, (dhidden, dweights.T.astype(embedding.dtype), dbias)
+    return loss, (dhidden, dweights.T.astype(embedding.dtype), dbias)
 
 
 def _loss_sum_backward(settings: Settings, saved: tuple[Array, Array, Array | None], g: Array) -> Any:

@@ -20,10 +20,13 @@ class DropoutKey(NamedTuple):
     Attributes:
         stream: Hash of the seed and the step, and of the layer after `fold_in`.
         row: Number of each row within the batch of the step.
+        starts: Index of the first element along each further axis, if another device has those before it; 0 along
+            axes that are left out.
     """
 
     stream: UInt32[Array, ""]
     row: Int[Array, " B"]
+    starts: tuple[Int[Array, ""] | int, ...] = ()
 
 
 def dropout_key(seed: int, step: Int[Array, ""] | int, row: Int[Array | np.ndarray, " B"]) -> DropoutKey:
@@ -91,8 +94,11 @@ def keep_mask(
 ) -> Bool[Array, "B *axes"]:
     """Returns True where `dropout` keeps an element of an array of this shape."""
     word = _hash(_hash(key.stream, site), key.row)
-    for length in shape[1:]:
-        word = _hash(word[..., None], jnp.arange(length, dtype=jnp.uint32))
+    for axis, length in enumerate(shape[1:]):
+        index = jnp.arange(length, dtype=jnp.uint32)
+        if axis < len(key.starts):
+            index += jnp.asarray(key.starts[axis]).astype(jnp.uint32)
+        word = _hash(word[..., None], index)
     scaled = rate * 2.0**32
     return word >= (scaled.astype(jnp.uint32) if isinstance(scaled, Array) else jnp.uint32(round(scaled)))
 

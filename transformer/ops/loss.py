@@ -8,6 +8,7 @@ from jax import Array, lax
 from jaxtyping import Float, Int, Shaped
 
 from transformer.ops.linear import output_logits
+from transformer.ops.mapped import AxisName, highest, num_parts, once, own_rows, total
 from transformer.ops.masks import require_bool
 from transformer.ops.precision import MatmulPrecision
 
@@ -24,6 +25,7 @@ def cross_entropy(
     label_smoothing: float | Float[Array, ""] = 0.0,
     chunk: int = CHUNK,
     precision: MatmulPrecision = "float32",
+    axis_name: AxisName = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Computes the output layer and the label-smoothed loss (sections 3.4 and 5.4).
 
@@ -43,9 +45,13 @@ def cross_entropy(
         label_smoothing: Smoothing mass eps, in [0, 1). It may be traced.
         chunk: Number of tokens in a chunk, at least 1.
         precision: Precision of the output layer's products.
+        axis_name: Name of the mapped axis over whose devices the vocabulary is split, so that `embedding` and `bias`
+            have a device's own rows. None if they have all rows.
 
     Returns:
         The sum of the losses in nats, and the number of tokens that count. Both are float32; divide them for the mean.
+        If the vocabulary is split, they are the sums of what the devices return. So the gradient is that of the sum
+        over the devices.
 
     Raises:
         InputError: `mask` is not boolean.
@@ -53,17 +59,33 @@ def cross_entropy(
 
     @jax.checkpoint
     def chunk_loss(hidden: Array, targets: Array, mask: Array) -> Array:
-        log_probs = jax.nn.log_softmax(output_logits(hidden, embedding, bias, precision=precision), axis=-1)
-        expected = (1.0 - label_smoothing) * jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
+        logits = output_logits(hidden, embedding, bias, precision=precision)
+        logits -= highest(logits.max(axis=-1, keepdims=True), axis_name)
+        log_total = jnp.log(total(jnp.exp(logits).sum(axis=-1), axis_name))
+        expected = (1.0 - label_smoothing) * logits_of(targets, logits, axis_name)
         if isinstance(label_smoothing, Array) or label_smoothing:  # an array may be traced, and then has no truth value
-            expected += label_smoothing * log_probs.mean(axis=-1)
-        return -jnp.sum(expected * mask)
+            expected += label_smoothing * logits.sum(axis=-1) / (logits.shape[-1] * num_parts(axis_name))
+        return jnp.sum((once(log_total, axis_name) - expected) * mask)
 
-    def add(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        return total + chunk_loss(*chunk), None
+    def add(loss: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        return loss + chunk_loss(*chunk), None
 
-    total, _ = lax.scan(add, jnp.zeros(()), in_chunks(hidden, targets, mask, chunk))
-    return total, mask.sum(dtype=jnp.float32)
+    loss, _ = lax.scan(add, jnp.zeros(()), in_chunks(hidden, targets, mask, chunk))
+    return loss, once(mask.sum(dtype=jnp.float32), axis_name)
+
+
+def logits_of(targets: Int[Array, " N"], logits: Float[Array, "N V"], axis_name: AxisName) -> Float[Array, " N"]:
+    """Takes the logit of each true token, or 0 where another device has it.
+
+    Args:
+        targets: Ids of the true tokens.
+        logits: Logits of this device's tokens of the vocabulary.
+        axis_name: As in `cross_entropy`.
+    """
+    own, is_own = own_rows(targets, logits.shape[-1], axis_name)
+    # An id of another device may be out of range, and is clipped.
+    taken = jnp.take_along_axis(logits, own[:, None], axis=-1, mode=None if is_own is None else "clip")[:, 0]
+    return taken if is_own is None else jnp.where(is_own, taken, 0)
 
 
 def in_chunks(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Shaped
 
+from transformer.ops.mapped import AxisName, total
 from transformer.ops.masks import require_bool
 
 
@@ -71,7 +72,7 @@ def batch_norm(
     epsilon: float | Float[Array, ""] = 1e-6,
     momentum: float | Float[Array, ""],
     train: bool,
-    axis_name: str | None,
+    axis_name: AxisName,
 ) -> tuple[Float[Array, "B T D"], Float[Array, " D"], Float[Array, " D"]]:
     """Normalizes each feature over the tokens of the batch.
 
@@ -98,7 +99,7 @@ def batch_norm(
         momentum: Weight of the old running statistics in the new ones, in [0, 1]. It may be traced.
         train: Whether to normalize by the statistics of this batch and update the running ones. If False, the running
             statistics normalize, and are returned unchanged.
-        axis_name: Name of the mapped axis over whose devices the batch is split; None if `x` is the entire batch.
+        axis_name: Name of the mapped axes over whose devices the batch is split; None if `x` is the entire batch.
 
     Returns:
         The normalized features in the dtype of `x`, the new running mean, and the new running variance.
@@ -111,11 +112,11 @@ def batch_norm(
     mean, variance = running_mean, running_variance
     if train:
         tokens = mask[:, :, None]
-        count = _total(mask.sum(dtype=jnp.float32), axis_name)
+        count = total(mask.sum(dtype=jnp.float32), axis_name)
         safe_count = jnp.maximum(count, 1)
-        batch_mean = _total(jnp.where(tokens, x32, 0).sum((0, 1)), axis_name) / safe_count
+        batch_mean = total(jnp.where(tokens, x32, 0).sum((0, 1)), axis_name) / safe_count
         deviation = jnp.where(tokens, x32 - batch_mean, 0)
-        batch_variance = _total(jnp.square(deviation).sum((0, 1)), axis_name) / safe_count
+        batch_variance = total(jnp.square(deviation).sum((0, 1)), axis_name) / safe_count
         mean = jnp.where(count > 0, batch_mean, running_mean)
         variance = jnp.where(count > 0, batch_variance, running_variance)
         # Written as a step towards the batch's statistics, so that without tokens nothing changes, not even rounding.
@@ -123,7 +124,3 @@ def batch_norm(
         running_variance = running_variance + (1 - momentum) * (variance - running_variance)
     y = (x32 - mean) * jax.lax.rsqrt(variance + epsilon) * scale + bias
     return y.astype(x.dtype), running_mean, running_variance
-
-
-def _total(value: Array, axis_name: str | None) -> Array:
-    return value if axis_name is None else jax.lax.psum(value, axis_name)

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer import parameters
+from transformer import devices, parameters
 from transformer.checkpoint import Checkpoints
 from transformer.config import Config
 from transformer.counters import Counters
 from transformer.data.batches import Batches, iterate
 from transformer.interruption import Interrupted, check, checked
 from transformer.model import Transformer
-from transformer.shapes import Params
+from transformer.shapes import Batch, Params
 from transformer.stages import stage
 from transformer.training import loggers, nonfinite, parallel
 from transformer.training.metrics import MetricsLog, Progress, truncate
@@ -67,18 +67,22 @@ def train(
     model = Transformer(config.model, dtype=jnp.dtype(dtype))
     optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
     rate = learning_rate(config.optimizer, config.model.d_model, training.steps)
-    step_fn = parallel.map_train_step(partial(configured(config, model, optimizer), total=parallel.total))
-    eval_fn = parallel.map_eval_step(partial(eval_step, model=model, total=parallel.total))
+    strategy = parallel.choose(config.parallel, config.model)
+    own = model.clone(axes=strategy.axes)
+    step = configured(config, own, optimizer)
+    eval_fn = strategy.map_eval_step(partial(eval_step, model=own))
 
     def due(step: int, every: int) -> bool:
         return step % every == 0 or step == training.steps
 
     validate_every, save_every = training.validate_every, training.save_every or training.validate_every
     with stage("initializing the parameters"):
-        state = parallel.replicate(create_state(model, optimizer, config.seed, initial, training.freeze))
+        drawn = parameters.draw(model, config.seed) if initial is None else initial
+        state = strategy.create(lambda initial: create_state(model, optimizer, 0, initial, training.freeze), drawn)
         counters = Counters()
+    step_fn = strategy.map_train_step(step, state)
     print(f"model: {parameters.count(state.params):,} parameters{_frozen(state.params, training.freeze)}")
-    peak = peak_flops(parallel.device_kinds(), dtype)
+    peak = peak_flops(devices.kinds(), dtype)
     S, T, rows = train_batches.shape
     positions = (S + T) * rows
     shortest_step = None if peak is None else step_flops(config.model, S, T, rows) / peak
@@ -144,7 +148,7 @@ def train(
             with progress.pause():
                 if due(step, validate_every) and validation_batches is not None:
                     with stage("validating", progress.print):
-                        scores["validation_loss"] = validate(eval_fn, state, validation_batches)
+                        scores["validation_loss"] = validate(eval_fn, strategy.split, state, validation_batches)
                     if not math.isfinite(scores["validation_loss"]):
                         raise nonfinite.diverged(checkpoints, step, f"validation loss {scores['validation_loss']}")
                     counters = counters.after_validation(scores["validation_loss"])
@@ -173,7 +177,7 @@ def train(
             wait = lambda: jax.block_until_ready(state)  # noqa: E731
             for step, batch in traced(steps, profile, Path(config.run_dir) / "profile", wait, progress.print):
                 check()
-                state, metrics = step_fn(state, parallel.split(batch, training.accumulation_steps))
+                state, metrics = step_fn(state, strategy.split(batch, training.accumulation_steps))
                 made, scores = step, {}
                 if pending is not None:
                     counters = record_step(counters, *pending)  # one step late: the device never waits for the host
@@ -208,13 +212,13 @@ def _frozen(params: Params, freeze: Sequence[str]) -> str:
     return f", {parameters.count({'params': frozen}):,} of them frozen" if frozen else ""
 
 
-def validate(eval_fn: Callable, state: TrainState, batches: Batches) -> float:
+def validate(eval_fn: Callable, split: Callable[[Batch], Batch], state: TrainState, batches: Batches) -> float:
     """The mean unsmoothed loss over one epoch, in nats per target token.
 
     Raises:
         Interrupted: A deferred signal has arrived.
     """
     numbers = checked(range(batches.per_epoch))
-    sums = [eval_fn(state.params, parallel.split(batches[n])) for n in numbers]
+    sums = [eval_fn(state.params, split(batches[n])) for n in numbers]
     total = jax.tree.map(lambda *values: float(np.sum([float(v) for v in checked(values)])), *sums)
     return total["loss_sum"] / total["target_tokens"]

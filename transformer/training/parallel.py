@@ -1,37 +1,66 @@
-"""Data parallelism over the local devices.
+"""Data parallelism over the local devices, and the choice between it and a mesh.
 
-No other file knows how many devices there are. A step is a pure function of one device's share of the batch, and
-`jax.pmap` maps it over the devices. The state is replicated: pmap maps it over no axis, so it enters and leaves as
-plain arrays without a leading device axis. A checkpoint therefore does not depend on how many devices wrote it.
+A step is a pure function of one device's share of the batch, and `jax.pmap` maps it over the devices. The state is
+replicated: pmap maps it over no axis, so it enters and leaves as plain arrays without a leading device axis. A
+checkpoint therefore does not depend on how many devices wrote it.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from transformer.shapes import DEVICES, Batch
-
-
-def num_devices() -> int:
-    """The number of local devices that share a batch."""
-    return jax.local_device_count()
-
-
-def device_kinds() -> list[str]:
-    """The kind of each local device as JAX names it, such as `NVIDIA H200`."""
-    return [device.device_kind for device in jax.local_devices()]
+from transformer import devices
+from transformer.axes import ALONE
+from transformer.config import ModelConfig, ParallelConfig
+from transformer.devices import replicate
+from transformer.shapes import DEVICES, Batch, Params
+from transformer.training.mesh import MeshStrategy, deal
+from transformer.training.sharding import mesh_sizes
 
 
-def replicate(state: Any) -> Any:
-    """Copies the state to all local devices, as `map_train_step` returns it.
+class PmapStrategy:
+    """The entire model on each local device, and a part of each batch.
 
-    Without this, the step would be compiled twice, once for the initial sharding and once for its own.
+    `MeshStrategy` has the same attributes and methods.
     """
-    return jax.device_put(state, NamedSharding(Mesh(jax.local_devices(), (DEVICES,)), PartitionSpec()))
+
+    axes = ALONE
+
+    @property
+    def num_shards(self) -> int:
+        return devices.count()
+
+    def create(self, init: Callable[[Params], Any], params: Params) -> Any:
+        return replicate(init(params))
+
+    def map_train_step(self, step: Callable[..., tuple[Any, Any]], state: Any) -> Callable[..., tuple[Any, Any]]:
+        return map_train_step(partial(step, total=total))
+
+    def map_eval_step(self, step: Callable[..., Any]) -> Callable[[Params, Batch], Any]:
+        return map_eval_step(partial(step, total=total))
+
+    def split(self, batch: Batch, accumulation_steps: int | None = None) -> Batch:
+        return split(batch, accumulation_steps)
+
+
+def choose(config: ParallelConfig, model: ModelConfig) -> PmapStrategy | MeshStrategy:
+    """Chooses how the local devices train a model.
+
+    Args:
+        config: The settings.
+        model: Architecture of the model.
+
+    Raises:
+        InputError: The mesh has another number of devices, or does not divide what it splits.
+    """
+    if config.uses_mesh:
+        return MeshStrategy(config, model, devices.local())
+    mesh_sizes(config.data, 1, 1, devices.count())
+    return PmapStrategy()
 
 
 def total(tree: Any) -> Any:
@@ -68,11 +97,5 @@ def split(batch: Batch, accumulation_steps: int | None = None) -> Batch:
 
     Returns: A batch [devices, accumulation_steps, B, ...], or [devices, B, ...] if `accumulation_steps` is None.
     """
-    devices = num_devices()
-    leading = (devices,) if accumulation_steps is None else (devices, accumulation_steps)
-
-    def deal(x: np.ndarray) -> np.ndarray:
-        dealt = x.reshape(-1, *leading, *x.shape[1:])
-        return np.ascontiguousarray(np.moveaxis(dealt, 0, len(leading)))
-
-    return jax.tree.map(lambda x: deal(np.asarray(x)), batch)
+    leading = (devices.count(),) if accumulation_steps is None else (devices.count(), accumulation_steps)
+    return jax.tree.map(lambda x: np.ascontiguousarray(deal(x, leading)), batch)

@@ -86,7 +86,7 @@ def batch_loss(
         statistics (the variables in `params` that are not parameters).
     """
     (loss, count), updated = model.apply(
-        params,
+        model.axes.gather(params),
         batch,
         label_smoothing=label_smoothing,
         dropout=dropout,
@@ -121,6 +121,7 @@ def train_step(
     freeze: Sequence[str] = (),
     skip: bool = False,
     total: Callable[[Any], Any] = lambda tree: tree,
+    shard: Callable[[Callable], Callable] = lambda function: function,
 ) -> tuple[TrainState, Metrics]:
     """Makes one optimizer update.
 
@@ -142,6 +143,9 @@ def train_step(
         skip: Whether to leave everything but the number of steps as it is if one of `FINITE` is not finite. The
             learning rate and Adam's bias correction then continue as if this batch had not been there.
         total: Sums a tree of arrays over the devices.
+        shard: Maps a function of (trained parameters, frozen ones, other variables, step, batch) over the devices of a
+            mesh. The function returns the gradient, and a tree that is the same on all devices. The default calls it on
+            one device.
 
     Returns: The new state, and the metrics: sums of the loss in nats, target tokens and source tokens, and the norms of
         the gradient and of the update (see `norms`). The gradient is measured before it is clipped.
@@ -159,31 +163,38 @@ def train_step(
     variables = dict(state.params)
     trained, frozen = parameters.split(variables.pop("params"), freeze)
 
-    def gradient_of(variables: Params, micro_batch: Batch) -> tuple[Any, Params]:
-        key = dropout_key(seed, state.step, micro_batch.row)
-        (loss, (count, variables)), gradient = jax.value_and_grad(
-            lambda trained: batch_loss(
-                model,
-                {"params": parameters.merge(trained, frozen), **variables},
-                micro_batch,
-                label_smoothing=label_smoothing,
-                dropout=key,
-            ),
-            has_aux=True,
-        )(trained)
-        return (gradient, loss, count), variables
+    def summed_gradient(trained: Params, frozen: Params, variables: Params, step: Array, batch: Batch) -> Any:
+        def gradient_of(variables: Params, micro_batch: Batch) -> tuple[Any, Params]:
+            key = dropout_key(seed, step, micro_batch.row)
+            (loss, (count, variables)), gradient = jax.value_and_grad(
+                lambda trained: batch_loss(
+                    model,
+                    {"params": parameters.merge(trained, frozen), **variables},
+                    micro_batch,
+                    label_smoothing=label_smoothing,
+                    dropout=key,
+                ),
+                has_aux=True,
+            )(trained)
+            return (gradient, loss, count), variables
 
-    def accumulate(carry: tuple[Any, Params], micro_batch: Batch) -> tuple[tuple[Any, Params], None]:
-        sums, variables = carry
-        own, variables = gradient_of(variables, micro_batch)
-        return (jax.tree.map(jnp.add, sums, own), variables), None
+        def accumulate(carry: tuple[Any, Params], micro_batch: Batch) -> tuple[tuple[Any, Params], None]:
+            sums, variables = carry
+            own, variables = gradient_of(variables, micro_batch)
+            return (jax.tree.map(jnp.add, sums, own), variables), None
 
-    if batch.row.shape[0] == 1:
-        sums, variables = gradient_of(variables, jax.tree.map(lambda x: x[0], batch))
-    else:
-        zeros = jax.tree.map(jnp.zeros_like, trained), jnp.zeros(()), jnp.zeros(())
-        (sums, variables), _ = lax.scan(accumulate, (zeros, variables), batch)
-    (gradient, loss, count), source_tokens = total((sums, batch.source_mask.sum(dtype=jnp.float32)))
+        if batch.row.shape[0] == 1:
+            sums, variables = gradient_of(variables, jax.tree.map(lambda x: x[0], batch))
+        else:
+            zeros = jax.tree.map(jnp.zeros_like, trained), jnp.zeros(()), jnp.zeros(())
+            (sums, variables), _ = lax.scan(accumulate, (zeros, variables), batch)
+        source_tokens = model.axes.once(batch.source_mask.sum(dtype=jnp.float32))
+        (gradient, loss, count), source_tokens = total((sums, source_tokens))
+        return gradient, (loss, count, source_tokens, variables)
+
+    gradient, (loss, count, source_tokens, variables) = shard(summed_gradient)(
+        trained, frozen, variables, state.step, batch
+    )
     gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), gradient)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, trained)
     updated: Any = optax.apply_updates(trained, updates)

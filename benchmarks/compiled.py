@@ -54,7 +54,7 @@ def parse_options() -> tuple[argparse.Namespace, Config]:
     parser.add_argument(
         "--target", required=True, help="local, h100, h100xN (N cards in one machine), or a TPU like v5e:2x2"
     )
-    parser.add_argument("--batch", metavar="ROWSxLENGTH", help="batch per device (default: from the config)")
+    parser.add_argument("--batch", metavar="ROWSxLENGTH", help="batch of each part (default: from the config)")
     parser.add_argument("--layers", type=int, help="number of encoder layers, and also of decoder layers")
     parser.add_argument("--unroll", type=int, help="value of --model.scan-unroll")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
@@ -80,11 +80,13 @@ def run(options: argparse.Namespace, config: Config) -> None:
     import jax
 
     from transformer.planning.program import lower_step
+    from transformer.training.arrangement import arrange
 
     dtype = "float32" if config.model.dtype == "float32" else "bfloat16"
     devices = devices_of(target)
     try:
-        rows, length = batch_shape(options.batch, config, len(devices))
+        shards = arrange(config.parallel, config.model, len(devices)).num_shards
+        rows, length = batch_shape(options.batch, config, shards)
         print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr, flush=True)
         start = time.perf_counter()
         lowered = lower_step(config, dtype, devices, rows, length, length)
@@ -122,12 +124,12 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
 
 def batch_shape(given: str | None, config: Config, devices: int) -> tuple[int, int]:
-    """Rows of a batch per device, and tokens per row on each side.
+    """Rows of each part of a batch, and tokens per row on each side.
 
     Args:
         given: ROWSxLENGTH, or None for the largest batch that the config allows.
         config: The experiment.
-        devices: Number of devices that share a batch.
+        devices: Number of devices that each have a part of the batch: on a mesh, those along `data` and `fsdp`.
 
     Raises: InputError if the config allows no batch, or if `given` is malformed or does not fit the config.
     """

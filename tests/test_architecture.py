@@ -146,14 +146,15 @@ def test_analysis_does_not_train() -> None:
 
 
 def test_only_one_room_counts_devices() -> None:
-    """The strategies of training and `devices.map_rows` arrange them; nothing else depends on how many there are."""
+    """The strategies of training and `devices.map_rows` arrange them, and `planning/program.py` those of a target."""
     counting, arranging = (
         {"device_count", "local_device_count", "local_devices"},
         {"Mesh", "make_mesh", "shard_map", "pmap"},
     )
     assert [file for file in FILES if names(file) & counting] == [PACKAGE / "devices.py"]
     known = {file.relative_to(PACKAGE).as_posix() for file in FILES if names(file) & arranging}
-    assert known == {"devices.py", "training/mesh.py", "training/parallel.py", "config/parallel.py"}
+    own = {f"training/{name}.py" for name in ("mesh", "parallel")}
+    assert known == {"devices.py", "config/parallel.py", "planning/program.py"} | own
 
 
 def test_no_room_is_a_lumber_room() -> None:

@@ -81,7 +81,9 @@ def test_fields_that_change_no_step_may_change():
     free = {"log_every": 7, "validate_every": 8, "save_every": 9, "save_minutes": 1.0, "validation_bleu": True}
     now = replace(now, "training", **free, patience=3, keep_last=2, accumulation_steps=2)
     now = replace(replace(now, "model", scan_unroll=1), "search", beam_size=1, long_input="refuse")
+    now = replace(now, "parallel", strategy="mesh", data=2, fsdp=4, tensor=-1)
     names = {"average", "compilation_cache", "model.scan_unroll", "search.beam_size", "search.long_input"}
+    names |= {f"parallel.{name}" for name in ("strategy", "data", "fsdp", "tensor")}
     names |= {f"training.{name}" for name in (*free, "patience", "keep_last", "accumulation_steps")}
     assert set(changes(before, now, 1000)) == names
 

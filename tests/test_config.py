@@ -12,6 +12,7 @@ from transformer.config import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
+    ParallelConfig,
     ScoresConfig,
     SearchConfig,
     TokenizerConfig,
@@ -102,6 +103,9 @@ CHECKS: list[tuple[Any, dict[str, Any], str]] = [
     (TrainingConfig, {"save_minutes": 0.0}, r"training\.save_minutes must be positive, but is 0\.0"),
     (TrainingConfig, {"pack_length": 1}, r"training\.pack_length must be at least 2, but is 1"),
     (TrainingConfig, {"label_smoothing": 1.0}, r"training\.label_smoothing must be in \[0, 1\), but is 1\.0"),
+    (ParallelConfig, {"fsdp": 0}, r"parallel\.fsdp must be at least 1, or -1 for all devices that are left, but is 0"),
+    (ParallelConfig, {"data": -1, "fsdp": -1}, r"At most one of parallel\.data, .* may be -1"),
+    (ParallelConfig, {"strategy": "pmap", "tensor": 2}, r"parallel\.fsdp is 1 and parallel\.tensor is 2\. Leave out"),
     (SearchConfig, {"beam_size": 0}, r"search\.beam_size must be at least 1, but is 0"),
     (SearchConfig, {"extra_length": 0}, r"search\.extra_length must be at least 1, but is 0"),
     (SearchConfig, {"batch_tokens": 0}, r"search\.batch_tokens must be at least 1, but is 0"),
@@ -200,7 +204,7 @@ def test_help_texts_are_wrapped_for_a_terminal_of_80_columns():
     """tyro keeps the line breaks of a field's docstring, and indents it so that 70 columns are left."""
     texts = []
     parts = [DataConfig, ModelConfig, OptimizerConfig, ScoresConfig, SearchConfig, TokenizerConfig, TrainingConfig]
-    for part in (Config, *parts):
+    for part in (Config, ParallelConfig, *parts):
         [cls] = ast.parse(inspect.getsource(part)).body
         assert isinstance(cls, ast.ClassDef)
         texts += [ast.literal_eval(text.value) for text in cls.body[1:] if isinstance(text, ast.Expr)]

@@ -51,7 +51,8 @@ from transformer.runtime import (
 from transformer.shapes import Params
 from transformer.stages import stage
 from transformer.starts import Start, recorded
-from transformer.training import loop, parallel
+from transformer.training import loop
+from transformer.training.arrangement import arrange
 from transformer.training.loggers import require_packages
 from transformer.training.profile import require_steps
 
@@ -110,14 +111,15 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
         print(f"The run in {config.run_dir} is already trained.{again}", flush=True)
     pairs, tokens, tokenizer, about = read_inputs(config)
     dtype, reason = resolve_dtype(config.model.dtype)
-    strategy, number = parallel.choose(config.parallel, config.model), devices.count()
-    print(f"compute dtype: {dtype} ({reason}) on {number} device{'s' if number > 1 else ''}")
+    number = devices.count()
+    arrangement = arrange(config.parallel, config.model, number)
+    how = f", {arrangement}" if config.parallel.uses_mesh else ""
+    print(f"compute dtype: {dtype} ({reason}) on {number} device{'s' if number > 1 else ''}{how}")
     if (advice := unused_accelerator()) is not None:
         print(advice)
     with stage("packing the training pairs into rows"):
-        train_batches = training_batches(
-            config, tokens["train"], config.training.accumulation_steps * strategy.num_shards
-        )
+        multiple = config.training.accumulation_steps * arrangement.num_shards
+        train_batches = training_batches(config, tokens["train"], multiple)
     S, T, rows = train_batches.shape
     print(f"batch: {rows:,} rows of {S} source and {T} target tokens, {train_batches.padding:.1%} padding")
     steps, per_epoch = config.training.steps, train_batches.per_epoch
@@ -126,7 +128,7 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
         print(f"starting from {origin}")
     validation = evaluate = None
     if "validation" in tokens:
-        budget, shards = config.training.batch_tokens, strategy.num_shards
+        budget, shards = config.training.batch_tokens, arrangement.num_shards
         validation = Batches(tokens["validation"], config.tokenizer, tokens=budget, row_multiple=shards, seed=None)
         if config.training.validation_bleu:
             evaluate = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])

@@ -24,6 +24,7 @@ def plan(capsys: pytest.CaptureFixture[str], *options: str) -> dict:
 
 def test_sizes_and_flops_are_those_counted_by_hand(capsys: pytest.CaptureFixture[str], quick_compilation: None) -> None:
     made = plan(capsys, "--full-rows", "--training.accumulation-steps", "2")
+    assert (made["devices"], made["strategy"], made["shards"]) == (1, "pmap", 1)
     assert made["parameters"] == PARAMETERS
     assert made["parameter_bytes"] == 4 * PARAMETERS
     assert made["optimizer_bytes"] == 8 * PARAMETERS + 2 * 4  # two moments, and two counts of steps
@@ -46,7 +47,9 @@ def test_padding_is_that_of_the_data_and_a_departure_from_the_recipe_is_a_warnin
         (tmp_path / f"train.{side}").write_text("a b c d e f g\n" * 40, encoding="utf-8")
     files = ["--data.corpus", "files", "--data.train", str(tmp_path / "train.en"), str(tmp_path / "train.de")]
     files += ["--run-dir", str(tmp_path / "run")]
-    made = plan(capsys, *files)
+    made = plan(capsys, *files, "--parallel.strategy", "mesh")
+    assert (made["strategy"], made["shards"]) == ("mesh data=1 fsdp=1 tensor=1", 1)
+    assert made["optimizer_bytes"] == 8 * PARAMETERS + 2 * 4
     assert 0 < made["workload"]["padding"] < 1
     assert made["workload"]["per_epoch"] >= 1
     assert made["epochs"] == 50 / made["workload"]["per_epoch"]

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,15 +9,25 @@ import numpy as np
 import pytest
 
 from transformer import devices, parameters
-from transformer.config import ModelConfig, OptimizerConfig, ParallelConfig, SearchConfig
+from transformer.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    SearchConfig,
+    TrainingConfig,
+)
 from transformer.inference.backend import ACCELERATOR
 from transformer.inference.decoding import SearchIds, decode
 from transformer.inference.forced_decoding import token_log_probabilities
 from transformer.model import Transformer
+from transformer.planning.plan import bytes_per_device
+from transformer.planning.program import lower_step, state_shapes
 from transformer.training.mesh import MeshStrategy
 from transformer.training.optimizer import make_optimizer
 from transformer.training.sharding import spec
-from transformer.training.step import create_state, train_step
+from transformer.training.step import create_state
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
 GROUPS = {  # of devices that differ only along these axes
@@ -28,29 +37,49 @@ GROUPS = {  # of devices that differ only along these axes
     ("data", "fsdp", "tensor"): "{{0,1,2,3,4,5,6,7}}",
 }
 COLLECTIVE = re.compile(r" = (.*?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\(.*replica_groups=(\{\{.*?\}\})")
+# XLA abbreviates the groups of collectives that its partitioner adds, such as [2,4]<=[8].
+ADDED = re.compile(r" = (.*?) [\w-]+\(.*replica_groups=\[")
+
+
+def sizes_of(shapes: str) -> list[int]:
+    """Numbers of elements of arrays, scalars left out."""
+    return [int(np.prod([*map(int, dims.split(","))])) for dims in re.findall(r"\[([\d,]+)\]", shapes)]
 
 
 def collectives(program: str) -> dict[tuple[str, str], Counter]:
     """Numbers of elements of all results, by operation and groups of devices. Scalars are left out."""
     found: dict[tuple[str, str], Counter] = {}
     for shapes, operation, groups in COLLECTIVE.findall(program):
-        sizes = [int(np.prod([*map(int, dims.split(","))])) for dims in re.findall(r"\[([\d,]+)\]", shapes)]
-        found.setdefault((operation, groups), Counter()).update(size for size in sizes if size > 1)
+        found.setdefault((operation, groups), Counter()).update(size for size in sizes_of(shapes) if size > 1)
     return found
 
 
-def test_each_gradient_is_reduced_once(make_batch):
-    """Reduce-scatter and all-gather over `fsdp`, one all-reduce over what is left, and no logits in any of them."""
-    config = ModelConfig(1088, None, 16, 8, 48, 1, 1, max_positions=40, dtype="float32")
-    model, optimizer = Transformer(config), make_optimizer(OptimizerConfig(clip_norm=1.0), config.d_model, 20)
-    strategy = MeshStrategy(ParallelConfig("mesh", **SIZES), config, jax.devices())
+def test_each_gradient_is_reduced_once():
+    """Reduce-scatter and all-gather over `fsdp`, one all-reduce over what is left, and no logits in any of them.
+
+    This is the program of a plan: its state has the shapes and shardings of the one that training creates.
+    """
+    config = Config(
+        data=DataConfig(max_length=32),
+        model=ModelConfig(1088, None, 16, 8, 48, 1, 1, max_positions=40, dtype="float32"),
+        optimizer=OptimizerConfig(clip_norm=1.0),
+        training=TrainingConfig(steps=20, max_skipped_steps=1),
+        parallel=ParallelConfig("mesh", **SIZES),
+    )
+    model, optimizer = Transformer(config.model), make_optimizer(config.optimizer, config.model.d_model, 20)
+    strategy = MeshStrategy(config.parallel, config.model, jax.devices())
     init = lambda params: create_state(model, optimizer, 0, params)  # noqa: E731
     state = strategy.create(init, parameters.draw(model, 0))
-    assert jax.tree.map(lambda x: x.sharding, state) == strategy.shardings(state)
-    step = partial(train_step, model=model.clone(axes=strategy.axes), optimizer=optimizer, label_smoothing=0.1, seed=0)
-    batch = strategy.split(make_batch(0, rows=16, S=6, T=7, empty_rows=3), 1)
-    compiled = strategy.map_train_step(step, state).lower(state, batch).compile()
-    found = collectives(compiled.as_text() or "")
+    layout = lambda x: (x.shape, x.dtype, x.sharding)  # noqa: E731
+    planned = state_shapes(config, jax.devices())
+    assert jax.tree.map(layout, state) == jax.tree.map(layout, planned)
+    compiled = lower_step(config, "float32", jax.devices(), rows=4, S=6, T=7).compile()
+    program = compiled.as_text() or ""
+    found = collectives(program)
+    # XLA adds the sums of the norms of gradients and updates. A norm is a scalar, or has an element for each layer.
+    added = ADDED.findall(program)
+    assert added
+    assert {size for shapes in added for size in sizes_of(shapes)} <= {1}
 
     reduced, scattered, gathered = {}, Counter(), Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params["params"]):
@@ -71,7 +100,7 @@ def test_each_gradient_is_reduced_once(make_batch):
     assert {*activations} == {4 * 6 * 16, 4 * 7 * 16, 28}
     donated = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     plan: Any = compiled.memory_analysis()
-    assert plan.alias_size_in_bytes == donated
+    assert plan.alias_size_in_bytes == donated == bytes_per_device(planned)
 
 
 @pytest.mark.parametrize(

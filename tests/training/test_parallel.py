@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +12,9 @@ from transformer.config import ModelConfig, ParallelConfig
 from transformer.errors import InputError
 from transformer.model import Transformer
 from transformer.shapes import Batch
+from transformer.training.arrangement import Arrangement, arrange, mesh_sizes, require_divisible
 from transformer.training.parallel import MeshStrategy, PmapStrategy, choose, split
-from transformer.training.sharding import mesh_sizes, require_divisible, rules_of, spec
+from transformer.training.sharding import rules_of, spec
 
 SCRIPTS = ("tests/training/on_eight_devices.py", "tests/training/on_a_mesh.py")
 MODELS = {
@@ -85,16 +85,26 @@ def test_sizes_of_a_mesh():
 @pytest.mark.parametrize(
     ("sizes", "field"),
     [
-        ({"fsdp": 3, "tensor": 1}, "d_model"),
-        ({"fsdp": 1, "tensor": 3}, "num_heads"),
-        ({"fsdp": 1, "tensor": 16}, "num_heads"),
+        ({"fsdp": 3, "tensor": 1}, "d-model"),
+        ({"fsdp": 1, "tensor": 3}, "num-heads"),
+        ({"fsdp": 1, "tensor": 16}, "num-heads"),
     ],
 )
 def test_a_mesh_that_does_not_divide_the_model_is_refused(sizes, field):
-    with pytest.raises(InputError, match=rf"must divide model\.{field}, but"):
+    with pytest.raises(InputError, match=rf"must divide --model\.{field}, but"):
         require_divisible(ModelConfig(), sizes)
-    with pytest.raises(InputError, match=r"model\.vocabulary_size, but 37,001"):
+    with pytest.raises(InputError, match=r"--model\.vocabulary-size, but 37,001"):
         require_divisible(ModelConfig(vocabulary_size=37_001), {"fsdp": 1, "tensor": 2})
+
+
+def test_an_arrangement_has_a_strategy_sizes_and_parts_of_a_batch():
+    model = ModelConfig()
+    replicated, sharded = arrange(ParallelConfig(), model, 8), arrange(ParallelConfig(fsdp=2, tensor=2), model, 8)
+    assert (replicated, replicated.num_shards, str(replicated)) == (Arrangement("pmap", 8, 1, 1), 8, "pmap")
+    assert (sharded, sharded.num_shards) == (Arrangement("mesh", 2, 2, 2), 4)
+    assert str(sharded) == "mesh data=2 fsdp=2 tensor=2"
+    with pytest.raises(InputError, match=r"--parallel\.fsdp must divide --model\.d-model"):
+        arrange(ParallelConfig(fsdp=3), model, 3)
 
 
 def test_the_strategy_is_chosen_by_the_config():
@@ -104,7 +114,3 @@ def test_the_strategy_is_chosen_by_the_config():
     assert isinstance(choose(ParallelConfig("mesh"), model), MeshStrategy)
     with pytest.raises(InputError, match="cannot have"):
         choose(ParallelConfig(fsdp=64), model)
-    refused: list[dict[str, Any]] = [{"strategy": "pmap", "fsdp": 2}, {"data": -1, "fsdp": -1}, {"tensor": 0}]
-    for arguments in refused:
-        with pytest.raises(InputError, match=r"parallel\."):
-            ParallelConfig(**arguments)

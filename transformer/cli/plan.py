@@ -26,6 +26,7 @@ class PlanOptions(ConfigOptions):
         transformer plan --config base
         transformer plan --config wmt14_big --target h100
         transformer plan --config base --data.train a.en a.de --target v5e:2x2 --json
+        transformer plan --config wmt14_big --target v5e:4x8 --full-rows --parallel.fsdp 32
 
     Nothing is written, except tokens if there is a --data.cache."""
 
@@ -49,8 +50,11 @@ def main(arguments: list[str]) -> None:
     if dtype == "auto":
         dtype = resolve_dtype(dtype)[0] if target.backend == "local" else "bfloat16"
     devices = devices_of(target)
-    work = workload(config, len(devices), read=not options.full_rows)
     from transformer.planning.plan import make_plan
+    from transformer.training.arrangement import arrange
+
+    shards = arrange(config.parallel, config.model, len(devices)).num_shards
+    work = workload(config, shards, read=not options.full_rows)
 
     print(f"Compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr, flush=True)
     recipe = StartingPoint(options.config, options.init_from, options.run_dir).config_to_change()
@@ -58,19 +62,24 @@ def main(arguments: list[str]) -> None:
     print(plan.to_json() if options.json else plan.to_text())
 
 
-def workload(config: Config, devices: int, *, read: bool) -> "Workload":
-    """The batches of a run on a number of devices.
+def workload(config: Config, shards: int, *, read: bool) -> "Workload":
+    """The batches of a run.
 
     If the training data are not named, or not to be read, every row is full.
 
-    Raises: InputError if the data cannot be read, or if a batch is too small for the devices.
+    Args:
+        config: The experiment.
+        shards: Number of parts of a batch, which all have the same number of rows.
+        read: Whether to read the training data.
+
+    Raises: InputError if the data cannot be read, or if a batch is too small for its parts.
     """
     from transformer.data.corpus import splits
     from transformer.inputs import load_or_train_tokenizer, training_batches, training_tokens
     from transformer.planning.plan import Workload
     from transformer.run_dir import TOKENS
 
-    training, multiple = config.training, config.training.accumulation_steps * devices
+    training, multiple = config.training, config.training.accumulation_steps * shards
     length = training.pack_length or config.data.max_length
     if not read or "train" not in splits(config.data):
         rows = training.batch_tokens // length // multiple * multiple

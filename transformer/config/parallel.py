@@ -23,8 +23,8 @@ class ParallelConfig:
     all devices that the other two axes leave."""
     fsdp: Size = 1
     """Number of devices that store parameters, optimizer state and gradients
-    in shards, each with its part of a batch. Parameters are gathered where
-    they are used."""
+    in shards, each with its part of a batch. Parameters are gathered
+    where they are used."""
     tensor: Size = 1
     """Number of devices that share the heads, d_ff and the vocabulary, for
     the same part of a batch."""
@@ -45,3 +45,8 @@ class ParallelConfig:
     def uses_mesh(self) -> bool:
         """Whether the devices are arranged in a mesh."""
         return self.strategy == "mesh" or not self.fsdp == self.tensor == 1
+
+    @property
+    def resolved(self) -> Literal["pmap", "mesh"]:
+        """The strategy that is used, which is never `auto`."""
+        return "mesh" if self.uses_mesh else "pmap"

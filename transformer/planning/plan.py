@@ -5,19 +5,16 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from transformer.config import Config
-from transformer.model import Transformer
 from transformer.parameters import count
-from transformer.planning.program import Compiled, compile_step
+from transformer.planning.program import Compiled, compile_step, state_shapes
 from transformer.planning.targets import Target, device_memory
-from transformer.training.optimizer import make_optimizer
-from transformer.training.step import create_state
+from transformer.training.arrangement import arrange
 from transformer.training.utilization import peak_flops, step_flops
 
 PREALLOCATED = 0.75
@@ -54,6 +51,10 @@ class Plan:
     target: str
     devices: int
     device_kind: str
+    strategy: str
+    """How training is split over the devices: `pmap`, or a mesh with its sizes."""
+    shards: int
+    """Number of parts of a batch. Devices along the axis `tensor` share a part."""
     dtype: str
     parameters: int
     """Number of parameters."""
@@ -97,14 +98,15 @@ class Plan:
     def to_text(self) -> str:
         """The plan as aligned lines, each with its unit, and its warnings."""
         work = self.workload
-        pieces = self.devices * self.accumulation_steps
+        parts = self.shards * self.accumulation_steps
         per_update = work.positions * (1 - (work.padding or 0.0))
         known = "rows assumed to be full" if work.padding is None else f"{work.padding:.1%} padding"
         rows = [
             ("target", f"{self.devices} x {self.device_kind}, {self.dtype}"),
+            ("strategy", self.strategy if self.devices > 1 else None),
             ("parameters", f"{self.parameters:,}"),
             ("batch", f"{work.rows:,} rows of {work.S} source and {work.T} target tokens, {known}"),
-            ("on each device", f"{work.rows // pieces:,} rows at a time, {self.accumulation_steps} times an update"),
+            ("on each device", f"{work.rows // parts:,} rows at a time, {self.accumulation_steps} times an update"),
             ("tokens per update", f"{per_update:,.0f}, source and target"),
             ("parameters, optimizer", f"{_size(self.parameter_bytes)}, {_size(self.optimizer_bytes)}"),
             ("activations and other", _size(self.temporary_bytes)),
@@ -160,31 +162,35 @@ def make_plan(config: Config, dtype: str, target: Target, devices: Sequence[Any]
         work: The batches.
         tokens: `training.batch_tokens` of the recipe, with which the tokens of an update are compared.
 
-    Raises: InputError if XLA cannot compile the step, for another reason than too little memory.
+    Raises: InputError if the devices or the model do not fit the mesh of the config, or if XLA cannot compile the step
+        for another reason than too little memory.
     """
     training, number = config.training, len(devices)
-    compiled = compile_step(config, dtype, target, devices, work.rows // number, work.S, work.T)
+    arrangement = arrange(config.parallel, config.model, number)
+    compiled = compile_step(config, dtype, target, devices, work.rows // arrangement.num_shards, work.S, work.T)
+    sharing = number if devices[0].platform == "cpu" else 1  # simulated devices share the memory and cores of one CPU
     usable = device_memory(target, devices[0])
     if usable is not None and devices[0].platform in ("gpu", "cuda"):
         usable = int(PREALLOCATED * usable)
-    model = Transformer(config.model)
-    optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
-    state = jax.eval_shape(partial(create_state, model, optimizer, config.seed, freeze=training.freeze))
+    usable = usable and usable // sharing
+    state = state_shapes(config, devices)
     flops = step_flops(config.model, work.S, work.T, work.rows)
     real = work.positions * (1 - (work.padding or 0.0))
     peak = peak_flops([device.device_kind for device in devices], dtype)
     if peak is None and target.backend == "local":
-        peak = number * product_flops(dtype)
+        peak = number // sharing * product_flops(dtype)
     return Plan(
         target=target.name,
         devices=number,
         device_kind=devices[0].device_kind,
+        strategy=str(arrangement),
+        shards=arrangement.num_shards,
         dtype=dtype,
         parameters=count(state.params),
         workload=work,
         accumulation_steps=training.accumulation_steps,
-        parameter_bytes=_bytes(state.params),
-        optimizer_bytes=_bytes(state.optimizer_state),
+        parameter_bytes=bytes_per_device(state.params),
+        optimizer_bytes=bytes_per_device(state.optimizer_state),
         temporary_bytes=compiled.temporary,
         program_bytes=compiled.bytes,
         usable_bytes=usable,
@@ -214,18 +220,27 @@ def product_flops(dtype: str, size: int = 1024, repetitions: int = 5) -> float:
     return 2 * size**3 / min(seconds)
 
 
+def bytes_per_device(tree: Any) -> int:
+    """The bytes that one device has of a tree of shapes, dtypes and shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
 def _largest(
     config: Config, dtype: str, target: Target, devices: Sequence[Any], work: Workload, first: Compiled, usable: int
 ) -> int:
     """The largest `training.batch_tokens` that fits, if memory grows linearly with the rows."""
-    multiple = len(devices) * config.training.accumulation_steps
+    shards = work.rows // first.rows
+    multiple = shards * config.training.accumulation_steps
     other = work._replace(rows=max(multiple, work.rows // 2 // multiple * multiple))
     if other.rows == work.rows:
         other = work._replace(rows=2 * work.rows)
-    second = compile_step(config, dtype, target, devices, other.rows // len(devices), work.S, work.T)
+    second = compile_step(config, dtype, target, devices, other.rows // shards, work.S, work.T)
     per_row = (first.bytes - second.bytes) / (first.rows - second.rows)
     more = (usable - first.bytes) / per_row if per_row > 0 else 0.0
-    rows = max(0, math.floor(first.rows + more)) * len(devices)
+    rows = max(0, math.floor(first.rows + more)) * shards
     return rows // multiple * multiple * max(work.S, work.T)
 
 
@@ -253,7 +268,3 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {unit}"
     return f"{seconds:,.1f} s"
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.stages import Lowered
 
+from transformer import parameters
 from transformer.config import Config
 from transformer.errors import InputError
 from transformer.model import Transformer
@@ -20,8 +21,9 @@ from transformer.planning.products import never_run
 from transformer.planning.targets import Target
 from transformer.shapes import DEVICES, Batch
 from transformer.training import parallel
+from transformer.training.mesh import ROWS, MeshStrategy
 from transformer.training.optimizer import make_optimizer
-from transformer.training.step import configured, create_state
+from transformer.training.step import TrainState, configured, create_state
 
 
 class Compiled(NamedTuple):
@@ -45,30 +47,59 @@ class Compiled(NamedTuple):
 
 
 def lower_step(config: Config, dtype: str, devices: Sequence[Any], rows: int, S: int, T: int) -> Lowered:
-    """Lowers the training step, mapped over the devices as `pmap` maps it.
+    """Lowers the training step, mapped over the devices as `pmap` maps it, or over the mesh of the config.
 
     Args:
         config: The experiment.
         dtype: The compute dtype, `bfloat16` or `float32`.
         devices: The devices that the step runs on, as `targets.devices_of` returns them.
-        rows: Rows of the batch per device, a multiple of the accumulation steps.
+        rows: Rows of each part of the batch, a multiple of the accumulation steps. With `pmap`, each device has a part;
+            on a mesh, all devices along `tensor` share one.
         S, T: Source and target tokens of a row.
+
+    Raises: InputError if the devices or the model do not fit the mesh.
     """
     training, backend = config.training, devices[0].platform
     model = Transformer(config.model, dtype=jnp.dtype(dtype), backend="gpu" if backend == "cuda" else backend)
     optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
-    step = partial(configured(config, model, optimizer), total=parallel.total)
-    mesh = Mesh(np.array(devices), (DEVICES,))
-    replicated, split = P(), P(None, DEVICES)
-    mapped = jax.shard_map(step, mesh=mesh, in_specs=(replicated, split), out_specs=replicated, check_vma=False)
+    state = state_shapes(config, devices)
+    if config.parallel.uses_mesh:
+        strategy = MeshStrategy(config.parallel, config.model, devices)
+        step = configured(config, model.clone(axes=strategy.axes), optimizer)
+        mapped = strategy.map_train_step(step, state)
+        shards, split = strategy.num_shards, NamedSharding(strategy.mesh, P(None, ROWS))
+    else:
+        mesh, spec = Mesh(np.array(devices), (DEVICES,)), P(None, DEVICES)
+        own = partial(configured(config, model, optimizer), total=parallel.total)
+        mapped = jax.shard_map(own, mesh=mesh, in_specs=(P(), spec), out_specs=P(), check_vma=False)
+        mapped = jax.jit(mapped, donate_argnums=0)
+        shards, split = len(devices), NamedSharding(mesh, spec)
+    batch = packed_batch(training.accumulation_steps, rows * shards // training.accumulation_steps, S, T)
+    return mapped.lower(state, _sharded(batch, jax.tree.map(lambda _: split, batch)))
 
-    def shapes(tree: Any, spec: P) -> Any:
-        sharding = NamedSharding(mesh, spec)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    state = jax.eval_shape(partial(create_state, model, optimizer, config.seed, freeze=training.freeze))
-    batch = packed_batch(training.accumulation_steps, rows * len(devices) // training.accumulation_steps, S, T)
-    return jax.jit(mapped, donate_argnums=0).lower(shapes(state, replicated), shapes(batch, split))
+def state_shapes(config: Config, devices: Sequence[Any]) -> TrainState:
+    """The shapes, dtypes and shardings of the state of training.
+
+    Args:
+        config: The experiment.
+        devices: The devices that the state is replicated or sharded on.
+
+    Raises: InputError if the devices or the model do not fit the mesh.
+    """
+    training, model = config.training, Transformer(config.model)
+    optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
+    init = lambda params: create_state(model, optimizer, 0, params, training.freeze)  # noqa: E731
+    state = jax.eval_shape(init, parameters.shapes(model))
+    if config.parallel.uses_mesh:
+        return _sharded(state, MeshStrategy(config.parallel, config.model, devices).shardings(state))
+    replicated = NamedSharding(Mesh(np.array(devices), (DEVICES,)), P())
+    return _sharded(state, jax.tree.map(lambda _: replicated, state))
+
+
+def _sharded(tree: Any, shardings: Any) -> Any:
+    """The shapes and dtypes of a tree, with shardings."""
+    return jax.tree.map(lambda x, own: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=own), tree, shardings)
 
 
 def packed_batch(accumulation_steps: int, rows: int, S: int, T: int) -> Batch:

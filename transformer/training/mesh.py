@@ -5,21 +5,23 @@ mesh, and every collective in it is written out. The optimizer follows outside o
 partitions. `sharding.py` says which parameter is sharded over which axes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding
+from jax.experimental.mesh_utils import create_device_mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.stages import Wrapped
 
 from transformer.axes import Axes
 from transformer.config import ModelConfig, ParallelConfig
 from transformer.shapes import DEVICES, FSDP, TENSOR, Batch, Params
-from transformer.training.sharding import gather, mesh_sizes, require_divisible, spec, specs
+from transformer.training.arrangement import arrange
+from transformer.training.sharding import gather, spec, specs
 
 AXES = (DEVICES, FSDP, TENSOR)
 ROWS = (DEVICES, FSDP)  # axes over which the rows of a batch are split
@@ -29,11 +31,12 @@ class MeshStrategy:
     """Rows split over `data` and `fsdp`, parameters over `fsdp` and `tensor`.
 
     Attributes:
+        mesh: The devices.
         axes: How one device sees the model.
         num_shards: Number of parts of a batch.
     """
 
-    def __init__(self, config: ParallelConfig, model: ModelConfig, devices: list[Any]) -> None:
+    def __init__(self, config: ParallelConfig, model: ModelConfig, devices: Sequence[Any]) -> None:
         """Arranges the devices.
 
         Args:
@@ -44,11 +47,13 @@ class MeshStrategy:
         Raises:
             InputError: The sizes do not give this number of devices, or do not divide what they split.
         """
-        data, fsdp, tensor = mesh_sizes(config.data, config.fsdp, config.tensor, len(devices))
-        require_divisible(model, {FSDP: fsdp, TENSOR: tensor})
-        self.mesh = jax.make_mesh((data, fsdp, tensor), AXES, (AxisType.Auto,) * 3, devices=devices)
-        self.axes = Axes(tensor, gather if fsdp > 1 else None)
-        self.num_shards = data * fsdp
+        own = arrange(config, model, len(devices))
+        sizes = own.data, own.fsdp, own.tensor
+        # jax.make_mesh does the same, but refuses sizes that are not those of a TPU's torus, except for v5e.
+        grid = create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        self.mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+        self.axes = Axes(own.tensor, gather if own.fsdp > 1 else None)
+        self.num_shards = own.num_shards
 
     def create(self, init: Callable[[Params], Any], params: Params) -> Any:
         """Creates the state of training, already sharded.

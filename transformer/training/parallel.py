@@ -18,8 +18,8 @@ from transformer.axes import ALONE
 from transformer.config import ModelConfig, ParallelConfig
 from transformer.devices import replicate
 from transformer.shapes import DEVICES, Batch, Params
+from transformer.training.arrangement import arrange
 from transformer.training.mesh import MeshStrategy, deal
-from transformer.training.sharding import mesh_sizes
 
 
 class PmapStrategy:
@@ -29,10 +29,6 @@ class PmapStrategy:
     """
 
     axes = ALONE
-
-    @property
-    def num_shards(self) -> int:
-        return devices.count()
 
     def create(self, init: Callable[[Params], Any], params: Params) -> Any:
         return replicate(init(params))
@@ -59,7 +55,7 @@ def choose(config: ParallelConfig, model: ModelConfig) -> PmapStrategy | MeshStr
     """
     if config.uses_mesh:
         return MeshStrategy(config, model, devices.local())
-    mesh_sizes(config.data, 1, 1, devices.count())
+    arrange(config, model, devices.count())
     return PmapStrategy()
 
 

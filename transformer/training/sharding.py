@@ -10,8 +10,6 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from transformer.config import ModelConfig
-from transformer.errors import InputError, require
 from transformer.parameters import STACKED
 from transformer.shapes import FSDP, TENSOR, Params
 
@@ -75,57 +73,6 @@ def gather(params: Params) -> Params:
         return jax.lax.all_gather(x, FSDP, axis=axes.index(FSDP), tiled=True)
 
     return jax.tree_util.tree_map_with_path(leaf, params)
-
-
-def require_divisible(model: ModelConfig, sizes: dict[str, int]) -> None:
-    """Raises InputError unless the mesh divides everything that it splits.
-
-    Args:
-        model: Architecture of the model.
-        sizes: Number of devices along each axis of the mesh.
-    """
-    split = {
-        FSDP: {"d_model": model.d_model},
-        TENSOR: {
-            "num_heads": model.num_heads,
-            "d_ff": model.d_ff,
-            "vocabulary_size": model.vocabulary_size,
-            "target_vocabulary_size": model.target_size,
-        },
-    }
-    for axis, fields in split.items():
-        for field, size in fields.items():
-            if size % sizes[axis]:
-                raise InputError(
-                    f"parallel.{axis} must divide model.{field}, but {size:,} is not divisible by {sizes[axis]}. "
-                    f"Change --parallel.{axis} or --model.{field.replace('_', '-')}."
-                )
-
-
-def mesh_sizes(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
-    """Computes the sizes of a mesh, one of which may be -1.
-
-    Args:
-        data: `parallel.data`; the next two are likewise.
-        fsdp: `parallel.fsdp`.
-        tensor: `parallel.tensor`.
-        devices: Number of devices in the mesh.
-
-    Raises:
-        InputError: The sizes do not give this number of devices.
-    """
-    sizes = [data, fsdp, tensor]
-    given = 1
-    for size in sizes:
-        given *= 1 if size == -1 else size
-    free = devices // given if -1 in sizes else 1
-    require(
-        given * free == devices and free > 0,
-        f"A mesh with parallel.data {data}, parallel.fsdp {fsdp} and parallel.tensor {tensor} cannot have "
-        f"{devices} device{'s' if devices > 1 else ''}. Change the sizes, or give -1 for one of them.",
-    )
-    data, fsdp, tensor = (free if size == -1 else size for size in sizes)
-    return data, fsdp, tensor
 
 
 def _names(path: tuple[Any, ...]) -> list[str]:

@@ -15,6 +15,7 @@ from transformer.runtime import (
     keep_freed_memory,
     repeat_results,
     resolve_dtype,
+    simulate_devices,
     unused_accelerator,
     use_compilation_cache,
 )
@@ -175,6 +176,15 @@ def test_only_a_process_that_computes_on_the_cpu_is_set_up_for_it(no_plugins, mo
     runtime.compute_before_returning()
     assert updates == [("jax_cpu_enable_async_dispatch", False)] * cpu
     assert bool(mallopt_calls(monkeypatch)) == cpu
+
+
+def test_devices_are_simulated_only_on_a_cpu(no_plugins, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    simulate_devices(4)
+    monkeypatch.setattr(runtime, "find_spec", lambda name: name if name == "libtpu" else None)
+    with pytest.raises(InputError, match=r"JAX has a plugin for an accelerator\. Set JAX_PLATFORMS=cpu"):
+        simulate_devices(8)
+    assert os.environ["JAX_NUM_CPU_DEVICES"] == "4"
 
 
 @pytest.mark.parametrize(("prepare", "ready"), [("pass", False), ("runtime.compute_before_returning()", True)])

@@ -77,23 +77,22 @@ def keep_freed_memory() -> None:
 
 
 def simulate_devices(number: int) -> None:
-    """Makes JAX treat the CPU as several devices. Call this before JAX starts its backend.
+    """Makes JAX treat the CPU as several devices, in this process and its subprocesses.
+
+    Call this before jax is imported.
 
     Args:
         number: Number of devices.
 
     Raises:
-        InputError: The number is below 1, or JAX will compute on an accelerator.
+        InputError: JAX will compute on an accelerator.
     """
-    require(number >= 1, f"--devices must be at least 1, but is {number}.")
     require(
         _computes_on_cpu(),
         "--devices simulates devices on a CPU, but JAX has a plugin for an accelerator. Set JAX_PLATFORMS=cpu to "
         "compute on the CPU.",
     )
-    import jax
-
-    jax.config.update("jax_num_cpu_devices", number)
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(number)
 
 
 def compute_before_returning() -> None:

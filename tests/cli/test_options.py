@@ -170,6 +170,7 @@ def test_the_help_of_a_command_has_an_example(command):
     shown = call(command, "--help")
     assert (shown.status, shown.err) == (0, "")
     assert re.search(rf"^ +transformer {command}\b", shown.out, re.MULTILINE)
+    assert shown.out.endswith("\n\nEvery command also takes --devices N, which simulates N devices on the CPU.\n")
     assert max(map(len, shown.out.splitlines())) <= 120  # COLUMNS of `call`
 
 
@@ -179,7 +180,7 @@ def test_help_shows_every_field_with_its_meaning():
     shown = flat(result.out)
     assert set(experiments()) <= set(re.findall(r"\w+", shown))
     fields = [("", field) for field in fields_of(Config)]
-    for part in ("data", "tokenizer", "model", "optimizer", "training", "search"):
+    for part in ("data", "tokenizer", "model", "optimizer", "training", "parallel", "search"):
         fields += [(f"{part}.", field) for field in fields_of(type(getattr(Config(), part)))]
     assert len(fields) > 60
     for prefix, (name, meaning) in fields:

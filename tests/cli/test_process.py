@@ -132,6 +132,44 @@ def test_the_home_directory_in_an_option(monkeypatch, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "others", "devices"),
+    [
+        (["train", "--devices", "8", "--seed", "3"], ["train", "--seed", "3"], 8),
+        (["translate", "run", "--devices=2"], ["translate", "run"], 2),
+        (["train", "--seed", "3"], ["train", "--seed", "3"], None),
+        (["translate", "--", "--devices", "8"], ["translate", "--", "--devices", "8"], None),
+    ],
+)
+def test_the_number_of_devices_is_taken_from_the_arguments(arguments, others, devices):
+    assert process.take_devices(arguments) == (others, devices)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices"], r"--devices needs a number from 1 to 999, but has no value\."),
+        (["--devices="], r"--devices needs a number from 1 to 999, but has no value\."),
+        (["--devices", "--seed"], r"from 1 to 999, but has --seed\."),
+        (["--devices=2.5"], r"from 1 to 999, but has 2\.5\."),
+        (["--devices", "0"], r"from 1 to 999, but has 0\."),
+        (["--devices", "1000"], r"from 1 to 999, but has 1000\."),
+        (["--devices", "2", "--devices=3"], "--devices is given twice"),
+    ],
+)
+def test_a_number_of_devices_that_is_none(arguments, message):
+    assert_refused(call("train", *arguments), message)
+
+
+def test_devices_are_simulated_in_the_process_of_a_command():
+    """It is a process of its own, because JAX fixes the number of devices when it starts."""
+    found = run("plan", "--devices=4", "--parallel.fsdp", "8", "--full-rows", JAX_PLATFORMS="cpu")
+    assert_refused(
+        Result(found.returncode, found.stdout, found.stderr),
+        r"--parallel\.fsdp 8 and --parallel\.tensor 1 cannot have 4 devices",
+    )
+
+
+@pytest.mark.parametrize(
     ("command", "advice"),
     [
         (

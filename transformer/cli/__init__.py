@@ -111,8 +111,8 @@ def usage() -> str:
             "  transformer train",
             '  echo "The old dog sleeps." | transformer translate runs/quickstart',
             "",
-            "`transformer COMMAND --help` describes a command and its options. Every command also takes --devices N,",
-            "which simulates N devices on the CPU.",
+            "`transformer COMMAND --help` describes a command and its options.",
+            process.EVERY_COMMAND,
         )
     )
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from transformer.cli.process import EVERY_COMMAND
+
 T = TypeVar("T")
 
 
@@ -21,7 +23,7 @@ def parse(options: Callable[..., T], arguments: Sequence[str], command: str, **s
     """Parses the options of a command.
 
     `--help` shows the first line of the options' docstring above the options and the rest below them, where a terminal
-    shows it last.
+    shows it last. The option that every command takes follows.
 
     Args:
         options: a dataclass, perhaps with defaults bound by `functools.partial`.
@@ -36,7 +38,8 @@ def parse(options: Callable[..., T], arguments: Sequence[str], command: str, **s
         return tyro.cli(options, args=arguments, prog=f"transformer {command}", description=summary, **settings)
     except SystemExit as exit:
         if exit.code == 0:  # after --help
-            print(f"\n{wrapped(details, shutil.get_terminal_size().columns)}")
+            width = shutil.get_terminal_size().columns
+            print(f"\n{wrapped(details, width)}\n\n{wrapped(EVERY_COMMAND, width)}")
         raise
 
 

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 
 from transformer.errors import InputError, require
 
+EVERY_COMMAND = "Every command also takes --devices N, which simulates N devices on the CPU."
+"""The part of every command's `--help` that names the option of `take_devices`."""
+
 
 def open_standard_streams() -> None:
     """Opens the null device for each closed standard stream.
@@ -120,7 +123,7 @@ def take_devices(arguments: list[str]) -> tuple[list[str], int | None]:
         The other arguments, and the number of devices to simulate, or None.
 
     Raises:
-        InputError: the value is missing or is no number.
+        InputError: the value is missing or is no such number.
     """
     for index, argument in enumerate(arguments):
         if argument == "--":
@@ -129,7 +132,7 @@ def take_devices(arguments: list[str]) -> tuple[list[str], int | None]:
         if option == "--devices":
             end = index + (1 if equals else 2)
             value = value if equals else "".join(arguments[index + 1 : end])
-            if re.fullmatch(r"-?\d+", value) is None:
-                raise InputError(f"--devices needs a number of devices, but has {value or 'no value'!r}.")
+            if re.fullmatch("[1-9][0-9]{0,2}", value) is None:
+                raise InputError(f"--devices needs a number from 1 to 999, but has {value[:100] or 'no value'}.")
             return [*arguments[:index], *arguments[end:]], int(value)
     return arguments, None

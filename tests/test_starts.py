@@ -12,7 +12,14 @@ from transformer import starts
 from transformer.interruption import Interrupted
 from transformer.starts import FILE, Start, commit, read_starts, recorded
 
-FIELDS = {"command": "transformer.train", "backend": "gpu", "processes": 1, "dtype": "float32", "attention": "plain"}
+FIELDS = {
+    "command": "transformer.train",
+    "backend": "gpu",
+    "processes": 1,
+    "strategy": "pmap",
+    "dtype": "float32",
+    "attention": "plain",
+}
 
 
 def start(step: int, devices: tuple[str, ...] = ("NVIDIA H200",) * 2) -> Start:
@@ -51,13 +58,19 @@ def test_what_changed_since_the_last_start_is_said(tmp_path: Path):
     for now in (
         first,
         first._replace(step=10, time="2026-01-01T00:00:00+00:00"),
-        first._replace(versions=first.versions | {"jax": "9.9"}, devices={"NVIDIA B200": 1}, dtype="bfloat16"),
+        first._replace(
+            versions=first.versions | {"jax": "9.9"},
+            devices={"NVIDIA B200": 8},
+            strategy="mesh data=1 fsdp=8 tensor=1",
+            dtype="bfloat16",
+        ),
     ):
         with recorded(tmp_path, now, said.append):
             pass
     assert said == [
-        f"Changed since the last start: jax {first.versions['jax']} to 9.9, devices 2 x NVIDIA H200 to 1 x NVIDIA "
-        "B200, dtype float32 to bfloat16. Results may differ by rounding from now on."
+        f"Changed since the last start: jax {first.versions['jax']} to 9.9, devices 2 x NVIDIA H200 to 8 x NVIDIA "
+        "B200, strategy pmap to mesh data=1 fsdp=8 tensor=1, dtype float32 to bfloat16. Results may differ by "
+        "rounding from now on."
     ]
 
 

@@ -29,7 +29,14 @@ class State(NamedTuple):
 
 ROOT = Path(__file__).parents[1]
 START = Start.now(
-    ("cpu",), step=0, command="transformer train", backend="cpu", processes=1, dtype="float32", attention="plain"
+    ("cpu",),
+    step=0,
+    command="transformer train",
+    backend="cpu",
+    processes=1,
+    strategy="pmap",
+    dtype="float32",
+    attention="plain",
 )
 
 

@@ -141,6 +141,7 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
         command=command,
         backend=jax.default_backend(),
         processes=jax.process_count(),
+        strategy=str(arrangement),
         dtype=dtype,
         attention=Build.choose(config.model).attention_name(max(S, T)),
     )

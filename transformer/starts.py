@@ -47,6 +47,7 @@ class Start(NamedTuple):
     backend: JAX's backend: `cpu`, `gpu` or `tpu`.
     devices: Number of devices by kind. The kind of a CPU is its model and the number of cores.
     processes: Number of processes that train together.
+    strategy: How training is split over the devices: `pmap`, or a mesh with its sizes.
     dtype: The compute dtype, `bfloat16` or `float32`.
     attention: `plain`, or the name of the function that computes attention in training.
     environment: Those `VARIABLES` that are set, by name.
@@ -63,6 +64,7 @@ class Start(NamedTuple):
     backend: str
     devices: dict[str, int]
     processes: int
+    strategy: str
     dtype: str
     attention: str
     environment: dict[str, str]
@@ -75,8 +77,8 @@ class Start(NamedTuple):
 
         Args:
             devices: Kind of each device, as JAX names it.
-            fields: The fields that only the caller knows: `step`, `command`, `backend`, `processes`, `dtype` and
-                `attention`.
+            fields: The fields that only the caller knows: `step`, `command`, `backend`, `processes`, `strategy`,
+                `dtype` and `attention`.
         """
         return cls(
             time=_now(),
@@ -97,7 +99,7 @@ class Start(NamedTuple):
 
     def _compared(self) -> dict[str, str]:
         devices = ", ".join(f"{number} x {kind}" for kind, number in self.devices.items())
-        fields = {name: str(getattr(self, name)) for name in ("commit", "processes", "dtype", "attention")}
+        fields = {name: str(getattr(self, name)) for name in ("commit", "processes", "strategy", "dtype", "attention")}
         return {**self.versions, "devices": devices, **fields, **self.environment}
 
 

@@ -95,7 +95,7 @@ def _started(status: Status) -> str | None:
 
 def _start(start: Start) -> str:
     devices = ", ".join(f"{number} x {kind}" for kind, number in start.devices.items())
-    return f"step {start.step:,} on {devices}, {start.dtype}, attention {start.attention}"
+    return f"step {start.step:,} on {devices} ({start.strategy}), {start.dtype}, attention {start.attention}"
 
 
 def _versions(start: Start) -> str:

@@ -65,7 +65,7 @@ def keep_freed_memory() -> None:
     XLA:CPU allocates its temporary buffer again at each step. By default, glibc maps and unmaps it each time, and the
     page faults take a large part of the step. Call this before any thread starts. Without glibc it does nothing.
     """
-    if sys.platform != "linux" or not _computes_on_cpu():
+    if sys.platform != "linux" or not computes_on_cpu():
         return
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
@@ -88,7 +88,7 @@ def simulate_devices(number: int) -> None:
         InputError: JAX will compute on an accelerator.
     """
     require(
-        _computes_on_cpu(),
+        computes_on_cpu(),
         "--devices simulates devices on a CPU, but JAX has a plugin for an accelerator. Set JAX_PLATFORMS=cpu to "
         "compute on the CPU.",
     )
@@ -102,7 +102,7 @@ def compute_before_returning() -> None:
     paper's base size a buffer is 2 GiB. Dispatching ahead is no faster if the host's cores are the device. Call this
     before JAX computes anything.
     """
-    if not _computes_on_cpu():
+    if not computes_on_cpu():
         return
     import jax
 
@@ -139,7 +139,7 @@ def leave_accelerators() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def _computes_on_cpu() -> bool:
+def computes_on_cpu() -> bool:
     """Guesses whether JAX will compute on the CPU, without importing it."""
     if platforms := os.environ.get("JAX_PLATFORMS"):
         return platforms.split(",")[0] == "cpu"
@@ -213,7 +213,7 @@ def unused_accelerator(root: Path = Path("/")) -> str | None:
         old = driver is not None and driver < _CUDA12_DRIVER
         update = f"update the driver from {driver} to {_CUDA12_DRIVER} or later and " if old else ""
         return _present("An NVIDIA GPU", extra, before=update)
-    if _has_tpu(root):
+    if has_tpu(root):
         return _present("A TPU", "tpu", installed=find_spec("libtpu") is not None)
     return None
 
@@ -246,7 +246,7 @@ def _nvidia_driver(root: Path) -> tuple[int | None, str]:
     return driver, "cuda13" if driver is not None and driver >= _CUDA13_DRIVER and "Open Kernel" in text else "cuda12"
 
 
-def _has_tpu(root: Path) -> bool:
+def has_tpu(root: Path = Path("/")) -> bool:
     """Tells whether there is a TPU, by its device file and its PCI device.
 
     Neither is enough alone: a PCI device made by Google may also be a network card.

@@ -12,6 +12,7 @@ from command_line import assert_refused, call, contents, flat
 
 from transformer.cli import COMMANDS, refuse_repeated_options
 from transformer.cli.decoding import parse
+from transformer.cli.process import common_options
 from transformer.cli.train import parse_config
 from transformer.cli.translate import TranslationOptions
 from transformer.config import Config, DataConfig, SearchConfig
@@ -170,7 +171,8 @@ def test_the_help_of_a_command_has_an_example(command):
     shown = call(command, "--help")
     assert (shown.status, shown.err) == (0, "")
     assert re.search(rf"^ +transformer {command}\b", shown.out, re.MULTILINE)
-    assert shown.out.endswith("\n\nEvery command also takes --devices N, which simulates N devices on the CPU.\n")
+    assert flat(shown.out).endswith(f" {common_options(command)}")
+    assert "Every command also takes --devices N, which simulates N devices on the CPU." in shown.out
     assert max(map(len, shown.out.splitlines())) <= 120  # COLUMNS of `call`
 
 

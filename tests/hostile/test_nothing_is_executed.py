@@ -20,12 +20,14 @@ PACKAGE = Path(transformer.__file__).parent
 # Functions that execute what they are given, or read a pickle.
 EXECUTING = {"eval", "exec", "execfile", "compile", "__import__", "system", "popen", "unsafe_load", "full_load"}
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "torch", "code", "runpy"}
-# What may open a connection, and the files that the user's own names of data sets, models and tokenizers lead to.
+# What may open a connection, and the files that are led there by the user's own names of data sets, models or hosts.
 NETWORK = {"urllib", "requests", "httpx", "http", "socket", "ftplib", "aiohttp", "datasets", "huggingface_hub"}
 NAMED_BY_THE_USER = {
     "data/corpus.py": {"datasets"},
     "interop/hub.py": {"huggingface_hub"},
     "interruption.py": {"socket"},  # a pair of sockets in the process, by which signals arrive
+    "joining.py": {"socket"},  # the coordinator of a job: its name and its port
+    "launchers.py": {"urllib"},  # on a Cloud TPU, the machine's own metadata server says how many machines there are
 }
 
 

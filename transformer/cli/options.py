@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from transformer.cli.process import EVERY_COMMAND
+from transformer.cli.process import common_options
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def parse(options: Callable[..., T], arguments: Sequence[str], command: str, **s
     """Parses the options of a command.
 
     `--help` shows the first line of the options' docstring above the options and the rest below them, where a terminal
-    shows it last. The option that every command takes follows.
+    shows it last. The options that are not parsed here follow.
 
     Args:
         options: a dataclass, perhaps with defaults bound by `functools.partial`.
@@ -39,7 +39,7 @@ def parse(options: Callable[..., T], arguments: Sequence[str], command: str, **s
     except SystemExit as exit:
         if exit.code == 0:  # after --help
             width = shutil.get_terminal_size().columns
-            print(f"\n{wrapped(details, width)}\n\n{wrapped(EVERY_COMMAND, width)}")
+            print(f"\n{wrapped(details, width)}\n\n{wrapped(common_options(command), width)}")
         raise
 
 

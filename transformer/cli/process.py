@@ -13,6 +13,18 @@ from transformer.errors import InputError, require
 
 EVERY_COMMAND = "Every command also takes --devices N, which simulates N devices on the CPU."
 """The part of every command's `--help` that names the option of `take_devices`."""
+JOINING = ("train", "evaluate", "tune", "translate", "score")
+"""The commands that several processes can run together."""
+
+
+def common_options(command: str) -> str:
+    """The part of a command's `--help` that names the options of `take_devices` and `take_processes`."""
+    if command not in JOINING:
+        return EVERY_COMMAND
+    return (
+        f"{EVERY_COMMAND} Several processes work together with --coordinator HOST:PORT --processes N --process I, in "
+        "which process 0 listens at HOST:PORT. On Slurm, Open MPI, Cloud TPU and Kubernetes they find each other."
+    )
 
 
 def open_standard_streams() -> None:
@@ -25,6 +37,14 @@ def open_standard_streams() -> None:
     os.close(descriptor)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
+
+
+def divert_native_output() -> None:
+    """Sends what native code prints to standard error. Gloo prints to standard output that it is connected."""
+    sys.stdout.flush()
+    kept = os.dup(sys.stdout.fileno())
+    os.dup2(2, sys.stdout.fileno())
+    sys.stdout = os.fdopen(kept, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def require_streams(command: str) -> None:
@@ -111,6 +131,15 @@ def out_of_memory(command: str, error: RuntimeError) -> str:
     return f"The device is out of memory ({said}). {lower} other processes on the device (see nvidia-smi)."
 
 
+def others_gone(error: RuntimeError) -> str:
+    """The message for an exception of JAX in one of several processes, most likely because another one has ended."""
+    said = str(error).splitlines()[0].rstrip(".")[:200]
+    return (
+        f"JAX failed in this process ({said}). Another process of the job has probably ended; see its output. The same "
+        "command resumes a run from its last checkpoint."
+    )
+
+
 def take_devices(arguments: list[str]) -> tuple[list[str], int | None]:
     """Takes the option `--devices` out of the arguments of any command.
 
@@ -125,14 +154,53 @@ def take_devices(arguments: list[str]) -> tuple[list[str], int | None]:
     Raises:
         InputError: the value is missing or is no such number.
     """
+    others, value = _take(arguments, "--devices")
+    return others, None if value is None else _number("--devices", value, 1, 999)
+
+
+def take_processes(arguments: list[str]) -> tuple[list[str], tuple[str | None, int | None, int | None]]:
+    """Takes `--coordinator`, `--processes` and `--process` out of the arguments, which also precede jax.
+
+    Args:
+        arguments: the command and its options.
+
+    Returns:
+        The other arguments, and the values of these three, each None if it is not given.
+
+    Raises:
+        InputError: a value is missing or is no such number, or processes of this command cannot work together.
+    """
+    others, coordinator = _take(arguments, "--coordinator")
+    others, processes = _take(others, "--processes")
+    others, process = _take(others, "--process")
+    require(
+        others == arguments or arguments[0] in JOINING,
+        f"transformer {arguments[0]} works in one process. Leave out --coordinator, --processes and --process.",
+    )
+    return others, (
+        coordinator,
+        None if processes is None else _number("--processes", processes, 1, 99_999),
+        None if process is None else _number("--process", process, 0, 99_998),
+    )
+
+
+def _take(arguments: list[str], name: str) -> tuple[list[str], str | None]:
+    """Takes an option and its value out of the arguments. The value is empty if it is missing."""
     for index, argument in enumerate(arguments):
         if argument == "--":
             break
         option, equals, value = argument.partition("=")
-        if option == "--devices":
+        if option == name:
             end = index + (1 if equals else 2)
-            value = value if equals else "".join(arguments[index + 1 : end])
-            if re.fullmatch("[1-9][0-9]{0,2}", value) is None:
-                raise InputError(f"--devices needs a number from 1 to 999, but has {value[:100] or 'no value'}.")
-            return [*arguments[:index], *arguments[end:]], int(value)
+            return [*arguments[:index], *arguments[end:]], value if equals else "".join(arguments[index + 1 : end])
     return arguments, None
+
+
+def _number(option: str, value: str, least: int, most: int) -> int:
+    """The value of an option as a number within bounds."""
+    found = int(value) if re.fullmatch("[0-9]{1,5}", value) else -1
+    require(
+        least <= found <= most,
+        f"{option} needs a number from {least} to {most}, but has {value[:100] or 'no value'}.",
+    )
+    return found

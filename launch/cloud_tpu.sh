@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Trains on all machines of a Cloud TPU slice: NAME=my-slice ZONE=us-west4-a launch/cloud_tpu.sh
+# Change: the config and DIR, a directory that all machines share (Filestore, for example) and that has a virtual
+# environment in .venv with the extra `tpu` of this package.
+# Not run: the project had no TPU.
+#
+# gcloud starts the same command on each machine, and the machines find each other.
+set -euo pipefail
+: "${NAME:?the name of the TPU}" "${ZONE:?its zone}"
+DIR=${DIR:-/mnt/shared/transformer}
+
+gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="cd $DIR && . .venv/bin/activate && \
+    transformer train --config wmt14_big --parallel.fsdp 32 --training.batch-tokens 400000 --run-dir runs/wmt14_big"

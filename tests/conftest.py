@@ -3,9 +3,15 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+# XLA's older emitters for fusions on CPUs, which jaxlib 0.11 no longer has, compute the same, in half of the time to
+# compile. `numerics.py` compares functions with their references, and `test_readme.py` trains the quickstart, with the
+# emitters that users get.
+QUICK_EMITTERS = ["--xla_cpu_use_fusion_emitters=false"] if version("jaxlib").startswith("0.10.") else []
 
 _home = tempfile.TemporaryDirectory(prefix="transformer-tests-")
 # Here, not in a hook: the conftest.py of a folder that pytest is called with imports jax before the first hook runs.
@@ -17,6 +23,7 @@ os.environ |= {
     # What one test has compiled the next one need not; subprocesses share it.
     "JAX_COMPILATION_CACHE_DIR": f"{_home.name}/jax",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "XLA_FLAGS": " ".join(dict.fromkeys([*os.environ.get("XLA_FLAGS", "").split(), *QUICK_EMITTERS])),
     # References in JAX are as exact as what they are compared with, also on a GPU or a TPU.
     "JAX_DEFAULT_MATMUL_PRECISION": "float32",
 }

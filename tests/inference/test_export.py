@@ -14,6 +14,8 @@ from transformer.inference.export import PLATFORMS, Artefact, export_search
 from transformer.inference.translator import ensemble
 from transformer.model import Transformer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported.py"
 SENTENCES = ["seven", "the men see", "", "then see seas", "men", "the sea"]
 # Runs a script with JAX alone: importing any of these packages raises ImportError.

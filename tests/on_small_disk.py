@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.checkpoint import Checkpoints, load_params
+from transformer.checkpoint import Checkpoints
+from transformer.checkpoint_arrays import load_params
 from transformer.checkpoint_records import records
 from transformer.errors import InputError
 

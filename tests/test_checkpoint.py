@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from transformer.checkpoint import Checkpoints, load_params
+from transformer.checkpoint import Checkpoints
+from transformer.checkpoint_arrays import load_params
 from transformer.checkpoint_records import records
 from transformer.counters import Counters
 from transformer.errors import InputError

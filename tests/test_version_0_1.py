@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformer.checkpoint import load_params
+from transformer.checkpoint_arrays import load_params
 from transformer.cli import main
 from transformer.errors import InputError
 from transformer.inference.translator import load

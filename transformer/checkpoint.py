@@ -1,4 +1,4 @@
-"""Saves, restores and averages the arrays of checkpoints.
+"""Saves and restores the arrays of checkpoints.
 
     RUN/checkpoints/STEP/params   what evaluation needs
     RUN/checkpoints/STEP/rest     what resuming needs as well
@@ -11,33 +11,32 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
+from transformer import processes
 from transformer.checkpoint_files import (
     Preservation,
     UnreadableCheckpointError,
     check_fingerprint,
+    damaged_parts,
     ignore_closed_loops,
     items_of,
     open_manager,
     read,
     state_of,
-    variables_of,
 )
 from transformer.checkpoint_records import LAYOUT, Record, records, validation_loss
 from transformer.counters import Counters
 from transformer.errors import InputError
-from transformer.parameters import from_version_0_1
 from transformer.run_dir import DAMAGED, not_written
-from transformer.shapes import Params
 
 UNVERIFIED = "No checksums were saved with {}, so damage may go unnoticed."  # by an earlier version
 
@@ -96,14 +95,7 @@ class Checkpoints:
         items = items_of(state)
         leaves = jax.tree.leaves(jax.eval_shape(lambda: items))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        with self._writing():
-            free = shutil.disk_usage(self._manager.directory).free
-        if free < size:
-            raise InputError(
-                f"Cannot save the checkpoint of step {step}: it needs {size / 1e6:,.1f} MB, but only "
-                f"{free / 1e6:,.1f} MB are free in {self._manager.directory}. Free some space and run the same command "
-                "again; it resumes from the last checkpoint."
-            )
+        processes.by_first(partial(self._require_space, step, size))
         counters = counters or Counters()
         about: dict[str, Any] = {"fingerprint": self._fingerprint, "layout": LAYOUT, "resume_only": resume_only}
         about["has_manifest"] = True
@@ -117,7 +109,17 @@ class Checkpoints:
                 self._manager.delete(step)
             self._manager.save(step, args=arguments, metrics=dict(metrics), custom_metadata=about)
 
-    def restore(self, step: int, state: Any) -> Any:
+    def _require_space(self, step: int, size: int) -> None:
+        with self._writing():
+            free = shutil.disk_usage(self._manager.directory).free
+        if free < size:
+            raise InputError(
+                f"Cannot save the checkpoint of step {step}: it needs {size / 1e6:,.1f} MB, but only "
+                f"{free / 1e6:,.1f} MB are free in {self._manager.directory}. Free some space and run the same command "
+                "again; it resumes from the last checkpoint."
+            )
+
+    def restore(self, step: int, state: Any, *, verified: bool = False) -> Any:
         """Restores the state that was saved at a step.
 
         Args:
@@ -125,6 +127,7 @@ class Checkpoints:
             state: A state of the same structure; only the shapes and dtypes of its leaves are used. A leaf that is a
                 `jax.ShapeDtypeStruct` with a sharding is restored as a `jax.Array` with that sharding, any other leaf
                 as a NumPy array.
+            verified: Whether its files have been compared with their manifest already.
 
         Returns: A state of the same type as the argument.
 
@@ -134,7 +137,7 @@ class Checkpoints:
         self.wait()
         check_fingerprint(self._manager, self._records[step], self._fingerprint)
         items = items_of(state)
-        restored = read(self._manager, step, items)
+        restored = read(self._manager, step, items, verified=verified)
         for (path, expected), found in zip(
             jax.tree_util.tree_leaves_with_path(items), jax.tree.leaves(restored), strict=True
         ):
@@ -162,14 +165,20 @@ class Checkpoints:
         """
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                restored = self.restore(step, state)
+            try:  # the first process compares the files with the manifest, for all
+                intact = processes.of_first(not processes.is_first() or not self._damaged_parts(step, state))
+                restored = self.restore(step, state, verified=True) if intact else None
             except UnreadableCheckpointError:
+                restored = None
+            if restored is None:
                 damaged.append(step)
                 continue
             damaged += [other for other, record in self._records.items() if other < step and record.fingerprint is None]
             for other in damaged:
-                say(f"The checkpoint of step {other:,} is damaged. It was moved to {self._set_aside(other)}.")
+                moved = processes.by_first(partial(self._set_aside, other))
+                say(f"The checkpoint of step {other:,} is damaged. It was moved to {moved}.")
+            if damaged:
+                self._manager.reload()
             if not self._records[step].has_manifest:
                 say(UNVERIFIED.format(f"the checkpoint of step {step:,}"))
             return step, restored
@@ -178,13 +187,16 @@ class Checkpoints:
             "--run-dir."
         )
 
+    def _damaged_parts(self, step: int, state: Any) -> list[str]:
+        self.wait()
+        return damaged_parts(self._manager, step, [*items_of(state)])
+
     def _set_aside(self, step: int) -> Path:
         source = Path(self._manager.directory) / str(step)
         folder = source.parents[1] / DAMAGED
         folder.mkdir(exist_ok=True)
         target = next(path for path in (folder / f"{step}{'+' * n}" for n in count()) if not path.exists())
         source.rename(target)
-        self._manager.reload()
         return target
 
     def record(self, step: int) -> Record:
@@ -235,56 +247,3 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def load_arrays(run_dir: str | Path, step: int) -> dict[str, np.ndarray]:
-    """Loads every array of a checkpoint: parameters, running statistics and optimizer state.
-
-    Args:
-        run_dir: The run directory.
-        step: Step of the checkpoint.
-
-    Returns: The arrays in the dtype they were saved in, by their paths, such as `rest/optimizer_state/0/mu/embedding`.
-
-    Raises: InputError if the checkpoint is missing or damaged.
-    """
-    with open_manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
-        items = read(manager, step, ("params", "rest"))
-    leaves = jax.tree_util.tree_leaves_with_path(items)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def load_params(run_dir: str | Path, steps: Sequence[int], fingerprint: str | None = None) -> Params:
-    """Loads the parameters of a checkpoint, or the mean of several (section 6.1).
-
-    params = sum of the checkpoints' params / number of checkpoints
-
-    Args:
-        run_dir: The run directory.
-        steps: Steps of the checkpoints, as `run_dir.checkpoint_steps` returns them.
-        fingerprint: Fingerprint of the tokenizer that they must have been trained with; None skips this check.
-
-    Returns: The variables that `Transformer.apply` takes first, as NumPy arrays in the dtype they were saved in.
-
-    Raises: InputError if a checkpoint is missing or damaged, or was trained with another tokenizer.
-    """
-    known = {record.step: record for record in records(run_dir)}
-    with open_manager(run_dir, read_only=True, create=False, save_interval_steps=0) as manager:
-
-        def params_of(step: int) -> dict[str, Params]:
-            if step not in known:
-                message = f"Cannot find the checkpoint of step {step} in {manager.directory}."
-                raise UnreadableCheckpointError(step, message)
-            check_fingerprint(manager, known[step], fingerprint)
-            return read(manager, step)["params"]
-
-        fields = params_of(steps[-1])
-        if len(steps) > 1:
-            total = jax.tree.map(lambda leaf: leaf.astype(np.float64), fields)
-            for earlier in steps[:-1]:
-                total = jax.tree.map(np.add, total, params_of(earlier))
-            fields = jax.tree.map(lambda leaf, like: np.asarray(leaf / len(steps), like.dtype), total, fields)
-    variables = variables_of(fields)
-    if known[steps[-1]].layout == LAYOUT:
-        return variables
-    return {name: from_version_0_1(tree) for name, tree in variables.items()}

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,24 @@ def variables_of(item: dict[str, Any]) -> dict[str, Any]:
     return {"params": item["params"], **item["batch_stats"]}
 
 
+def damaged_parts(manager: ocp.CheckpointManager, step: int, items: Collection[str]) -> list[str]:
+    """Returns the files of a checkpoint that are not what its manifest says, or [] if it has none.
+
+    Args:
+        manager: As `open_manager` returns it.
+        step: Step of the checkpoint.
+        items: The names of the items whose files are compared.
+    """
+    folder = Path(manager.directory) / str(step)
+    return damaged_files(folder, items) if has_manifest(folder) else []
+
+
 def read(
-    manager: ocp.CheckpointManager, step: int, items: Mapping[str, Any] | Sequence[str] = ("params",)
+    manager: ocp.CheckpointManager,
+    step: int,
+    items: Mapping[str, Any] | Sequence[str] = ("params",),
+    *,
+    verified: bool = False,
 ) -> dict[str, Any]:
     """Reads the items of a checkpoint, after comparing their files with the manifest.
 
@@ -142,6 +158,7 @@ def read(
         step: Step of the checkpoint.
         items: What to read: trees by the names of the items, with leaves as `Checkpoints.restore` describes them, or
             the names alone to read NumPy arrays.
+        verified: Whether the files have been compared already.
 
     Raises: UnreadableCheckpointError if the checkpoint is damaged or missing.
     """
@@ -150,8 +167,7 @@ def read(
         sharding = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None
         return ocp.RestoreArgs(restore_type=np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
 
-    folder = Path(manager.directory) / str(step)
-    if has_manifest(folder) and (damaged := damaged_files(folder, [*items])):
+    if not verified and (damaged := damaged_parts(manager, step, [*items])):
         raise _damaged(manager, step, damaged)
     ignore_closed_loops()
     try:

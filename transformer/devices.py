@@ -20,13 +20,18 @@ def count() -> int:
 
 
 def kinds() -> list[str]:
-    """Returns the kind of each local device as JAX names it, such as `NVIDIA H200`."""
-    return [device.device_kind for device in local()]
+    """Returns the kind of each device of all processes as JAX names it, such as `NVIDIA H200`."""
+    return [device.device_kind for device in everywhere()]
 
 
 def local() -> list[Any]:
     """Returns the local devices."""
     return jax.local_devices()
+
+
+def everywhere() -> list[Any]:
+    """Returns the devices of all processes."""
+    return jax.devices()
 
 
 def mesh() -> Mesh:

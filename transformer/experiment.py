@@ -8,11 +8,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from transformer import devices, parameters
-from transformer.checkpoint import Checkpoints, load_params
+from transformer import devices, parameters, processes
+from transformer.checkpoint import Checkpoints
+from transformer.checkpoint_arrays import load_params
 from transformer.checkpoint_records import records
 from transformer.compilation import Compilations
 from transformer.config import Config
+from transformer.config_files import to_json
 from transformer.data.batches import Batches
 from transformer.data.corpus import Pairs, modified_since, splits
 from transformer.data.tokenizer import Tokenizer
@@ -24,11 +26,11 @@ from transformer.inference.metrics import metrics_of
 from transformer.inference.results import read_scores
 from transformer.inference.translation import translate
 from transformer.inference.translator import load
-from transformer.inputs import nothing_left_if_refused, read_inputs, training_batches
+from transformer.inputs import Inputs, nothing_left_if_refused, read_inputs, training_batches
 from transformer.kept_pairs import KEPT, keep_pairs
 from transformer.layers import Build
 from transformer.model import Transformer
-from transformer.origin import load_origin, require_another_run
+from transformer.origin import Origin, load_origin, require_another_run
 from transformer.run_dir import (
     DIVERGED,
     HYPOTHESES,
@@ -81,40 +83,45 @@ def run(
         DivergenceError: A loss, a gradient or an update is not finite (see `training.max_skipped_steps`).
         Interrupted: A deferred signal has arrived.
     """
-    with nothing_left_if_refused(Path(config.run_dir)):
-        _run(config, profile, stop_after, command)
-
-
-def _run(config: Config, profile: int | None, stop_after: int | None, command: str) -> None:
     if "train" not in splits(config.data):
         raise InputError("No training pairs are given: name them with --data.train (see --help).")
     require_another_run(config)
     if config.deterministic:
         repeat_results()
-    check_run(config.run_dir, config)
-    require_steps(profile, config)
-    require_packages(config.training.loggers)
-    require(stop_after is None or stop_after >= 1, f"--stop-after must be at least 1, but is {stop_after}.")
-    origin, initial = (None, None) if records(config.run_dir) else load_origin(config)
-    if config.training.freeze:
-        parameters.split(parameters.shapes(Transformer(config.model))["params"], config.training.freeze)
     if config.compilation_cache:
         use_compilation_cache()
     compute_before_returning()
-    if (Path(config.run_dir) / "config.json").exists() and is_trained(config.run_dir, config.training):
-        if (scores := finished_scores(config)) is not None:
-            with hold_run(Path(config.run_dir)):
+    with nothing_left_if_refused(Path(config.run_dir)), processes.first_prints():
+        _run(config, profile, stop_after, command)
+
+
+def _run(config: Config, profile: int | None, stop_after: int | None, command: str) -> None:
+    processes.require_same("The config is", to_json(config))
+    processes.agree(partial(check_run, config.run_dir, config))
+    require_steps(profile, config)
+    require_packages(config.training.loggers)
+    require(stop_after is None or stop_after >= 1, f"--stop-after must be at least 1, but is {stop_after}.")
+    origin, initial = processes.agree(lambda: (None, None) if records(config.run_dir) else load_origin(config))
+    if config.training.freeze:
+        parameters.split(parameters.shapes(Transformer(config.model))["params"], config.training.freeze)
+    if processes.agree(lambda: _is_trained(config)):
+        scores = finished_scores(config)
+        if all(processes.gathered(scores is not None)):
+            with processes.in_first(hold_run(Path(config.run_dir))):
                 print(f"The run in {config.run_dir} is already finished. Its scores:\n\n{scores}")
                 print(f"\nEverything is in {Path(config.run_dir).resolve()}.\n\n{next_commands(config)}")
             return
         again = " Scoring its test set again." if "test" in splits(config.data) else ""
         print(f"The run in {config.run_dir} is already trained.{again}", flush=True)
-    pairs, tokens, tokenizer, about = read_inputs(config)
     dtype, reason = resolve_dtype(config.model.dtype)
-    number = devices.count()
-    arrangement = arrange(config.parallel, config.model, number)
-    how = f", {arrangement}" if config.parallel.uses_mesh else ""
-    print(f"compute dtype: {dtype} ({reason}) on {number} device{'s' if number > 1 else ''}{how}")
+    number = len(devices.everywhere())
+    arrangement = arrange(config.parallel, config.model, number, processes.number())
+    pairs, tokens, tokenizer, _ = inputs = read_inputs(config)
+    where = f"{number} device{'s' if number > 1 else ''}"
+    if processes.number() > 1:
+        where += f" of {processes.number()} processes"
+    how = f", {arrangement}" if arrangement.strategy == "mesh" else ""
+    print(f"compute dtype: {dtype} ({reason}) on {where}{how}")
     if (advice := unused_accelerator()) is not None:
         print(advice)
     with stage("packing the training pairs into rows"):
@@ -134,35 +141,27 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
             evaluate = partial(validation_bleu, config, dtype, tokenizer, pairs["validation"])
 
     # Before this point, where all input has been checked, nothing is written but tokens.
-    run_dir = open_run(config.run_dir, config)
+    processes.by_first(partial(open_run, config.run_dir, config))
+    run_dir = Path(config.run_dir).resolve()
     start = Start.now(
         devices.kinds(),
         step=max((record.step for record in records(run_dir)), default=0),
         command=command,
         backend=jax.default_backend(),
-        processes=jax.process_count(),
+        processes=processes.number(),
         strategy=str(arrangement),
         dtype=dtype,
         attention=Build.choose(config.model).attention_name(max(S, T)),
     )
     with (
         written(run_dir),
-        hold_run(run_dir),
-        recorded(run_dir, start, print),
+        processes.in_first(hold_run(run_dir)),
+        processes.in_first(recorded(run_dir, start, print)),
         Compilations(partial(print, flush=True)) as compilations,
     ):
         print(f"run directory: {run_dir} (Ctrl-C saves and stops; the same command resumes)", flush=True)
-        for name in (SCORES, HYPOTHESES):  # of an earlier checkpoint or config
-            (run_dir / name).unlink(missing_ok=True)
-        adopt(run_dir, config)
-        tokenizer.save(run_dir / "tokenizer.json")
-        if origin is not None:
-            origin.save(run_dir)
-        write_whole(run_dir / "data.json", as_json(about))
-        for split, own in pairs.items():
-            keep_pairs(run_dir / KEPT[split], own, config.data)
+        processes.by_first(partial(_begin, run_dir, config, inputs, origin))
         with Checkpoints(run_dir, config.training.keep_last, tokenizer.fingerprint) as checkpoints:
-            (run_dir / DIVERGED).unlink(missing_ok=True)
             try:
                 loop.train(
                     config,
@@ -176,8 +175,10 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
                     stop_after=stop_after,
                 )
             except DivergenceError as error:
-                write_whole(run_dir / DIVERGED, f"{error}\n".encode())
+                if processes.is_first():
+                    write_whole(run_dir / DIVERGED, f"{error}\n".encode())
                 raise
+        processes.wait()  # until the first process has renamed the last checkpoint
         if stop_after is not None and not is_trained(run_dir, config.training):
             step = records(run_dir)[-1].step
             print(f"Stopped after step {step:,}. The same command without --stop-after resumes.")
@@ -185,10 +186,28 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
         if "test" in pairs:
             with stage("translating and scoring the test set"):
                 scores, hypotheses = load(run_dir).evaluate(pairs["test"])
-            write_lines(run_dir / HYPOTHESES, hypotheses)
-            write_whole(run_dir / SCORES, scores.to_json().encode())
+            if processes.is_first():
+                write_lines(run_dir / HYPOTHESES, hypotheses)
+                write_whole(run_dir / SCORES, scores.to_json().encode())
             print(f"\nScores of the test set:\n\n{scores.to_text()}\n\n{examples(pairs['test'], hypotheses)}")
     print(f"\n{compilations}\nEverything is in {run_dir}.\n\n{next_commands(config)}")
+
+
+def _is_trained(config: Config) -> bool:
+    return (Path(config.run_dir) / "config.json").exists() and is_trained(config.run_dir, config.training)
+
+
+def _begin(run_dir: Path, config: Config, inputs: Inputs, origin: Origin | None) -> None:
+    """Writes what a run has before its first step, and removes what an earlier checkpoint or config has left."""
+    for name in (SCORES, HYPOTHESES, DIVERGED):
+        (run_dir / name).unlink(missing_ok=True)
+    adopt(run_dir, config)
+    inputs.tokenizer.save(run_dir / "tokenizer.json")
+    if origin is not None:
+        origin.save(run_dir)
+    write_whole(run_dir / "data.json", as_json(inputs.about))
+    for split, own in inputs.pairs.items():
+        keep_pairs(run_dir / KEPT[split], own, config.data)
 
 
 def finished_scores(config: Config) -> str | None:

@@ -2,13 +2,14 @@
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformer import processes
 from transformer.config import Config
 from transformer.data.batches import Batches
 from transformer.data.corpus import Pairs, Split, corpora_of, read_pairs, splits, stream_pairs
@@ -44,13 +45,28 @@ class Inputs(NamedTuple):
 
 
 def read_inputs(config: Config) -> Inputs:
-    """Reads all splits that a config names, and prints what was read and dropped.
+    """Reads all splits that a config names, in every process, and prints what was read and dropped.
 
     The text of the training pairs is never in memory as a whole. It is not read at all if their tokens are kept from an
-    earlier start.
+    earlier start. The first process of a job trains the tokenizer and makes the tokens, while the others wait.
 
-    Raises: InputError if anything cannot be read, or differs from what the run was started with.
+    Raises: InputError if anything cannot be read, or differs from what the run was started with, or between processes.
     """
+    own = processes.by_first(lambda: _read(config, load_or_train_tokenizer))
+    trained = own.tokenizer.text if own is not None and isinstance(own.tokenizer, BpeTokenizer) else None
+    text = processes.of_first(trained)
+
+    def tokenizer_of(config: Config) -> Tokenizer:
+        if text is None:
+            return load_or_train_tokenizer(config)
+        return BpeTokenizer(text, config.tokenizer, config.data.normalization)
+
+    inputs = processes.agree(lambda: _read(config, tokenizer_of) if own is None else own)
+    processes.require_same("The data is", {split: report["fingerprint"] for split, report in inputs.about.items()})
+    return inputs
+
+
+def _read(config: Config, tokenizer_of: Callable[[Config], Tokenizer]) -> Inputs:
     pairs: dict[Split, Pairs] = {}
     reports: dict[Split, Report] = {}
     _require_splits(config)
@@ -60,7 +76,7 @@ def read_inputs(config: Config) -> Inputs:
                 pairs[split], reports[split] = read_pairs(config.data, split)
             check_data(config.run_dir, split, pairs[split].fingerprint)
     check_metrics(config, pairs)
-    tokenizer = load_or_train_tokenizer(config)
+    tokenizer = tokenizer_of(config)
     train = training_tokens(config, tokenizer)
     check_data(config.run_dir, "train", train.fingerprint)
     tokens: dict[Split, TokenPairs] = {"train": train.tokens}
@@ -138,7 +154,12 @@ def nothing_left_if_refused(run_dir: Path) -> Iterator[None]:
         yield
     except InputError:
         tokens = run_dir / TOKENS
-        if tokens.exists() and not (run_dir / "config.json").exists() and not is_unfinished(tokens):
+        if (
+            processes.is_first()
+            and tokens.exists()
+            and not (run_dir / "config.json").exists()
+            and not is_unfinished(tokens)
+        ):
             shutil.rmtree(tokens)
             lock_of(tokens).unlink(missing_ok=True)
             if not existed and not any(run_dir.iterdir()):

@@ -39,12 +39,18 @@ class Interrupted(KeyboardInterrupt):
 
 
 _received: signal.Signals | None = None
+_agreed = False  # whether several processes must stop at the same step
 
 
 def check() -> None:
-    """Raises Interrupted if a deferred signal has arrived."""
-    if _received is not None:
+    """Raises Interrupted if a deferred signal has arrived, and this process may stop alone."""
+    if _received is not None and not _agreed:
         raise Interrupted(_received)
+
+
+def received() -> signal.Signals | None:
+    """Returns the first deferred signal that has arrived in this process; None without any."""
+    return _received
 
 
 def checked(items: Iterable[T]) -> Iterator[T]:
@@ -55,10 +61,13 @@ def checked(items: Iterable[T]) -> Iterator[T]:
 
 
 @contextmanager
-def deferred(say: Callable[[str], None]) -> Iterator[None]:
+def deferred(say: Callable[[str], None], *, agreed: bool = False) -> Iterator[None]:
     """Defers the signals of this process while the context is open.
 
     A signal that was ignored before, as SIGHUP under nohup, stays ignored.
+
+    If several processes must agree on where they stop, JAX's own handler of SIGTERM tells the others, and any other
+    signal is passed on as SIGTERM. `check` then does nothing; `processes.check` raises in all of them.
 
     Python runs its own handlers only after the main thread returns from native code, such as XLA's compiler. So a
     thread reads the signals from a socket, to which the interpreter writes at once. Handlers can only be set in the
@@ -66,13 +75,14 @@ def deferred(say: Callable[[str], None]) -> Iterator[None]:
 
     Args:
         say: Prints what will happen; called from another thread.
+        agreed: Whether several processes must stop at the same step.
     """
-    global _received
+    global _received, _agreed
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _received = None
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _received, _agreed = None, agreed
+    before = {number: signal.getsignal(number) for number in SIGNALS if not (agreed and number == signal.SIGTERM)}
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -90,7 +100,7 @@ def deferred(say: Callable[[str], None]) -> Iterator[None]:
         writer.close()  # ends the watcher
         watcher.join()
         reader.close()
-        _received = None
+        _received, _agreed = None, False
 
 
 @contextmanager
@@ -123,6 +133,8 @@ def _watch(reader: socket.socket, say: Callable[[str], None]) -> None:
         if _received is not None:
             os._exit(128 + numbers[0])
         _received = signal.Signals(numbers[0])
+        if _agreed:
+            os.kill(os.getpid(), signal.SIGTERM)
         say(
             f"{_received.name}: stopping after the current step, or after the compilation in progress. A second signal "
             "stops at once."

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from command_line import assert_refused, call, contents, damage
 
-from transformer import checkpoint
+from transformer import checkpoint_arrays
 from transformer.inference.results import read_result
 from transformer.manifest import write_manifest
 from transformer.run_dir import hold_run
@@ -77,11 +77,11 @@ def test_a_member_of_an_ensemble_is_an_earlier_checkpoint(damaged):
 
 
 def test_evaluate_chooses_anew_if_training_deletes_the_checkpoint(run, monkeypatch):
-    def read(manager: Any, step: int, read: Any = checkpoint.read) -> Any:
+    def read(manager: Any, step: int, read: Any = checkpoint_arrays.read) -> Any:
         shutil.rmtree(Path(run) / "checkpoints" / "10", ignore_errors=True)
         return read(manager, step)
 
-    monkeypatch.setattr(checkpoint, "read", read)
+    monkeypatch.setattr(checkpoint_arrays, "read", read)
     result = call("evaluate", run, "--json", "--metrics", "chrf")
     assert result.status == 0
     assert "cannot be read" not in result.err

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 import transformer
 from transformer import Config, Run, parameters
-from transformer.checkpoint import load_params
+from transformer.checkpoint_arrays import load_params
 from transformer.config_files import from_json, to_json
 from transformer.model import Transformer
 from transformer.run_dir import read_config, saved_steps

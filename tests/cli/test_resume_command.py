@@ -11,7 +11,7 @@ import jax
 import pytest
 from command_line import assert_refused, call, damage
 
-from transformer.checkpoint import load_params
+from transformer.checkpoint_arrays import load_params
 from transformer.kept_pairs import read_validation_set
 from transformer.run_dir import read_config, saved_steps
 from transformer.runtime import resolve_dtype

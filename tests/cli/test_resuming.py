@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from command_line import assert_refused, call, contents
 
-from transformer.checkpoint import load_arrays, load_params
+from transformer.checkpoint_arrays import load_arrays, load_params
 from transformer.checkpoint_records import records
 from transformer.cli import resuming
 from transformer.cli.resuming import Outcome

@@ -148,6 +148,8 @@ def test_a_run_that_diverges_says_so_and_is_finished(tmp_path, command):
         ("--model.vocabulary-size", ["5000"], r"only \d+ BPE tokens, fewer than --model\.vocabulary-size 5000\."),
         ("--model.num-heads", ["3"], r"--model\.d-model must be divisible by --model\.num-heads, but 8 is not"),
         ("--training.batch-tokens", ["2"], "A batch of 2 tokens is too small"),
+        # Before any data are read.
+        ("--parallel.fsdp", ["3", "--data.test", "{}/none.en", "{}/none.de"], "cannot have 1 device. Choose sizes"),
         ("--run-dir", ["{}"], "neither empty nor a run directory"),
     ],
 )

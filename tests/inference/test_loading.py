@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from transformer import checkpoint
+from transformer import checkpoint_arrays
 from transformer.checkpoint import Checkpoints
 from transformer.config import Config, TrainingConfig
 from transformer.errors import InputError
@@ -126,12 +126,12 @@ def test_a_chosen_checkpoint_that_is_deleted_meanwhile_is_chosen_anew(
     run = open_run(tmp_path / "run", Config(training=TrainingConfig(keep_last=1)))
     save(run, {1: 1.0}, keep_last=1)
 
-    def read(manager: Any, step: int, read: Any = checkpoint.read) -> Any:
+    def read(manager: Any, step: int, read: Any = checkpoint_arrays.read) -> Any:
         if step == 1:
             save(run, {2: 0.5}, keep_last=1)
         return read(manager, step)
 
-    monkeypatch.setattr(checkpoint, "read", read)
+    monkeypatch.setattr(checkpoint_arrays, "read", read)
     steps, variables = load_chosen(run, chosen, None, "print", pytest.fail)  # pyright: ignore[reportArgumentType]
     assert steps == saved_steps(run) == [2]
     np.testing.assert_array_equal(variables["params"]["w"], 2)

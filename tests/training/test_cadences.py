@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.checkpoint import Checkpoints, load_params
+from transformer.checkpoint import Checkpoints
+from transformer.checkpoint_arrays import load_params
 from transformer.checkpoint_records import records
 from transformer.config import Config, DataConfig, ModelConfig, TrainingConfig
 from transformer.counters import Counters
@@ -282,8 +283,7 @@ def test_counters_keep_the_latest_of_the_lowest_losses():
     for loss in (3.0, 2.0, 2.5, 2.0, 2.1, 2.2):
         counters = counters.after_validation(loss)
         since_best.append(counters.validations_since_best)
-    assert since_best == [0, 0, 1, 0, 1, 2]
-    assert counters.best_loss == 2.0
+    assert (since_best, counters.best_loss) == ([0, 0, 1, 0, 1, 2], 2.0)
 
 
 def test_a_trace_has_the_steps_and_changes_none(train, tmp_path):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from numerics import quick_jit
 
-from transformer.checkpoint import Checkpoints, load_params
+from transformer.checkpoint import Checkpoints
+from transformer.checkpoint_arrays import load_params
 from transformer.checkpoint_records import records
 from transformer.config import Config, DataConfig, ModelConfig, OptimizerConfig, SearchConfig, TrainingConfig
 from transformer.data.batches import Batches

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from importlib import import_module
 from itertools import takewhile
 from keyword import iskeyword
@@ -15,6 +16,7 @@ from keyword import iskeyword
 from transformer.cli import process
 from transformer.errors import InputError, did_you_mean
 from transformer.interruption import Interrupted
+from transformer.joining import join, joined, leave
 from transformer.runtime import keep_freed_memory, require_bootstrap_seed, simulate_devices
 
 COMMANDS = {
@@ -39,9 +41,9 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
-    The status is 0 on success, 1 if `train --verify-resume` finds a difference, 2 for unusable input, and 141 if the
-    reader of the output has gone. A signal gives 128 plus its number: 130 after Ctrl-C, and for `train` also 143
-    (SIGTERM), 138 (SIGUSR1) and 129 (SIGHUP).
+    The status is 0 on success, 1 if `train --verify-resume` finds a difference or another process of the job has ended,
+    2 for unusable input, and 141 if the reader of the output has gone. A signal gives 128 plus its number: 130 after
+    Ctrl-C, and for `train` also 143 (SIGTERM), 138 (SIGUSR1) and 129 (SIGHUP).
 
     Args:
         arguments: the command and its options. By default the arguments of the process.
@@ -54,6 +56,20 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a run
     try:
+        status = _run(given)
+    except Exception:
+        if not joined():
+            raise
+        traceback.print_exc()
+        status = 1
+    if status:
+        leave(status)
+    return status
+
+
+def _run(given: list[str]) -> int:
+    """Runs a command, reports errors, and returns the exit status."""
+    try:
         process.require_utf8(given)
         if given[0] not in COMMANDS:
             known = did_you_mean(given[0], [*COMMANDS]) or f" The commands are {', '.join(COMMANDS)}."
@@ -63,11 +79,21 @@ def main(arguments: list[str] | None = None) -> int:
         given = [process.expand_home(argument) for argument in given]
         refuse_repeated_options(given[1:])
         given, devices = process.take_devices(given)
+        given, processes = process.take_processes(given)
         keep_freed_memory()
         if devices is not None:
             simulate_devices(devices)
+        if given[0] in process.JOINING and not {"-h", "--help"} & {*given}:
+            join(*processes)
+        if joined():
+            process.divert_native_output()
         module = f"{given[0]}_" if iskeyword(given[0]) else given[0]
-        import_module(f"transformer.cli.{module}").main(given[1:])
+        command = import_module(f"transformer.cli.{module}").main
+        if joined() and given[0] != "train":  # which has settings to make before JAX starts its backend
+            from transformer.processes import first_prints
+
+            command = first_prints()(command)
+        command(given[1:])
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python writes the rest when it exits
@@ -83,10 +109,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: Cannot encode {text} as {error.encoding}. Set PYTHONUTF8=1.", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if "RESOURCE_EXHAUSTED" in str(error):
+            print(f"error: {process.out_of_memory(given[0], error)}", file=sys.stderr)
+            return 2
+        if not joined():
             raise
-        print(f"error: {process.out_of_memory(given[0], error)}", file=sys.stderr)
-        return 2
+        print(f"error: {process.others_gone(error)}", file=sys.stderr)
+        return 1
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 128 + error.signal

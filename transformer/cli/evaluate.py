@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from transformer.cli.decoding import DecodingOptions, load_members, parse, prepare
 from transformer.cli.pairs import PairOptions, checked_metrics, given_pairs
-from transformer.errors import InputError
+from transformer.errors import InputError, require
 from transformer.files import check_writable
+from transformer.joining import joined
 from transformer.runtime import share_device_memory
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> None:
     pairs, metrics = _scored(options)
     translator, members = load_members(options)
     from transformer.inference.results import describe, evaluate, write_result
+    from transformer.processes import is_first
 
     scores, result = evaluate(translator, pairs, options.search, members, metrics)
     if scores.loss is None:
@@ -69,11 +71,12 @@ def main(arguments: list[str]) -> None:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     else:
         print(scores.to_text())
-    if options.output is not None:
+    if options.output is not None and is_first():
         write_result(Path(options.output), result, scores)
 
 
 def _watch(options: EvaluationOptions) -> None:
+    require(not joined(), "--watch works in one process. Start one, or leave out --watch.")
     for name, given in (
         ("--checkpoint", options.checkpoint != "last"),
         ("--ensemble", options.ensemble != ()),

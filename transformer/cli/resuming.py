@@ -107,7 +107,7 @@ def trained(config: Config, run: Path) -> Outcome:
 
 def outcome(run: Path, step: int) -> Outcome:
     """The arrays of a run's checkpoint, and the log of the run."""
-    from transformer.checkpoint import load_arrays
+    from transformer.checkpoint_arrays import load_arrays
     from transformer.training.metrics import SPEEDS
 
     lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())

@@ -17,6 +17,7 @@ from transformer.config.fine_tuning import RUN_DIR
 from transformer.config_files import load_config
 from transformer.errors import InputError, require
 from transformer.interruption import Interrupted, deferred
+from transformer.joining import joined
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def main(arguments: list[str]) -> None:
     config, options = parse_options(TrainingOptions, arguments, "train")
     if options.verify_resume:
         given = [f"--{name}" for name in ("profile", "stop-after") if getattr(options, name.replace("-", "_"))]
+        require(not joined(), "--verify-resume starts processes of its own. Start it in one process.")
         require(not given, f"--verify-resume trains runs of its own. Leave out {' and '.join(given)}.")
         from transformer.cli.resuming import verify_resume
 
@@ -112,7 +114,7 @@ def main(arguments: list[str]) -> None:
     from transformer.experiment import run
 
     try:
-        with deferred(partial(print, file=sys.stderr, flush=True)):
+        with deferred(partial(print, file=sys.stderr, flush=True), agreed=joined()):
             command = shlex.join(["transformer", "train", *arguments])
             run(config, options.profile, options.stop_after, command=command)
     except Interrupted as error:

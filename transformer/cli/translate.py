@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from transformer.cli.decoding import DecodingOptions, Dtype, load_translator, parse
 from transformer.errors import InputError
+from transformer.joining import joined
 from transformer.runtime import require_package
 from transformer.stages import stage
 
@@ -61,7 +62,12 @@ def main(arguments: list[str]) -> None:
     from transformer.data.text import stream_lines
 
     count = 0
-    for window in translator.windows(_counted(stream_lines(_standard_input(), "standard input")), options.search):
+    lines: Iterable[str] = _counted(stream_lines(_standard_input(), "standard input"))
+    if joined():  # only the first process may have the input
+        from transformer import processes
+
+        lines = processes.of_first(processes.by_first(partial(list, lines)) or [])
+    for window in translator.windows(lines, options.search):
         _note_chunks(window, count)
         count += len(window.sentences)
         if options.jsonl:

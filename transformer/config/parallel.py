@@ -17,7 +17,8 @@ class ParallelConfig:
     strategy: Literal["auto", "pmap", "mesh"] = "auto"
     """`pmap` gives each device the entire model and a part of each batch.
     `mesh` arranges the devices in a mesh with the axes `data`, `fsdp` and
-    `tensor`. `auto` is `pmap` if `fsdp` and `tensor` are 1, else `mesh`."""
+    `tensor`. `auto` is `pmap` in one process if `fsdp` and `tensor` are 1,
+    else `mesh`."""
     data: Size = -1
     """Number of groups of devices, each with its part of a batch. -1 takes
     all devices that the other two axes leave."""
@@ -45,6 +46,11 @@ class ParallelConfig:
     def uses_mesh(self) -> bool:
         """Whether the devices are arranged in a mesh."""
         return self.strategy == "mesh" or not self.fsdp == self.tensor == 1
+
+    @property
+    def allows_processes(self) -> bool:
+        """Whether several processes can train together."""
+        return self.strategy != "pmap"
 
     @property
     def resolved(self) -> Literal["pmap", "mesh"]:

@@ -104,7 +104,7 @@ class Batches:
         key = derive(make_key(what, self._seed), np.atleast_1d(epoch))
         return permute(index, size, derive(key, np.atleast_1d(group)))
 
-    def _choose(self, n: int, rows: slice) -> _Chosen:
+    def _choose(self, n: int, rows: slice | np.ndarray) -> _Chosen:
         """The pairs in some rows of batch n."""
         epoch, number = divmod(n, self.per_epoch)
         layout, filled = self._layout, self._filled_rows
@@ -147,12 +147,12 @@ class Batches:
     def __getitem__(self, n: int) -> Batch:
         return self.part(n, slice(None))
 
-    def part(self, n: int, rows: slice) -> Batch:
+    def part(self, n: int, rows: slice | np.ndarray) -> Batch:
         """Makes some rows of batch n only, such as those of one process.
 
         Args:
             n: Number of the batch.
-            rows: The rows. Their numbers in the batch are `Batch.row`.
+            rows: The rows, ascending. Their numbers in the batch are `Batch.row`.
         """
         chosen, pairs = self._choose(n, rows), self._pairs
         S, T, total = self.shape
@@ -225,8 +225,10 @@ def _check_budget(tokens: int, row_multiple: int, length: int, pack_length: int 
     )
 
 
-def iterate(batches: Batches, start: int, stop: int) -> Generator[Batch, None, None]:
-    """Yields the batches from `start` to `stop - 1`, made ahead in another thread.
+def iterate(
+    batches: Batches, start: int, stop: int, rows: slice | np.ndarray = slice(None)
+) -> Generator[Batch, None, None]:
+    """Yields some rows of the batches from `start` to `stop - 1`, made ahead in another thread.
 
     One thread is enough: making a batch takes a small fraction of the time of a training step. grain could do the same,
     but it imports jax, which `transformer.data` must not.
@@ -234,7 +236,7 @@ def iterate(batches: Batches, start: int, stop: int) -> Generator[Batch, None, N
     with ThreadPoolExecutor(1, "batches") as executor:
         waiting = deque()
         for n in range(start, stop):
-            waiting.append(executor.submit(batches.__getitem__, n))
+            waiting.append(executor.submit(batches.part, n, rows))
             if len(waiting) > _PREFETCH:
                 yield waiting.popleft().result()
         while waiting:

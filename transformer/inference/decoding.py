@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from transformer import devices
+from transformer import devices, processes
 from transformer.config import SearchConfig
 from transformer.data.rows import deal, of_one_width, pad
 from transformer.inference.backend import ACCELERATOR, Backend
@@ -68,7 +68,7 @@ def decode(
     """Translates sentences of token ids, in batches of similar source length.
 
     The translation of a sentence does not depend on the other sentences. The rows of a batch are dealt out to the local
-    devices, each of which searches as it would alone.
+    devices, each of which searches as it would alone. Sentences are dealt out to the processes of a job.
 
     Args:
         members: One model, or several whose probabilities are averaged. The parameters are on all local devices.
@@ -80,7 +80,7 @@ def decode(
         backend: How to compute. None uses the settings for the default backend.
 
     Yields:
-        For each batch, indices into `sources`, and the translations of these sources.
+        For each batch of this process, indices into `sources`, and the translations of these sources.
     """
     backend = backend or default_backend()
     shards = devices.count()
@@ -107,10 +107,19 @@ def decode(
         return chosen, jax.tree.map(lambda leaf: np.asarray(leaf)[row], found)
 
     tokens = (search.batch_tokens or backend.batch_tokens) // beam
-    batches = list(of_one_width(lengths, backend.widths(longest), tokens, backend.row_divisor, shards))
+    batches = list(own_batches(lengths, backend.widths(longest), tokens, backend))
     starting = {(w, r): Lock() for w, r, _ in batches}
     with ThreadPoolExecutor(backend.at_once, "decode") as executor:
         yield from executor.map(run, batches)
+
+
+def own_batches(
+    lengths: np.ndarray, widths: Sequence[int], tokens: int, backend: Backend
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Groups this process's share of the sequences into batches for its devices, as `rows.of_one_width` does."""
+    own = processes.own(np.argsort(-lengths, kind="stable"))
+    for width, rows, chosen in of_one_width(lengths[own], widths, tokens, backend.row_divisor, devices.count()):
+        yield width, rows, own[chosen]
 
 
 def search_program(

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 
 from transformer import devices
 from transformer.data.lengths import check_pairs
-from transformer.data.rows import of_one_width, pad
+from transformer.data.rows import pad
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokens import TokenPairs
-from transformer.inference.decoding import Members, default_backend
+from transformer.inference.decoding import Members, default_backend, own_batches
 from transformer.inference.ensemble import log_mean
 from transformer.interruption import checked
 from transformer.model import Transformer
@@ -53,6 +53,8 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """Groups pairs of similar length into batches of few shapes, one pair per row.
 
+    Pairs are dealt out to the processes of a job.
+
     Args:
         tokenizer: The tokenizer of the model.
         sources: The source sentences.
@@ -61,7 +63,8 @@ def batches(
         batch_tokens: Upper bound on the padded tokens of one side of a batch. None uses the default of the backend.
 
     Yields:
-        The indices of the pairs in a batch, in the order of its rows, and the batch. Any further rows are padding.
+        The indices of the pairs in a batch of this process, in the order of its rows, and the batch. Any further rows
+        are padding.
 
     Raises:
         InputError: A side has more than `positions` tokens.
@@ -70,8 +73,7 @@ def batches(
     lengths = np.maximum(pairs.source_lengths, pairs.target_lengths)
     tokens = batch_tokens or backend.batch_tokens
     shards = devices.count()
-    parts = of_one_width(lengths, backend.widths(positions), tokens, backend.row_divisor, shards)
-    for width, rows, chosen in checked(parts):
+    for width, rows, chosen in checked(own_batches(lengths, backend.widths(positions), tokens, backend)):
         yield chosen, _pad(pairs, chosen, rows * shards, width, width, tokenizer)
 
 

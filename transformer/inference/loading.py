@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
-from transformer.checkpoint import UNVERIFIED, load_params
+from transformer.checkpoint import UNVERIFIED
+from transformer.checkpoint_arrays import load_params
 from transformer.checkpoint_files import UnreadableCheckpointError
 from transformer.checkpoint_records import CHECKPOINTS, Record, best, records
 from transformer.errors import InputError

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transformer import devices
+from transformer import devices, processes
 from transformer.config import SearchConfig
 from transformer.data.lengths import check_lengths
 from transformer.data.text import check_text, split_text
@@ -99,13 +99,14 @@ def translated_windows(
     ids = search_ids(tokenizer, search)
 
     def translate_chunks(sources: Sequence[Sequence[int]], numbers: np.ndarray) -> list[list[Translation]]:
-        of_chunk: list[list[Translation]] = [[]] * len(sources)
+        of_chunk: dict[int, list[Translation]] = {}
         for chosen, (tokens, scores, sizes) in decode(members, sources, numbers, search, ids):
             texts = one_lines(tokenizer, tokens.reshape(-1, tokens.shape[-1]).tolist())
             flat = map(Translation, texts, scores.ravel().tolist(), sizes.ravel().tolist())
-            for chunk in chosen:
+            for chunk in chosen.tolist():
                 of_chunk[chunk] = list(itertools.islice(flat, tokens.shape[1]))
-        return of_chunk
+        of_all = processes.united(of_chunk)
+        return [[Translation(*found) for found in of_all[chunk]] for chunk in range(len(sources))]
 
     return windows_of(translate_chunks, longest_source(members), tokenizer, sentences, search)
 

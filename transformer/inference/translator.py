@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int
 
-from transformer import devices, parameters
+from transformer import devices, parameters, processes
 from transformer.config import Config, SearchConfig
 from transformer.data.corpus import Pairs
 from transformer.data.tokenizer import Tokenizer
@@ -165,11 +165,11 @@ class Translator:
         Raises:
             InputError: A side has more tokens than the model has positions.
         """
-        found: list[Any] = [None] * len(sources)
+        found: dict[int, list[float]] = {}
         for chosen, log_probs, mask in forced_decoding.log_probabilities(self.members, self._batches(sources, targets)):
-            for row, pair in enumerate(chosen):
-                found[pair] = log_probs[row, mask[row]]
-        return found
+            for row, pair in enumerate(chosen.tolist()):
+                found[pair] = log_probs[row, mask[row]].tolist()
+        return [np.array(own, np.float32) for _, own in sorted(processes.united(found).items())]
 
     def loss(self, sources: Sequence[str], targets: Sequence[str]) -> float:
         """Computes the negative log-likelihood of translations, in nats per token.
@@ -184,6 +184,7 @@ class Translator:
         for _, log_probs, mask in forced_decoding.log_probabilities(self.members, self._batches(sources, targets)):
             total += float(log_probs.sum(where=mask, dtype=np.float64))
             count += int(mask.sum())
+        total, count = map(sum, zip(*processes.gathered((total, count)), strict=True))
         return -total / count
 
     def alignments(self, sources: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
@@ -197,12 +198,12 @@ class Translator:
         Raises:
             InputError: A side has more tokens than the model has positions.
         """
-        found: list[Any] = [None] * len(sources)
+        found: dict[int, list[int]] = {}
         for chosen, batch in self._batches(sources, targets):
             strongest = np.asarray(forced_decoding.strongest_sources(self.model, self.params, batch))
-            for row, pair in enumerate(chosen):
+            for row, pair in enumerate(chosen.tolist()):
                 found[pair] = strongest[row, np.asarray(batch.target_mask)[row]].tolist()
-        return found
+        return [own for _, own in sorted(processes.united(found).items())]
 
     def _batches(self, sources: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[np.ndarray, Batch]]:
         longest = longest_source(self.members)

@@ -34,20 +34,27 @@ class Arrangement(NamedTuple):
         return f"mesh data={self.data} fsdp={self.fsdp} tensor={self.tensor}"
 
 
-def arrange(config: ParallelConfig, model: ModelConfig, devices: int) -> Arrangement:
-    """Arranges devices as a config says.
+def arrange(config: ParallelConfig, model: ModelConfig, devices: int, processes: int = 1) -> Arrangement:
+    """Arranges devices as a config says. Several processes always train on a mesh.
 
     Args:
         config: The settings.
         model: Architecture of the model.
-        devices: Number of devices.
+        devices: Number of devices of all processes.
+        processes: Number of processes.
 
     Raises:
-        InputError: The sizes do not give this number of devices, or do not divide what they split.
+        InputError: The sizes do not give this number of devices, or do not divide what they split. Or the strategy is
+            `pmap`, and there are several processes.
     """
+    require(
+        config.allows_processes or processes == 1,
+        f"--parallel.strategy pmap trains in one process, but there are {processes}. Leave it out, or start one "
+        "process.",
+    )
     data, fsdp, tensor = mesh_sizes(config.data, config.fsdp, config.tensor, devices)
     require_divisible(model, {FSDP: fsdp, TENSOR: tensor})
-    return Arrangement(config.resolved, data, fsdp, tensor)
+    return Arrangement("mesh" if processes > 1 else config.resolved, data, fsdp, tensor)
 
 
 def mesh_sizes(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -10,19 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer import devices, parameters
+from transformer import devices, parameters, processes
 from transformer.checkpoint import Checkpoints
 from transformer.config import Config
 from transformer.counters import Counters
 from transformer.data.batches import Batches, iterate
-from transformer.interruption import Interrupted, check, checked
+from transformer.interruption import Interrupted
 from transformer.model import Transformer
-from transformer.shapes import Batch, Params
+from transformer.processes import check, checked
+from transformer.shapes import Params
 from transformer.stages import stage
 from transformer.training import loggers, nonfinite, parallel
+from transformer.training.mesh import MeshStrategy
 from transformer.training.metrics import MetricsLog, Progress, truncate
 from transformer.training.norms import by_layer
 from transformer.training.optimizer import learning_rate, make_optimizer
+from transformer.training.parallel import PmapStrategy
 from transformer.training.profile import traced
 from transformer.training.step import FINITE, SUMS, TrainState, configured, create_state, eval_step
 from transformer.training.utilization import peak_flops, step_flops
@@ -45,6 +49,9 @@ def train(
     Logging, validation and saving each have their own interval; the last step does all three. A deferred signal (see
     `interruption`) ends training after the current step, or during the validation that follows it, and leaves a
     `resume_only` checkpoint. If the signal came during a validation, the resumed run repeats that validation first.
+
+    All processes of a job call this function. The first one writes the log, and a signal to any of them ends training
+    in all of them after the same step.
 
     Args:
         config: The experiment.
@@ -85,6 +92,7 @@ def train(
     peak = peak_flops(devices.kinds(), dtype)
     S, T, rows = train_batches.shape
     positions = (S + T) * rows
+    own_rows = strategy.rows(rows, training.accumulation_steps)
     shortest_step = None if peak is None else step_flops(config.model, S, T, rows) / peak
     first, unfinished = 0, False
     if checkpoints.latest() is not None:
@@ -97,11 +105,10 @@ def train(
         unvalidated = due(first, validate_every) and math.isinf(record.validation_loss)
         unfinished = record.resume_only and (unvalidated or due(first, save_every))
 
-    truncate(Path(config.run_dir) / nonfinite.FILE, first)
-    file = Path(config.run_dir) / "metrics.jsonl"
+    if processes.is_first():
+        truncate(Path(config.run_dir) / nonfinite.FILE, first)
     with (
-        loggers.opened(config) as writes,
-        MetricsLog(file, first, validated=not unfinished, loggers=writes) as log,
+        processes.in_first(logged(config, first, validated=not unfinished)) as log,
         Progress(training.steps, first, shortest_step=shortest_step) as progress,
     ):
 
@@ -132,9 +139,9 @@ def train(
             speed = progress.update(step, loss=counters.loss, learning_rate=now)
             skipped = {"skipped_steps": counters.skipped_steps} if training.max_skipped_steps else {}
             norms = by_layer(jax.device_get({name: value for name, value in metrics.items() if name not in SUMS}))
-            log.write(
-                step, loss=counters.loss, learning_rate=now, padding=counters.padding, **skipped, **norms, **speed
-            )
+            values = {"loss": counters.loss, "learning_rate": now, "padding": counters.padding, **skipped, **norms}
+            if log is not None:
+                log.write(step, **values, **speed)
             return counters.after_line()
 
         def validate_and_save(
@@ -148,20 +155,28 @@ def train(
             with progress.pause():
                 if due(step, validate_every) and validation_batches is not None:
                     with stage("validating", progress.print):
-                        scores["validation_loss"] = validate(eval_fn, strategy.split, state, validation_batches)
+                        loss = validate(eval_fn, strategy, state, validation_batches)
+                        scores["validation_loss"] = processes.of_first(loss)
                     if not math.isfinite(scores["validation_loss"]):
                         raise nonfinite.diverged(checkpoints, step, f"validation loss {scores['validation_loss']}")
                     counters = counters.after_validation(scores["validation_loss"])
                     if evaluate is not None:
                         with stage("translating the validation set", progress.print):
-                            scores |= evaluate(state.params)
-                    log.write(step, **scores)
+                            scores |= processes.of_first(evaluate(processes.on_host(state.params)))
+                    if log is not None:
+                        log.write(step, **scores)
                     shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
                     progress.print(f"step {step:,}: {shown.replace('bleu', 'BLEU')}")
                 regular = due(step, save_every) or counters.out_of_patience(training.patience)
                 if regular or overdue:
                     checkpoints.save(step, state, scores, counters, resume_only=not regular)
             return counters, scores
+
+        def overdue(step: int) -> bool:
+            """Whether to save because of `training.save_minutes`. Several processes ask this only when they log."""
+            if training.save_minutes is None or (processes.number() > 1 and not due(step, training.log_every)):
+                return False
+            return processes.of_first(time.monotonic() - saved >= 60 * training.save_minutes)
 
         pending, made, scores = None, first, dict[str, float]()
         interrupted: Interrupted | None = None
@@ -173,20 +188,21 @@ def train(
             saved = time.monotonic()
             last = training.steps if stop_after is None else min(stop_after, training.steps)
             last = first if counters.out_of_patience(training.patience) else last
-            steps = enumerate(iterate(train_batches, first, last), start=first + 1)
+            steps = enumerate(iterate(train_batches, first, last, own_rows), start=first + 1)
             wait = lambda: jax.block_until_ready(state)  # noqa: E731
-            for step, batch in traced(steps, profile, Path(config.run_dir) / "profile", wait, progress.print):
+            profiled = profile if processes.is_first() else None
+            for step, batch in traced(steps, profiled, Path(config.run_dir) / "profile", wait, progress.print):
                 check()
                 state, metrics = step_fn(state, strategy.split(batch, training.accumulation_steps))
                 made, scores = step, {}
                 if pending is not None:
                     counters = record_step(counters, *pending)  # one step late: the device never waits for the host
                 pending = step, metrics
-                overdue = training.save_minutes is not None and time.monotonic() - saved >= 60 * training.save_minutes
-                if not (overdue or due(step, validate_every) or due(step, save_every)):
+                late = overdue(step)
+                if not (late or due(step, validate_every) or due(step, save_every)):
                     continue
                 counters, pending = record_step(counters, *pending), None
-                counters, scores = validate_and_save(state, step, counters, overdue=overdue)
+                counters, scores = validate_and_save(state, step, counters, overdue=late)
                 if checkpoints.latest() == step:
                     saved = time.monotonic()
                 if counters.out_of_patience(training.patience):
@@ -212,13 +228,21 @@ def _frozen(params: Params, freeze: Sequence[str]) -> str:
     return f", {parameters.count({'params': frozen}):,} of them frozen" if frozen else ""
 
 
-def validate(eval_fn: Callable, split: Callable[[Batch], Batch], state: TrainState, batches: Batches) -> float:
+@contextmanager
+def logged(config: Config, step: int, *, validated: bool) -> Iterator[MetricsLog]:
+    """Opens `metrics.jsonl` and the loggers of a config. The arguments are those of `MetricsLog`."""
+    file = Path(config.run_dir) / "metrics.jsonl"
+    with loggers.opened(config) as writes, MetricsLog(file, step, validated=validated, loggers=writes) as log:
+        yield log
+
+
+def validate(eval_fn: Callable, strategy: PmapStrategy | MeshStrategy, state: TrainState, batches: Batches) -> float:
     """The mean unsmoothed loss over one epoch, in nats per target token.
 
     Raises:
         Interrupted: A deferred signal has arrived.
     """
-    numbers = checked(range(batches.per_epoch))
-    sums = [eval_fn(state.params, split(batches[n])) for n in numbers]
+    numbers, rows = checked(range(batches.per_epoch)), strategy.rows(batches.shape[2])
+    sums = [eval_fn(state.params, strategy.split(batches.part(n, rows))) for n in numbers]
     total = jax.tree.map(lambda *values: float(np.sum([float(v) for v in checked(values)])), *sums)
     return total["loss_sum"] / total["target_tokens"]

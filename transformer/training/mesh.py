@@ -54,6 +54,12 @@ class MeshStrategy:
         self.mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
         self.axes = Axes(own.tensor, gather if own.fsdp > 1 else None)
         self.num_shards = own.num_shards
+        index = jax.process_index()
+        self._shards = [
+            shard
+            for shard, group in enumerate(grid.reshape(own.num_shards, -1))
+            if any(device.process_index == index for device in group)
+        ]
 
     def create(self, init: Callable[[Params], Any], params: Params) -> Any:
         """Creates the state of training, already sharded.
@@ -118,18 +124,34 @@ class MeshStrategy:
 
         return jax.jit(mapped_step)
 
+    def rows(self, number: int, accumulation_steps: int | None = None) -> np.ndarray:
+        """Returns the rows of a batch that are on the devices of this process, which `split` takes.
+
+        Args:
+            number: Number of rows of the entire batch.
+            accumulation_steps: As in `split`.
+        """
+        shards = np.arange(number) // (accumulation_steps or 1) % self.num_shards
+        return np.flatnonzero(np.isin(shards, self._shards))
+
     def split(self, batch: Batch, accumulation_steps: int | None = None) -> Batch:
         """Splits the rows of a batch over devices and micro-batches, as `parallel.split` does.
 
-        Returns: A batch [accumulation_steps, B, ...], or [B, ...] if `accumulation_steps` is None. B is sharded.
+        Args:
+            batch: The `rows` of this process.
+            accumulation_steps: Number of micro-batches per device; None adds no axis for them.
+
+        Returns: A batch [accumulation_steps, B, ...], or [B, ...] if `accumulation_steps` is None. B is sharded, over
+            the devices of all processes.
         """
         leading = () if accumulation_steps is None else (accumulation_steps,)
         sharding = NamedSharding(self.mesh, P(*[None] * len(leading), ROWS))
 
         def place(x: np.ndarray) -> jax.Array:
-            rows = np.moveaxis(deal(x, (self.num_shards, *leading)), 0, len(leading))
+            rows = np.moveaxis(deal(x, (len(self._shards), *leading)), 0, len(leading))
+            B = rows.shape[len(leading) + 1] * self.num_shards
             rows = rows.reshape(*leading, -1, *x.shape[1:])
-            return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+            return jax.make_array_from_process_local_data(sharding, rows, (*leading, B, *x.shape[1:]))
 
         return jax.tree.map(place, batch)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformer import processes
 from transformer.checkpoint import Checkpoints
 from transformer.errors import DivergenceError
 from transformer.training.metrics import MetricsLog
@@ -14,7 +15,7 @@ SKIPPING = " To skip such steps, resume with a larger --training.max-skipped-ste
 
 
 def record(run_dir: str | Path, step: int, values: Mapping[str, float], pairs: Sequence[Any]) -> str:
-    """Appends a step to `nonfinite.jsonl`.
+    """Appends a step to `nonfinite.jsonl`, in the first process.
 
     A value that is not finite is written as text (`nan`, `inf`, `-inf`), because JSON has no such numbers. Lines of
     this step and later ones are replaced, because a resumed run may come to the same step again.
@@ -29,12 +30,10 @@ def record(run_dir: str | Path, step: int, values: Mapping[str, float], pairs: S
     """
     loss = values["loss_sum"] / max(values["target_tokens"], 1.0)
     norms = {name: value for name, value in values.items() if name.startswith(("gradient_norm", "update_norm"))}
-    with MetricsLog(Path(run_dir) / FILE, step - 1) as log:
-        log.write(
-            step,
-            **{name: value if math.isfinite(value) else str(value) for name, value in {"loss": loss, **norms}.items()},
-            pairs=pairs,
-        )
+    if processes.is_first():
+        written = {name: x if math.isfinite(x) else str(x) for name, x in {"loss": loss, **norms}.items()}
+        with MetricsLog(Path(run_dir) / FILE, step - 1) as log:
+            log.write(step, **written, pairs=pairs)
     return f"loss {loss}, gradient norm {norms['gradient_norm']}, update norm {norms['update_norm']}"
 
 

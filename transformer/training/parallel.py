@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from transformer import devices
+from transformer import devices, processes
 from transformer.axes import ALONE
 from transformer.config import ModelConfig, ParallelConfig
 from transformer.devices import replicate
@@ -39,23 +39,26 @@ class PmapStrategy:
     def map_eval_step(self, step: Callable[..., Any]) -> Callable[[Params, Batch], Any]:
         return map_eval_step(partial(step, total=total))
 
+    def rows(self, number: int, accumulation_steps: int | None = None) -> np.ndarray:
+        return np.arange(number)
+
     def split(self, batch: Batch, accumulation_steps: int | None = None) -> Batch:
         return split(batch, accumulation_steps)
 
 
 def choose(config: ParallelConfig, model: ModelConfig) -> PmapStrategy | MeshStrategy:
-    """Chooses how the local devices train a model.
+    """Chooses how the devices of all processes train a model.
 
     Args:
         config: The settings.
         model: Architecture of the model.
 
     Raises:
-        InputError: The mesh has another number of devices, or does not divide what it splits.
+        InputError: As `arrange` does.
     """
-    if config.uses_mesh:
-        return MeshStrategy(config, model, devices.local())
-    arrange(config, model, devices.count())
+    every = devices.everywhere()
+    if arrange(config, model, len(every), processes.number()).strategy == "mesh":
+        return MeshStrategy(config, model, every)
     return PmapStrategy()
 
 

@@ -17,8 +17,8 @@ class ParallelConfig:
     strategy: Literal["auto", "pmap", "mesh"] = "auto"
     """`pmap` gives each device the entire model and a part of each batch.
     `mesh` arranges the devices in a mesh with the axes `data`, `fsdp` and
-    `tensor`. `auto` is `pmap` in one process if `fsdp` and `tensor` are 1,
-    else `mesh`."""
+    `tensor`. `auto` is `pmap` in one process if `fsdp` and `tensor` are
+    1, else `mesh`."""
     data: Size = -1
     """Number of groups of devices, each with its part of a batch. -1 takes
     all devices that the other two axes leave."""

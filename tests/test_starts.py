@@ -92,7 +92,11 @@ def test_damaged_lines_are_left_out_and_kept_in_the_file(tmp_path: Path, line: s
 
 
 @pytest.mark.parametrize(
-    "change", [{"time": "yesterday"}, {"time": 5}, {"ended": "never"}, {"devices": 3}, {"versions": []}, {"step": "x"}]
+    "change",
+    [
+        *({"time": "yesterday"}, {"time": 5}, {"time": "0001-01-01T00:00:00"}, {"ended": "never"}, {"step": "x"}),
+        *({"devices": 3}, {"devices": {"cpu": "two"}}, {"versions": []}, {"commit": 5}, {"reason": []}),
+    ],
 )
 def test_a_line_with_other_types_is_damaged(tmp_path: Path, change: dict[str, Any]):
     (tmp_path / FILE).write_text(json.dumps(start(0)._asdict() | change))

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
+from transformer.config.bounds import fits
 from transformer.files import write_whole
 from transformer.interruption import Interrupted
 
@@ -142,7 +143,7 @@ def read_starts(run_dir: str | Path) -> list[Start]:
         return []
     found = []
     for line in lines:
-        with contextlib.suppress(ValueError, TypeError, RecursionError):
+        with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):
             found.append(_start(json.loads(line)))
     return found
 
@@ -150,11 +151,13 @@ def read_starts(run_dir: str | Path) -> list[Start]:
 def _start(values: dict[str, Any]) -> Start:
     """Raises ValueError or TypeError if the values are not those of a start."""
     start = Start(**{name: value for name, value in dict(values).items() if name in Start._fields})
+    for name, hint in get_type_hints(Start).items():
+        value = getattr(start, name)
+        is_table = get_origin(hint) is dict and isinstance(value, dict)
+        if not (all(fits(item, get_args(hint)[1]) for item in value.values()) if is_table else fits(value, hint)):
+            raise TypeError(f"{name} has another type")
     for time in (start.time, start.ended or start.time):
-        datetime.fromisoformat(time)
-    tables = (start.versions, start.devices, start.environment)
-    if not isinstance(start.step, int) or not all(isinstance(table, dict) for table in tables):
-        raise TypeError("a start has a step, and tables of versions, devices and variables")
+        datetime.fromisoformat(time).timestamp()
     return start
 
 

@@ -44,7 +44,13 @@ def test_a_run_that_is_being_written_can_be_read(tmp_path):
     np.testing.assert_array_equal(found.curves["loss"].steps, [5, 10])
 
 
-@pytest.mark.parametrize("line", ["{", "5", "null", '{"loss": 1.0}', '{"step": 5, "loss": "low"}', '{"step": null}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{", "5", "null", '{"loss": 1.0}', '{"step": 5, "loss": "low"}', '{"step": null}', '{"step": Infinity}'),
+        *(f'{{"step": 5, "loss": 1{"0" * 400}}}', "[" * 100_000),
+    ],
+)
 def test_a_damaged_line_is_named(tmp_path, line):
     run = make_run(tmp_path / "run")
     whole = (run / "metrics.jsonl").read_text()

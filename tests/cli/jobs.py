@@ -21,7 +21,7 @@ def start(arguments: list[str], devices: int = 1) -> subprocess.Popen:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "NPROC": "2",  # XLA's threads: by their number it splits products, and they would be as many as devices or cores
+        "NPROC": "2",  # XLA's threads, by whose number it splits products; otherwise as many as cores, or devices
     }
     return subprocess.Popen(
         [sys.executable, "-m", "transformer", *arguments, "--devices", str(devices)],

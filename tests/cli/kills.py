@@ -28,6 +28,7 @@ from command_line import ROOT, write_corpus
 from transformer.checkpoint_records import records
 from transformer.cli.resuming import outcome
 from transformer.parameters import fingerprint
+from transformer.run_dir import TOKENS
 
 # `transformer train`, which announces every stage and compilation at once instead of after some seconds.
 PROGRAM = """
@@ -175,17 +176,25 @@ def kill_run(command: list[str], folder: Path, seed: int, run: int, environment:
     for kill in draw_kills(seed, run):
         if kill.stage == "compiling":
             shutil.rmtree(cache, ignore_errors=True)  # a run killed before it compiled made none
+        if kill.stage == "tokenizing":
+            shutil.rmtree(run_dir / TOKENS, ignore_errors=True)  # otherwise nothing would be tokenized again
+        before = unfinished_saves(run_dir)
         status = interrupt(own, kill, environment)
         if status is None:
             continue
-        unfinished = [path.name for path in run_dir.glob("checkpoints/*") if not path.name.isdecimal()]
-        done.append({"seed": seed, "run": run, **kill._asdict(), "status": status, "unfinished_saves": len(unfinished)})
+        left = len(unfinished_saves(run_dir) - before)
+        done.append({"seed": seed, "run": run, **kill._asdict(), "status": status, "unfinished_saves": left})
     finish(own, environment)
     expected, found = result(folder / "undisturbed"), result(run_dir)
     if different := [name for name in expected if found[name] != expected[name]]:
         raise UnexpectedEndError(f"After {done}, the {', '.join(different)} differ.")
     shutil.rmtree(run_dir)
     return done
+
+
+def unfinished_saves(run_dir: Path) -> set[str]:
+    """The names of the temporary folders that a killed process has left, which the next one deletes."""
+    return {path.name for path in run_dir.glob("checkpoints/*") if not path.name.isdecimal()}
 
 
 def summary(kills: Sequence[Mapping[str, Any]], failures: Sequence[str]) -> str:

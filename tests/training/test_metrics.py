@@ -36,7 +36,11 @@ def test_log_has_null_for_values_that_are_not_finite(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "torn", ["", '{"step": 400, "lo', '{"step": 100}', "\0\0\0", "12\n", "[]\n", '{"loss": 1}\n', '{"step": "1"}\n']
+    "torn",
+    [
+        *("", '{"step": 400, "lo', '{"step": 100}', "\0\0\0", "12\n", "[]\n", '{"loss": 1}\n', '{"step": "1"}\n'),
+        f'{{"step": 1, "loss": {"[" * 100_000}}}\n',
+    ],
 )
 def test_log_continues_from_the_resumed_step(tmp_path: Path, torn: str):
     path = tmp_path / "metrics.jsonl"

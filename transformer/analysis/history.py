@@ -69,7 +69,7 @@ def _read(file: Path, run_dir: str | Path) -> dict[str, Curve]:
             step = int(values.pop("step"))
             for name, value in values.items():
                 found[name].append((step, math.nan if value is None else float(value)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"Line {number} of {file} is damaged. Restore the file, or leave out this run.") from error
     if not {"loss", "learning_rate"} <= found.keys():
         raise InputError(f"The run in {run_dir} has not logged a training loss yet. Wait, or leave out this run.")

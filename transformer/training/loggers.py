@@ -42,7 +42,7 @@ def opened(config: Config) -> Iterator[list[Write]]:
 
 @contextmanager
 def tensorboard(run_dir: Path, _: Config) -> Iterator[Write]:
-    """Writes scalars to `tensorboard/`. A value that is not finite is left out."""
+    """Writes scalars to `tensorboard/`. A value that is not finite, or no number, is left out."""
     from tensorboardX import SummaryWriter
 
     folder = run_dir / "tensorboard"
@@ -51,7 +51,7 @@ def tensorboard(run_dir: Path, _: Config) -> Iterator[Write]:
 
         def write(step: int, values: Mapping[str, Any]) -> None:
             for name, value in values.items():
-                if value is not None:
+                if isinstance(value, int | float):
                     writer.add_scalar(name, value, step)
             writer.flush()
 

@@ -82,7 +82,7 @@ def truncate(path: Path, last_step: int, *, validated: bool = True) -> None:
             values = json.loads(line)
             keep = values["step"] <= last_step and line.endswith(b"\n")
             keep &= validated or values["step"] < last_step or "validation_loss" not in values
-        except (ValueError, TypeError, KeyError):  # truncated by a crash, perhaps to valid JSON such as a number
+        except (ValueError, TypeError, KeyError, RecursionError):  # truncated, perhaps to valid JSON such as a number
             continue
         if keep:
             kept.append(line)

@@ -47,8 +47,8 @@ def diverged(checkpoints: Checkpoints, step: int, what: str, advice: str = "") -
         advice: A further sentence for the end of the message.
     """
     checkpoints.wait()
-    steps = checkpoints.steps()
-    kept = f"The last good checkpoint is step {max(steps)}" if steps else "There is no earlier checkpoint"
+    last = checkpoints.latest()
+    kept = "There is no earlier checkpoint" if last is None else f"The last good checkpoint is step {last}"
     return DivergenceError(
         f"Training diverged at step {step} ({what}). {kept}. Lower the learning rate, raise --optimizer.warmup-steps "
         f"or set --optimizer.clip-norm, and train with a new --run-dir.{advice}"

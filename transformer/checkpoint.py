@@ -170,7 +170,7 @@ class Checkpoints:
                 restored = self.restore(step, state, verified=True) if intact else None
             except UnreadableCheckpointError:
                 restored = None
-            if restored is None:
+            if not all(processes.gathered(restored is not None)):
                 damaged.append(step)
                 continue
             damaged += [other for other, record in self._records.items() if other < step and record.fingerprint is None]

@@ -96,7 +96,7 @@ def run(
 
 
 def _run(config: Config, profile: int | None, stop_after: int | None, command: str) -> None:
-    processes.require_same("The config is", to_json(config))
+    processes.require_same("The command is", [to_json(config), profile, stop_after])
     processes.agree(partial(check_run, config.run_dir, config))
     require_steps(profile, config)
     require_packages(config.training.loggers)
@@ -143,6 +143,7 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
     # Before this point, where all input has been checked, nothing is written but tokens.
     processes.by_first(partial(open_run, config.run_dir, config))
     run_dir = Path(config.run_dir).resolve()
+    processes.require_shared(run_dir / "config.json")
     start = Start.now(
         devices.kinds(),
         step=max((record.step for record in records(run_dir)), default=0),

@@ -35,7 +35,7 @@ GRACE = 5
 """Seconds that a process which failed waits for others that failed in the same way."""
 
 
-def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+def join(coordinator: str | None, processes: int | None, process: int | None, *, preemption: bool = True) -> None:
     """Joins the other processes of the job.
 
     Without others, it returns at once and does not import jax.
@@ -44,6 +44,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         coordinator: HOST:PORT at which process 0 listens and the others call, or None.
         processes: Number of processes, or None. 1 needs no other argument, and joins nothing.
         process: Number of this process, from 0, or None.
+        preemption: Whether JAX takes SIGTERM, so that `processes.check` can stop all processes at the same step.
 
     Raises:
         InputError: The arguments do not fit together, the address cannot be right, the process was launched with others
@@ -51,9 +52,9 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     """
     if (coordinator, processes, process) == (None, None, None):
         if (job := find_job()) is not None:
-            _join_launched(job)
+            _join_launched(job, preemption)
     elif (coordinator, processes, process) != (None, 1, None):
-        _join_given(coordinator, processes, process)
+        _join_given(coordinator, processes, process, preemption)
 
 
 def joined() -> bool:
@@ -83,7 +84,7 @@ def leave(status: int) -> None:
         os._exit(status)
 
 
-def _join_given(coordinator: str | None, processes: int | None, process: int | None) -> None:
+def _join_given(coordinator: str | None, processes: int | None, process: int | None, preemption: bool) -> None:
     """Joins by the options of the command line."""
     if coordinator is None or processes is None or process is None:
         options = {"--coordinator": coordinator, "--processes": processes, "--process": process}
@@ -111,19 +112,21 @@ def _join_given(coordinator: str | None, processes: int | None, process: int | N
         f"There should be {processes} processes at {coordinator}",
         "Check that address, and that each process has a number of its own.",
         gpus=(job.gpus if job else None) or [],
+        preemption=preemption,
         coordinator_address=coordinator,
         num_processes=processes,
         process_id=process,
     )
 
 
-def _join_launched(job: Job) -> None:
+def _join_launched(job: Job, preemption: bool) -> None:
     """Joins by JAX's detection."""
     by_hand = f"Type {job.advice}, or --processes 1 if this process is to work alone."
-    require(job.detection is not None, f"{job.found}, but JAX cannot join them by itself. {by_hand}")
+    unknown = "" if " but " in job.found else ", but JAX cannot join them by itself"
+    require(job.detection is not None, f"{job.found}{unknown}. {by_hand}")
     _require_reachable(job.coordinator, job.several_machines)
     method = job.detection or None
-    _initialize(job.found, by_hand, job.gpus, num_processes=job.processes, cluster_detection_method=method)
+    _initialize(job.found, by_hand, job.gpus, preemption, num_processes=job.processes, cluster_detection_method=method)
 
 
 def _require_reachable(coordinator: str | None, several_machines: bool) -> None:
@@ -156,20 +159,24 @@ def _require_free(port: int) -> None:
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
-        raise InputError(f"Cannot listen on port {port} ({error.strerror}). Give --coordinator another.") from error
+        raise InputError(
+            f"Cannot listen on port {port} ({os.strerror(error.errno or 0)}). Give --coordinator another."
+        ) from error
 
 
-def _initialize(found: str, advice: str, gpus: list[int] | None, **settings: Any) -> None:
+def _initialize(found: str, advice: str, gpus: list[int] | None, preemption: bool, **settings: Any) -> None:
     """Calls `jax.distributed.initialize`.
 
     Args:
         found: The sentence that tells of the other processes, without its end.
         advice: What to do if JAX fails.
         gpus: The GPUs of this process; empty for all that it sees, None to let JAX decide.
+        preemption: As in `join`.
         settings: Further arguments.
     """
     import jax
 
+    jax.config.update("jax_enable_preemption_service", preemption)
     with _patience(found):
         try:
             jax.distributed.initialize(

@@ -9,9 +9,12 @@ All processes must call these functions in the same order.
 import json
 import os
 import signal
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -27,6 +30,7 @@ from transformer.joining import joined
 T = TypeVar("T")
 
 _LONGEST = 7 * 24 * 3600  # seconds; processes wait while one tokenizes, and notice a dead one by its heartbeat
+_VISIBLE = 60  # seconds
 _SMALLEST = 256  # bytes of a message
 _barriers, _checks = count(), count()
 
@@ -136,12 +140,20 @@ def in_first(context: AbstractContextManager[T]) -> Iterator[T | None]:
 
 
 def require_same(what: str, value: Any) -> None:
-    """Raises InputError unless the value is the same in all processes.
+    """Raises InputError unless the value is the same in all processes, which have as many devices each.
 
     Args:
         what: Names the value in the message, with a verb, such as "The test pairs are".
         value: What JSON can hold.
     """
+    if number() == 1:
+        return
+    counts = Counter(device.process_index for device in jax.devices())
+    if len({*counts.values()}) > 1:
+        raise InputError(
+            f"All processes must have as many devices, but process 0 has {counts[0]} and others have "
+            f"{min(counts.values())} to {max(counts.values())}. Start all processes with the same devices."
+        )
     values = gathered(value)
     other = next((index for index, own in enumerate(values) if own != values[0]), None)
     if other is not None:
@@ -149,6 +161,22 @@ def require_same(what: str, value: Any) -> None:
             f"{what} not the same in process {other} as in process 0. Start all processes with the same command, on "
             "the same files."
         )
+
+
+def require_shared(file: Path) -> None:
+    """Raises InputError unless all processes find a file that the first one has written."""
+
+    def found() -> None:
+        until = time.monotonic() + _VISIBLE
+        while not file.exists():  # network file systems show a new file after a while
+            if time.monotonic() > until:
+                raise InputError(
+                    f"Process {jax.process_index()} does not find {file}. The run directory must be one that all "
+                    "processes share."
+                )
+            time.sleep(0.5)
+
+    agree(found)
 
 
 def own(items: np.ndarray) -> np.ndarray:

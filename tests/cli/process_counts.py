@@ -2,8 +2,9 @@
 
     python tests/cli/process_counts.py FOLDER
 
-Two processes, whose mesh has `fsdp=2`, stop after half of the steps. Then one, two and four processes resume the run,
-each with a copy of it and one device per process. The result is compared with that of one process that never stopped.
+Two processes, and then four, stop after half of the steps; their meshes have the axis `fsdp`. Then one, two and four
+processes resume a copy of each run, with one device per process. The result is compared with that of one process that
+never stopped.
 """
 
 import argparse
@@ -32,17 +33,16 @@ def main() -> None:
         *("--model.dtype", "float32", "--training.steps", str(STEPS)),
     ]
     train(command, folder / "whole", 1)
-    train([*command, "--parallel.fsdp", "2", "--stop-after", str(HALF)], folder / "half", 2)
     expected, texts = outcome(folder / "whole", STEPS), (folder / "whole" / "hypotheses.txt").read_text("utf-8")
-    for number in (1, 2, 4):
-        run = shutil.copytree(folder / "half", folder / str(number))
-        train(command, run, number)
-        same = (run / "hypotheses.txt").read_text("utf-8") == texts
-        print(
-            f"resumed by {number}: {differences(expected, outcome(run, STEPS)) or 'equal bit for bit'}; translations",
-            end=" ",
-        )
-        print("equal" if same else "DIFFER", flush=True)
+    for before in (2, 4):
+        half = folder / f"half-{before}"
+        train([*command, "--parallel.fsdp", str(before), "--stop-after", str(HALF)], half, before)
+        for number in (1, 2, 4):
+            run = shutil.copytree(half, folder / f"{before}-{number}")
+            train(command, run, number)
+            found = differences(expected, outcome(run, STEPS)) or "equal bit for bit"
+            same = (run / "hypotheses.txt").read_text("utf-8") == texts
+            print(f"{before}, resumed by {number}: {found}; translations {'equal' if same else 'DIFFER'}", flush=True)
 
 
 def train(command: list[str], run: Path, number: int) -> None:

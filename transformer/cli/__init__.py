@@ -84,14 +84,15 @@ def _run(given: list[str]) -> int:
         if devices is not None:
             simulate_devices(devices)
         if given[0] in process.JOINING and not {"-h", "--help"} & {*given}:
-            join(*processes)
+            join(*processes, preemption=given[0] == "train")
         if joined():
             process.divert_native_output()
         module = f"{given[0]}_" if iskeyword(given[0]) else given[0]
         command = import_module(f"transformer.cli.{module}").main
         if joined() and given[0] != "train":  # which has settings to make before JAX starts its backend
-            from transformer.processes import first_prints
+            from transformer.processes import first_prints, require_same
 
+            require_same("The command is", given)
             command = first_prints()(command)
         command(given[1:])
         sys.stdout.flush()
@@ -108,11 +109,11 @@ def _run(given: list[str]) -> int:
         text = ascii(error.object[:100])
         print(f"error: Cannot encode {text} as {error.encoding}. Set PYTHONUTF8=1.", file=sys.stderr)
         return 2
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             print(f"error: {process.out_of_memory(given[0], error)}", file=sys.stderr)
             return 2
-        if not joined():
+        if not (joined() and process.is_from_runtime(error)):
             raise
         print(f"error: {process.others_gone(error)}", file=sys.stderr)
         return 1

@@ -110,7 +110,7 @@ def system_error(error: OSError) -> str:
     return f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
 
 
-def out_of_memory(command: str, error: RuntimeError) -> str:
+def out_of_memory(command: str, error: Exception) -> str:
     """The message for a device that has run out of memory.
 
     Args:
@@ -131,7 +131,12 @@ def out_of_memory(command: str, error: RuntimeError) -> str:
     return f"The device is out of memory ({said}). {lower} other processes on the device (see nvidia-smi)."
 
 
-def others_gone(error: RuntimeError) -> str:
+def is_from_runtime(error: Exception) -> bool:
+    """Whether JAX's runtime has raised an exception: its message begins with a status, such as `UNKNOWN: `."""
+    return re.match("[A-Z_]+: ", str(error)) is not None
+
+
+def others_gone(error: Exception) -> str:
     """The message for an exception of JAX in one of several processes, most likely because another one has ended."""
     said = str(error).splitlines()[0].rstrip(".")[:200]
     return (

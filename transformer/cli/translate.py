@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from transformer.cli.decoding import DecodingOptions, Dtype, load_translator, parse
-from transformer.errors import InputError
+from transformer.errors import InputError, require
 from transformer.joining import joined
 from transformer.runtime import require_package
 from transformer.stages import stage
@@ -92,6 +92,7 @@ def _load(options: TranslationOptions) -> "Translator | Engine":
     for name in ("alignments", "ensemble"):
         if getattr(options, name):
             raise InputError(f"CTranslate2 does not support --{name}. Use --engine jax.")
+    require(not joined(), "--engine ctranslate2 works in one process. Start one, or use --engine jax.")
     require_package("ctranslate2")
     from transformer.interop.engine_cache import load_engine
 

@@ -34,7 +34,8 @@ class ParallelConfig:
         check(self, "parallel")
         require(
             [self.data, self.fsdp, self.tensor].count(-1) <= 1,
-            "At most one of parallel.data, parallel.fsdp and parallel.tensor may be -1. Give the sizes of the others.",
+            "At most one of parallel.data, parallel.fsdp and parallel.tensor may be -1, and parallel.data is -1 unless "
+            "it is given. Give the sizes of the others, such as --parallel.data 1.",
         )
         require(
             self.strategy != "pmap" or self.fsdp == self.tensor == 1,

@@ -220,7 +220,7 @@ def _check_budget(tokens: int, row_multiple: int, length: int, pack_length: int 
     else:
         reason, advice = "the longest pair", ""
     raise InputError(
-        f"A batch of {tokens} tokens is too small: {row_multiple} rows (one for each device and accumulation step) of "
+        f"A batch of {tokens} tokens is too small: {row_multiple} rows (one for each part of the batch) of "
         f"{length} tokens ({reason}) need {row_multiple * length}. Raise --training.batch-tokens{advice}."
     )
 

@@ -117,6 +117,7 @@ def own_batches(
     lengths: np.ndarray, widths: Sequence[int], tokens: int, backend: Backend
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Groups this process's share of the sequences into batches for its devices, as `rows.of_one_width` does."""
+    processes.require_same("The sentences are", lengths.tolist())
     own = processes.own(np.argsort(-lengths, kind="stable"))
     for width, rows, chosen in of_one_width(lengths[own], widths, tokens, backend.row_divisor, devices.count()):
         yield width, rows, own[chosen]

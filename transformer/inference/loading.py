@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
+from transformer import processes
 from transformer.checkpoint import UNVERIFIED
 from transformer.checkpoint_arrays import load_params
 from transformer.checkpoint_files import UnreadableCheckpointError
@@ -64,7 +65,7 @@ def load_chosen(
     unreadable = set[int]()
     while True:
         try:
-            steps = checkpoint_steps(run_dir, checkpoint, average, unreadable)
+            steps = processes.of_first(checkpoint_steps(run_dir, checkpoint, average, unreadable))
             params = load_params(run_dir, steps, fingerprint)
         except UnreadableCheckpointError as error:
             if not isinstance(checkpoint, str):

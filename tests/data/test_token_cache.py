@@ -1,6 +1,8 @@
 """Token ids in memory-mapped files, made once and found again."""
 
 import dataclasses
+import json
+import os
 from pathlib import Path
 
 import datasets
@@ -14,6 +16,7 @@ from transformer.data.token_cache import CachedTokens, cached_tokens, is_unfinis
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokens import tokenize
 from transformer.errors import InputError
+from transformer.manifest import write_manifest
 
 CHUNK, PAIRS = 7, 101
 
@@ -162,6 +165,55 @@ def test_damaged_tokens_are_made_again(config, tokenizer, tmp_path, capsys, dama
     assert_same(cached_tokens(folder, config, tokenizer, 14), expected)
     said = capsys.readouterr().out
     assert said.count("are damaged (target_ids.bin). Tokenizing again.") == (damage[:2] == "a ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arrays": 5},
+        {"arrays": {"source_ids": "O"}},
+        {"arrays": {"../../secret": "<i4"}},
+        {"sizes": 5},
+        {"sizes": [-1]},
+        {"sizes": [1]},
+        {"sizes": [0, 0]},
+        {"report": [1]},
+        {"report": {"read": "x", "dropped": {}, "empty": 0}},
+    ],
+    ids=str,
+)
+def test_only_the_known_arrays_of_known_types_are_read(config, tokenizer, tmp_path, change):
+    folder = tmp_path / "tokens"
+    expected = cached_tokens(folder, config, tokenizer, 14)
+    about = json.loads((folder / "tokens.json").read_text())
+    (folder / "tokens.json").write_text(json.dumps(about | change))
+    write_manifest(folder)
+    assert_same(cached_tokens(folder, config, tokenizer, 14), expected)
+    assert json.loads((folder / "tokens.json").read_text()) == about
+
+
+@pytest.mark.parametrize("name", ["tokens.json", "progress.json", "source_ids.bin", "SHA256SUMS"])
+def test_pipes_among_the_tokens_are_not_read(config, tokenizer, tmp_path, name):
+    folder = tmp_path / "tokens"
+    expected = cached_tokens(folder, config, tokenizer, 14)
+    for file in {name, "tokens.json"}:  # what looks unfinished
+        (folder / file).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert_same(cached_tokens(folder, config, tokenizer, 14), expected)
+
+
+@pytest.mark.parametrize(
+    "change", [{"bytes": 5}, {"bytes": {"../x": 1}}, {"chunks": "x"}, {"chunks": -1}, {"sizes": None}, {"dropped": [1]}]
+)
+def test_malformed_progress_is_not_used(config, tokenizer, tmp_path, monkeypatch, change):
+    folder, expected = tmp_path / "tokens", cached_tokens(tmp_path / "whole", config, tokenizer, 14)
+    with monkeypatch.context() as patch:
+        patch.setattr(token_cache, "require_pairs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            cached_tokens(folder, config, tokenizer, 14)
+    about = json.loads((folder / "progress.json").read_text())
+    (folder / "progress.json").write_text(json.dumps(about | change))
+    assert_same(cached_tokens(folder, config, tokenizer, 14), expected)
 
 
 def arrays(found: CachedTokens) -> dict[str, np.ndarray]:

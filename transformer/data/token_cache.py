@@ -13,7 +13,6 @@ so a process that has mapped older ones keeps them.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -28,16 +27,18 @@ from transformer.data.corpus import corpora_of, load_rows, names_of, stream_pair
 from transformer.data.pair_files import suffix
 from transformer.data.pairs import Chunk, Report
 from transformer.data.raw_files import BLOCK, open_file, version
+from transformer.data.token_files import TokenFiles
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokens import TokenPairs, encode, longest, require_pairs, within_limits
 from transformer.errors import InputError
-from transformer.files import as_json, write_whole
+from transformer.files import as_json, read_json, write_whole
 from transformer.manifest import MANIFEST, damaged_files, has_manifest, write_manifest
 from transformer.stages import stage
 
 FORMAT = 1
 TOKENS, PROGRESS = "tokens.json", "progress.json"
 _SAVE_EVERY = 10  # chunks
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a file with other values leads to
 # Fields of the config that change which pairs are read from given files.
 _READING = (
     *("source_language", "target_language", "split_key", "tsv_columns", "normalization"),
@@ -82,7 +83,8 @@ def cached_tokens(
     key = _key(config, tokenizer, max_length)
     if shared:
         folder = folder / key[:32]
-    if (found := _load(folder, key, config)) is not None:
+    arrays = TokenFiles(folder, max(tokenizer.source.size, tokenizer.target.size))
+    if (found := _load(folder, key, config, arrays)) is not None:
         return found
     if check is not None:
         with stage("comparing the training pairs with those of the run"):
@@ -90,11 +92,13 @@ def cached_tokens(
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(lock_of(folder)):
-            if (found := _load(folder, key, config, print)) is None:  # another process may have made them meanwhile
+            found = _load(folder, key, config, arrays, print)  # another process may have made them meanwhile
+            if found is None:
                 with stage("tokenizing the training pairs"):
-                    _make(folder, key, config, tokenizer, max_length)
-                found = _load(folder, key, config)
-    assert found is not None, f"{folder} was changed by another program"
+                    _make(folder, key, config, arrays, tokenizer, max_length)
+                found = _load(folder, key, config, arrays)
+    if found is None:
+        raise InputError(f"The tokens in {folder} are not those that were written. Run the same command again.")
     return found
 
 
@@ -156,22 +160,41 @@ def _file_identity(path: str) -> list[str]:
 
 
 def _load(
-    folder: Path, key: str, config: DataConfig, say: Callable[[str], None] = lambda _: None
+    folder: Path, key: str, config: DataConfig, arrays: TokenFiles, say: Callable[[str], None] = lambda _: None
 ) -> CachedTokens | None:
     """The tokens in a folder; None if they are missing, damaged, which is said, or were made of something else."""
     try:
-        about = json.loads((folder / TOKENS).read_bytes())
-        if about["key"] != key or not has_manifest(folder):
+        about = read_json(folder / TOKENS)
+        if about["key"] != key or about["arrays"] != arrays.dtypes or not has_manifest(folder):
             return None
         if damaged := damaged_files(folder, ()):
             say(f"The tokens in {folder} are damaged ({', '.join(damaged)}). Tokenizing again.")
             return None
-        arrays = {name: np.memmap(folder / f"{name}.bin", dtype, "r") for name, dtype in about["arrays"].items()}
+        tokens = arrays.load(_sizes(about["sizes"], config))
         names = chain.from_iterable(names_of(given, config) for given in corpora_of(config, "train"))
-        report = Report(**about["report"] | {"files": tuple(dict.fromkeys(names))})  # the files may have moved
-        return CachedTokens(TokenPairs(**arrays, sizes=tuple(about["sizes"])), report, about["data"])
-    except (OSError, ValueError, KeyError, TypeError):
+        files, counts = tuple(dict.fromkeys(names)), about["report"]  # the files may have moved
+        report = Report(files, _count(counts["read"]), _counts(counts["dropped"]), _count(counts["empty"]))
+        return CachedTokens(tokens, report, str(about["data"]))
+    except _DAMAGE:
         return None
+
+
+def _count(value: Any) -> int:
+    """A count in a JSON file. Raises ValueError if it is none."""
+    if not isinstance(value, int) or value < 0:
+        raise ValueError("not a count")
+    return value
+
+
+def _counts(values: dict[str, Any]) -> dict[str, int]:
+    return {name: _count(value) for name, value in values.items()}
+
+
+def _sizes(values: list[Any], config: DataConfig) -> tuple[int, ...]:
+    """Number of pairs of each training corpus. The last corpora have none, and are left out, if they are empty."""
+    if len(values) > len(corpora_of(config, "train")):
+        raise ValueError("more numbers than corpora")
+    return tuple(map(_count, values))
 
 
 @contextmanager
@@ -186,61 +209,11 @@ def _written(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class _Arrays:
-    """The files that tokens are appended to."""
-
-    def __init__(self, folder: Path, vocabulary_size: int) -> None:
-        """Takes the folder, and the number of tokens in the larger vocabulary."""
-        ids = "<u2" if vocabulary_size <= 2**16 else "<i4"
-        self.dtypes = {
-            "source_ids": ids,
-            "source_offsets": "<i8",
-            "target_ids": ids,
-            "target_offsets": "<i8",
-            "numbers": "<i8",
-        }
-        self._files = {name: folder / f"{name}.bin" for name in self.dtypes}
-
-    def sizes(self) -> dict[str, int]:
-        """The size of each file in bytes."""
-        return {name: file.stat().st_size for name, file in self._files.items()}
-
-    def begin(self) -> None:
-        """Creates the files, without any pair."""
-        for name, file in self._files.items():
-            file.unlink(missing_ok=True)
-            file.write_bytes(bytes(8) if name.endswith("_offsets") else b"")
-
-    def truncate(self, sizes: dict[str, int]) -> bool:
-        """Removes what was written after the files had these sizes; False if a file is missing or smaller."""
-        if any(not file.exists() or file.stat().st_size < sizes[name] for name, file in self._files.items()):
-            return False
-        for name, file in self._files.items():
-            os.truncate(file, sizes[name])
-        return True
-
-    def append(self, tokens: TokenPairs) -> None:
-        """Appends pairs to the files."""
-        for name, dtype in self.dtypes.items():
-            values = getattr(tokens, name)
-            if name.endswith("_offsets"):
-                ids = name.replace("offsets", "ids")
-                before = self._files[ids].stat().st_size // np.dtype(self.dtypes[ids]).itemsize - values[-1]
-                values = values[1:] + before
-            with self._files[name].open("ab") as file:
-                values.astype(dtype).tofile(file)
-
-    def sync(self) -> None:
-        """Waits until everything is on the disk."""
-        for file in self._files.values():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-
-
-def _make(folder: Path, key: str, config: DataConfig, tokenizer: Tokenizer, max_length: int) -> None:
+def _make(
+    folder: Path, key: str, config: DataConfig, arrays: TokenFiles, tokenizer: Tokenizer, max_length: int
+) -> None:
     """Tokenizes the training pairs chunk by chunk, after those that an interrupted process has tokenized."""
-    arrays = _Arrays(folder, max(tokenizer.source.size, tokenizer.target.size))
-    done, sizes, limits = _resume(folder, key, arrays)
+    done, sizes, limits = _resume(folder, key, config, arrays)
     report, digest, corpus = Report(()), hashlib.sha256(), 0
     for index, chunk in enumerate(stream_pairs(config, "train", report)):
         corpus = _update(digest, chunk, corpus)
@@ -265,24 +238,36 @@ def _make(folder: Path, key: str, config: DataConfig, tokenizer: Tokenizer, max_
     write_manifest(folder)
 
 
-def _resume(folder: Path, key: str, arrays: _Arrays) -> tuple[int, list[int], Report]:
+class _Progress(NamedTuple):
+    """What `progress.json` says: numbers of chunks, of pairs by corpus, of dropped pairs, and the files' sizes."""
+
+    chunks: int
+    sizes: list[int]
+    dropped: dict[str, int]
+    bytes: dict[str, int]
+
+
+def _resume(folder: Path, key: str, config: DataConfig, arrays: TokenFiles) -> tuple[int, list[int], Report]:
     """Prepares the files.
 
     Returns: The number of chunks that they hold, the number of pairs of each corpus, and what was dropped.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
-    if (progress := _progress(folder, key)) is not None and arrays.truncate(progress["bytes"]):
-        return progress["chunks"], progress["sizes"], Report((), dropped=progress["dropped"])
+    if (progress := _progress(folder, key, config, arrays)) is not None and arrays.truncate(progress.bytes):
+        return progress.chunks, progress.sizes, Report((), dropped=progress.dropped)
     for name in (PROGRESS, TOKENS):
         (folder / name).unlink(missing_ok=True)
     arrays.begin()
     return 0, [], Report(())
 
 
-def _progress(folder: Path, key: str) -> dict[str, Any] | None:
+def _progress(folder: Path, key: str, config: DataConfig, arrays: TokenFiles) -> _Progress | None:
     """What an interrupted process has left of the same tokens."""
     try:
-        progress = json.loads((folder / PROGRESS).read_bytes())
-        return progress if progress["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
+        about = read_json(folder / PROGRESS)
+        if about["key"] != key or about["bytes"].keys() != arrays.dtypes.keys():
+            return None
+        sizes = _sizes(about["sizes"], config)
+        return _Progress(_count(about["chunks"]), [*sizes], _counts(about["dropped"]), _counts(about["bytes"]))
+    except _DAMAGE:
         return None

@@ -43,6 +43,7 @@ CHECKS: list[tuple[Any, dict[str, Any], str]] = [
     (DataConfig, {"corpus": "x.parquet", "corpus_config": "de"}, r"is for a Hugging Face .* is x\.parquet"),
     (DataConfig, {"corpus": ""}, r"data\.corpus is empty"),
     (DataConfig, {"corpus": "package:"}, r"data\.corpus=package: names no file that comes with the package"),
+    (DataConfig, {"corpus": "package:/x.jsonl"}, r"names no file that comes with the package"),
     (DataConfig, {"corpus_config": "de-en"}, r"corpus_config=de-en is for a Hugging Face .* data\.corpus is files"),
     (DataConfig, {"max_length": 1}, r"data\.max_length must be at least 2, but is 1"),
     (DataConfig, {"max_length_ratio": 0.5}, r"data\.max_length_ratio must be at least 1, but is 0\.5"),

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from transformer.config import DataConfig
-from transformer.data.corpus import Pairs, read_files, read_pairs, splits
+from transformer.data.corpus import Pairs, read_files
 from transformer.errors import InputError
 from transformer.files import write_lines
 from transformer.run_dir import data_fingerprints
@@ -30,13 +30,11 @@ def read_test_set(run_dir: str | Path, config: DataConfig) -> Pairs:
 def read_validation_set(run_dir: str | Path, config: DataConfig) -> Pairs:
     """Reads the validation set from the run directory.
 
-    Earlier versions kept no copy there; for their runs, it is read from the files that the config names.
+    It is never read from what the config names, which anyone may have written. Version 0.1 kept no copy.
 
-    Raises: InputError if the run has none, or if its sentences have changed since.
+    Raises: InputError if the run has none, or its sentences have changed.
     """
-    if (Path(run_dir) / KEPT["validation"]).exists() or "validation" not in splits(config):
-        return _read_kept(run_dir, "validation", config)
-    return _as_recorded(run_dir, "validation", read_pairs(config, "validation")[0])
+    return _read_kept(run_dir, "validation", config)
 
 
 def _read_kept(run_dir: str | Path, split: str, config: DataConfig) -> Pairs:
@@ -44,13 +42,9 @@ def _read_kept(run_dir: str | Path, split: str, config: DataConfig) -> Pairs:
     if not file.is_file():
         raise InputError(f"The run in {run_dir} has no {split} set. Give --source and --reference.")
     kept = read_files((str(file),), dataclasses.replace(config, tags=None), empty="keep")[0]  # tags are under `tags`
-    return _as_recorded(run_dir, split, kept)
-
-
-def _as_recorded(run_dir: str | Path, split: str, pairs: Pairs) -> Pairs:
-    if data_fingerprints(run_dir).get(split) not in (None, pairs.fingerprint):
+    if data_fingerprints(run_dir).get(split) not in (None, kept.fingerprint):
         raise InputError(
             f"The {split} pairs of the run in {run_dir} differ from those it was trained with. Restore the file, or "
             "give --source and --reference."
         )
-    return pairs
+    return kept

@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -232,6 +233,23 @@ def test_translations_that_are_not_utf8_are_not_compared(run: Path):
     assert result.status == 2
     assert "hypotheses.txt is damaged ('utf-8' codec can't decode" in result.err
     assert result.err.endswith(f"Give {run}@last to compare its last checkpoint.\n")
+
+
+@pytest.mark.parametrize("command", ["tune", "evaluate"])
+@pytest.mark.parametrize("corpus", ["files", "owner/name"])
+def test_what_a_config_names_is_not_read_instead_of_the_pairs_of_a_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, corpus: str
+):
+    for reader in ("stream_files", "load_rows"):
+        monkeypatch.setattr(f"transformer.data.corpus.{reader}", pytest.fail)
+    values, named = json.loads((run / "config.json").read_text()), [str(tmp_path / "x.jsonl")]
+    values["data"] |= {"corpus": corpus, "train": named, "validation": named, "test": named}
+    (run / "config.json").write_text(json.dumps(values))
+    for name in ("test.jsonl", "validation.jsonl"):
+        (run / name).unlink()
+    result = call(command, str(run))
+    assert result.status == 2
+    assert re.search(r"run has no (test|validation) set\. Give --source and --reference\.\n$", result.err)
 
 
 def test_a_number_of_too_many_digits_is_refused(hf_settings: dict):

@@ -112,7 +112,7 @@ class DataConfig:
             "dataset.",
         )
         require(
-            not self.corpus.startswith("package:") or self.is_one_file,
+            not self.corpus.startswith("package:") or self.corpus == "package:quickstart.jsonl.xz",
             f"data.corpus={self.corpus} names no file that comes with the package. Use package:quickstart.jsonl.xz.",
         )
         require(

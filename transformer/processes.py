@@ -151,8 +151,8 @@ def require_same(what: str, value: Any) -> None:
     counts = Counter(device.process_index for device in jax.devices())
     if len({*counts.values()}) > 1:
         raise InputError(
-            f"All processes must have as many devices, but process 0 has {counts[0]} and others have "
-            f"{min(counts.values())} to {max(counts.values())}. Start all processes with the same devices."
+            f"All processes must have as many devices, but they have {min(counts.values())} to {max(counts.values())}. "
+            "Start all processes with the same devices."
         )
     values = gathered(value)
     other = next((index for index, own in enumerate(values) if own != values[0]), None)

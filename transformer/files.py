@@ -48,6 +48,19 @@ def read_regular(file: str | Path, largest: int | None = None) -> bytes:
     return path.read_bytes()
 
 
+def read_log(file: Path) -> bytes:
+    """Reads a file that a run writes to as it goes on, and that may be missing: then it is empty.
+
+    Raises: InputError if the file is unreadable, or not a regular file.
+    """
+    try:
+        return read_regular(file)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise InputError(f"Cannot read {file}: {error.strerror}. Restore it, or remove it to go on without.") from error
+
+
 def read_json(file: str | Path) -> Any:
     """Reads a JSON file of at most 64 MB. It may begin with a byte-order mark, which an editor may have added.
 

@@ -39,7 +39,7 @@ from transformer.checkpoint_records import CHECKPOINTS, LAYOUT, Record, best, re
 from transformer.config import Config, TrainingConfig
 from transformer.config_files import from_json, to_json
 from transformer.errors import InputError, did_you_mean, require
-from transformer.files import LARGEST_JSON, PART, read_json, read_regular, write_whole
+from transformer.files import LARGEST_JSON, PART, read_json, read_log, read_regular, write_whole
 
 DIVERGED = "diverged.txt"
 DAMAGED = "damaged"
@@ -126,8 +126,7 @@ def adopt(run_dir: Path, config: Config) -> None:
         return
     line = {"step": step, "changed": {name: {"before": old, "now": new} for name, (old, new) in changed.items()}}
     file = run_dir / "changes.jsonl"
-    kept = file.read_bytes() if file.exists() else b""
-    write_whole(file, kept + f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+    write_whole(file, read_log(file) + f"{json.dumps(line, ensure_ascii=False)}\n".encode())
     write_whole(run_dir / "config.json", to_json(config).encode())
 
 
@@ -160,7 +159,8 @@ def is_held(run_dir: Path) -> bool | None:
     import fcntl
 
     try:
-        with (run_dir / LOCK).open("rb") as file:
+        # Opening a pipe would wait for another process.
+        with os.fdopen(os.open(run_dir / LOCK, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (FileNotFoundError, BlockingIOError) as error:
         return isinstance(error, BlockingIOError)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from transformer.config.bounds import fits
-from transformer.files import write_whole
+from transformer.files import read_log, write_whole
 from transformer.interruption import Interrupted
 
 FILE = "starts.jsonl"
@@ -116,7 +116,7 @@ def recorded(run_dir: Path, start: Start, say: Callable[[str], None]) -> Iterato
         say: Prints what differs from the previous start, if anything does.
     """
     file, earlier = run_dir / FILE, read_starts(run_dir)
-    kept = file.read_bytes().splitlines() if file.exists() else []
+    kept = read_log(file).splitlines()
 
     def write(start: Start) -> None:
         write_whole(file, b"".join(line + b"\n" for line in (*kept, json.dumps(start._asdict()).encode())))
@@ -137,12 +137,8 @@ def recorded(run_dir: Path, start: Start, say: Callable[[str], None]) -> Iterato
 
 def read_starts(run_dir: str | Path) -> list[Start]:
     """The starts of a run, in order. Lines that are damaged are left out, and runs of version 0.1 have none."""
-    try:
-        lines = (Path(run_dir) / FILE).read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
     found = []
-    for line in lines:
+    for line in read_log(Path(run_dir) / FILE).splitlines():
         with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):
             found.append(_start(json.loads(line)))
     return found

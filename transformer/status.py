@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from transformer.checkpoint_records import CHECKPOINTS, Record, records, saved_at
 from transformer.config import Config
+from transformer.files import read_log, read_regular
 from transformer.manifest import has_manifest, missing_files
 from transformer.run_dir import DIVERGED, SCORES, is_held, is_trained, read_config
 from transformer.starts import Start, read_starts
@@ -85,7 +86,7 @@ class Status:
 def read_status(run_dir: str | Path) -> Status:
     """Reads the status of a run, which may be training.
 
-    Raises: InputError if this is not a run directory, or its `config.json` is invalid.
+    Raises: InputError if this is not a run directory, its `config.json` is invalid, or a log is not a regular file.
     """
     folder = Path(run_dir)
     config, alive = read_config(folder), is_held(folder)
@@ -130,7 +131,7 @@ def _state(folder: Path, config: Config, step: int, last: Start | None, running:
 def _reason(folder: Path, state: State, last: Start | None) -> str | None:
     if state == "diverged":
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return (folder / DIVERGED).read_text(encoding="utf-8").strip()
+            return read_regular(folder / DIVERGED).decode().strip()
     return last.reason if state == "stopped" and last is not None else None
 
 
@@ -172,9 +173,10 @@ class _Log(NamedTuple):
 def _read_log(file: Path) -> _Log:
     """Reads a log that may be growing. Lines that are damaged or incomplete are left out."""
     try:
-        modified, lines = file.stat().st_mtime, file.read_bytes().splitlines()
+        modified = file.stat().st_mtime
     except FileNotFoundError:
         return _Log()
+    lines = read_log(file).splitlines()
     # Parsing only these lines keeps a long log fast.
     found = ((line, values) for line in reversed(lines) if (values := _values(line, "tokens_per_second")))
     last, latest = next(found, (b"", None))

@@ -56,7 +56,7 @@ class Stage(NamedTuple):
 
 STAGES = {
     "start": Stage("", 2.0),
-    "tokenizing": Stage("(training the tokenizer|tokenizing the train pairs)", 0.2),
+    "tokenizing": Stage("(training the tokenizer|tokenizing the training pairs)", 0.2),
     "compiling": Stage(STEP, 5.0),
     "training": Stage(r"step \d+/", 0.3),
     "validating": Stage("validating", 0.02),

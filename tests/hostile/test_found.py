@@ -38,7 +38,9 @@ from transformer.interop.marian_settings import read_settings as read_marian_set
 from transformer.interop.marian_weights import open_archive, read_array
 from transformer.interop.pickled_tensors import _Storage, _tensors, _View
 from transformer.manifest import write_manifest
-from transformer.run_dir import read_config
+from transformer.run_dir import adopt, hold_run, read_config
+from transformer.status import read_status
+from transformer.training.metrics import MetricsLog
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -212,6 +214,26 @@ def test_files_that_never_end_are_refused(tmp_path: Path):
         read_regular(tmp_path / "large", largest=2)
     with pytest.raises(InputError, match="not the name of a file"):
         list(read_lines("\0"))
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "starts.jsonl", "changes.jsonl", "diverged.txt", ".lock"])
+def test_pipes_in_a_run_are_refused(run: Path, name: str):
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    more = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, steps=CONFIG.training.steps + 1))
+    readers: dict[str, list[Callable[[], object]]] = {
+        "metrics.jsonl": [lambda: read_status(run), lambda: MetricsLog(run / name, 20)],
+        "starts.jsonl": [lambda: read_status(run)],
+        "changes.jsonl": [lambda: adopt(run, more)],
+    }
+    for read in readers.get(name, ()):
+        with pytest.raises(InputError, match=rf"^Cannot read .*{name}: Not a regular file\. Restore it, or remove it"):
+            read()
+    if name not in readers:
+        status = read_status(run)
+        assert (status.alive, status.reason) == (False, None)
+        with hold_run(run):
+            assert read_status(run).alive
 
 
 def test_a_piece_that_is_not_utf8_is_refused():

@@ -12,7 +12,7 @@ from typing import Any
 import rich.progress
 from rich.console import Console
 
-from transformer.files import write_whole
+from transformer.files import read_log, write_whole
 from transformer.stages import duration
 from transformer.training.loggers import Write
 
@@ -40,7 +40,7 @@ class MetricsLog:
         truncate(path, resumed_step, validated=validated)
         self._loggers = loggers
         if loggers and path.exists():
-            for line in path.read_bytes().splitlines():
+            for line in read_log(path).splitlines():
                 values = json.loads(line)
                 self._log(values.pop("step"), values)
         self._file = path.open("a", encoding="utf-8")
@@ -77,7 +77,7 @@ def truncate(path: Path, last_step: int, *, validated: bool = True) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
+    for line in read_log(path).splitlines(keepends=True):
         try:
             values = json.loads(line)
             keep = values["step"] <= last_step and line.endswith(b"\n")

@@ -4,7 +4,7 @@
 # Not run: the project had no machine with eight GPUs.
 #
 # One process uses all GPUs, so there is nothing to launch. `launch/eight_gpus.sh processes` starts one process per GPU
-# instead. It is a rehearsal for several machines, and needs eight times the memory of the host.
+# instead. It is a rehearsal for several machines, and needs eight times as much host memory.
 set -euo pipefail
 options=(--config wmt14_big --parallel.fsdp 8 --training.batch-tokens 200000 --run-dir runs/wmt14_big)
 

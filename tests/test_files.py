@@ -1,3 +1,5 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,14 @@ def test_a_file_is_replaced_atomically(tmp_path: Path):
     write_whole(file, "ü\n".encode())
     assert file.read_bytes() == "ü\n".encode()
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda part: part.symlink_to("other")], ids=["pipe", "link"])
+def test_what_has_the_name_of_the_unfinished_file_is_replaced(tmp_path: Path, make: Callable[[Path], None]):
+    make(tmp_path / "scores.json.part")
+    write_whole(tmp_path / "scores.json", b"text")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("scores.json", b"text")]
+    assert not (tmp_path / "scores.json").is_symlink()
 
 
 def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -22,6 +22,7 @@ def write_whole(file: Path, data: bytes) -> None:
     At any moment, a reader sees either the old content or the new.
     """
     temporary = file.with_name(file.name + PART)
+    temporary.unlink(missing_ok=True)  # a link from others would be followed, and a pipe waited for
     temporary.write_bytes(data)
     os.replace(temporary, file)
 

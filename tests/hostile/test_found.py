@@ -33,6 +33,7 @@ from transformer.errors import InputError
 from transformer.files import read_json, read_regular
 from transformer.inference.results import read_result
 from transformer.inference.translator import load
+from transformer.interop import marian
 from transformer.interop.hf_marian_config import read_settings
 from transformer.interop.marian_settings import read_settings as read_marian_settings
 from transformer.interop.marian_weights import open_archive, read_array
@@ -234,6 +235,12 @@ def test_pipes_in_a_run_are_refused(run: Path, name: str):
         assert (status.alive, status.reason) == (False, None)
         with hold_run(run):
             assert read_status(run).alive
+
+
+@pytest.mark.parametrize("name", ["model.npz", "model.bin"])
+def test_pipes_among_models_are_not_opened(tmp_path: Path, name: str):
+    os.mkfifo(tmp_path / name)
+    assert not marian.recognizes(tmp_path)
 
 
 def test_a_piece_that_is_not_utf8_is_refused():

@@ -29,14 +29,20 @@ BINARY = (1).to_bytes(8, "little")
 
 def recognizes(path: Path) -> bool:
     """Tells whether a path is an npz or a binary model, or a folder with one."""
-    files = [*path.glob("*.npz"), *path.glob("*.bin")] if path.is_dir() else [path]
+    files = [*_archives(path), *path.glob("*.bin")] if path.is_dir() else [path]
     return any(file.suffix == ".npz" or _is_binary(file) for file in files)
+
+
+def _archives(folder: Path) -> list[Path]:
+    return [file for file in folder.glob("*.npz") if file.is_file()]
 
 
 def _is_binary(file: Path) -> bool:
     """Tells whether a file is a model in Marian's binary format, which begins with its version, 1."""
+    if file.suffix != ".bin" or not file.is_file():
+        return False
     with file.open("rb") as content:
-        return file.suffix == ".bin" and content.read(8) == BINARY
+        return content.read(8) == BINARY
 
 
 def read(path: Path) -> Imported:
@@ -75,7 +81,7 @@ def read(path: Path) -> Imported:
 def _model_file(path: Path) -> Path:
     found = [path]
     if path.is_dir():
-        found = sorted(file for file in path.glob("*.npz") if not file.name.endswith(".optimizer.npz"))
+        found = sorted(file for file in _archives(path) if not file.name.endswith(".optimizer.npz"))
     if not found or found[0].suffix == ".bin":
         raise InputError(f"{path} is a binary model of Marian, which is not supported. Give its model.npz.")
     if len(found) > 1:

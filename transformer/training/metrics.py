@@ -75,6 +75,7 @@ class MetricsLog:
 def truncate(path: Path, last_step: int, *, validated: bool = True) -> None:
     """Removes lines of later steps, and damaged ones, from a log. The arguments are those of `MetricsLog`."""
     if not path.exists():
+        path.unlink(missing_ok=True)  # a link to a file that opening would create
         return
     kept = []
     for line in read_log(path).splitlines(keepends=True):

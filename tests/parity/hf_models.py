@@ -99,8 +99,15 @@ def write_tokenizer(folder: Path, lines: Sequence[str], size: int, separate: boo
     return MarianTokenizer.from_pretrained(folder)
 
 
-def write_model(folder: Path, tokenizer: Any, **settings: Any) -> Any:
-    """Draws a model, gives it translations that end, and writes it beside its tokenizer."""
+def write_model(folder: Path, tokenizer: Any, *, slope: float = 1.5, **settings: Any) -> Any:
+    """Draws a model, gives it translations that end, and writes it beside its tokenizer.
+
+    Args:
+        folder: Where to write it.
+        tokenizer: Its tokenizer.
+        slope: By how much the logit of the end token grows with each position. Its rounding error grows with it.
+        settings: Fields of its configuration.
+    """
     torch.manual_seed(0)
     pad = tokenizer.pad_token_id
     config = MarianConfig(
@@ -121,19 +128,19 @@ def write_model(folder: Path, tokenizer: Any, **settings: Any) -> Any:
                 leaf.mul_(6)
         model.final_logits_bias.normal_(0, 0.1)
         model.final_logits_bias[0, 1] = -1000  # no <unk>
-        model.lm_head.weight[0] = _ending(model)
+        model.lm_head.weight[0] = _ending(model, slope)
     generation = model.generation_config
     generation.update(num_beams=4, max_length=48, bad_words_ids=[[pad]], no_repeat_ngram_size=2, early_stopping="never")
     model.save_pretrained(folder)
     return model
 
 
-def _ending(model: Any, length: int = 50) -> torch.Tensor:
+def _ending(model: Any, slope: float, length: int = 50) -> torch.Tensor:
     """An embedding of the end token, fitted so that its logit grows with the position."""
     config = model.config
     source, target = (torch.randint(2, config.pad_token_id, (64, size)) for size in (12, length))
     target[:, 0] = config.decoder_start_token_id
     hidden = model.model(source, decoder_input_ids=target).last_hidden_state
     top = (model.lm_head(hidden) + model.final_logits_bias).max(dim=-1).values.mean()
-    wanted = (top + 1.5 * (torch.arange(length) - 8.0)).expand(64, length).reshape(-1, 1)
+    wanted = (top + slope * (torch.arange(length) - 8.0)).expand(64, length).reshape(-1, 1)
     return torch.linalg.lstsq(hidden.reshape(-1, config.d_model), wanted).solution[:, 0]

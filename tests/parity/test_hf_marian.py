@@ -48,7 +48,7 @@ class Both:
     def __init__(self, folder: Path, separate: bool, **settings: Any) -> None:
         self.folder, self.notes = folder / "theirs", list[str]()
         self.tokenizer = write_tokenizer(self.folder, LINES, 800, separate)
-        self.theirs = write_model(self.folder, self.tokenizer, **SMALL, **settings)
+        self.theirs = write_model(self.folder, self.tokenizer, slope=0.5, **SMALL, **settings)
         run, self.format = import_model(self.folder, folder / "run", say=self.notes.append)
         self.run: Any = run
 

@@ -53,10 +53,10 @@ def received() -> signal.Signals | None:
     return _received
 
 
-def checked(items: Iterable[T]) -> Iterator[T]:
-    """Yields the items, with a `check` before each."""
+def checked(items: Iterable[T], look: Callable[[], None] | None = None) -> Iterator[T]:
+    """Yields the items, with a `check` before each, or with what `look` does instead."""
     for item in items:
-        check()
+        (look or check)()
         yield item
 
 

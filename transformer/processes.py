@@ -216,6 +216,4 @@ def check() -> None:
 
 def checked(items: Iterable[T]) -> Iterator[T]:
     """Yields the items, with a `check` before each."""
-    for item in items:
-        check()
-        yield item
+    return interruption.checked(items, check)

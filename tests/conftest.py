@@ -35,7 +35,8 @@ def pytest_configure() -> None:
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores, number = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         if number <= len(cores):
-            os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: number])
+            # A process that takes the place of one that ended has a number beyond theirs.
+            os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) % number :: number])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

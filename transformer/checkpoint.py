@@ -203,10 +203,6 @@ class Checkpoints:
         """The metadata of a checkpoint."""
         return self._records[step]
 
-    def steps(self) -> list[int]:
-        """The steps of the regular checkpoints, ascending, including one being written."""
-        return [step for step in self._manager.all_steps() if not self._records[step].resume_only]
-
     def latest(self) -> int | None:
         """The step of the last checkpoint, regular or not; None without any."""
         return self._manager.latest_step()

@@ -51,10 +51,9 @@ def main(arguments: list[str]) -> None:
         dtype = resolve_dtype(dtype)[0] if target.backend == "local" else "bfloat16"
     devices = devices_of(target)
     from transformer.planning.plan import make_plan
-    from transformer.training.arrangement import arrange
+    from transformer.planning.program import arrangement
 
-    shards = arrange(config.parallel, config.model, len(devices)).num_shards
-    work = workload(config, shards, read=not options.full_rows)
+    work = workload(config, arrangement(config, devices).num_shards, read=not options.full_rows)
 
     print(f"Compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr, flush=True)
     recipe = StartingPoint(options.config, options.init_from, options.run_dir).config_to_change()

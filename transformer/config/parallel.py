@@ -42,18 +42,3 @@ class ParallelConfig:
             "parallel.strategy=pmap gives each device the entire model, but parallel.fsdp is "
             f"{self.fsdp} and parallel.tensor is {self.tensor}. Leave out --parallel.strategy, or both of these.",
         )
-
-    @property
-    def uses_mesh(self) -> bool:
-        """Whether the devices are arranged in a mesh."""
-        return self.strategy == "mesh" or not self.fsdp == self.tensor == 1
-
-    @property
-    def allows_processes(self) -> bool:
-        """Whether several processes can train together."""
-        return self.strategy != "pmap"
-
-    @property
-    def resolved(self) -> Literal["pmap", "mesh"]:
-        """The strategy that is used, which is never `auto`."""
-        return "mesh" if self.uses_mesh else "pmap"

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 
 from transformer.config import Config
 from transformer.parameters import count
-from transformer.planning.program import Compiled, compile_step, state_shapes
+from transformer.planning.program import Compiled, arrangement, compile_step, state_shapes
 from transformer.planning.targets import Target, device_memory
-from transformer.training.arrangement import arrange
 from transformer.training.utilization import peak_flops, step_flops
 
 PREALLOCATED = 0.75
@@ -166,8 +165,8 @@ def make_plan(config: Config, dtype: str, target: Target, devices: Sequence[Any]
         for another reason than too little memory.
     """
     training, number = config.training, len(devices)
-    arrangement = arrange(config.parallel, config.model, number)
-    compiled = compile_step(config, dtype, target, devices, work.rows // arrangement.num_shards, work.S, work.T)
+    arranged = arrangement(config, devices)
+    compiled = compile_step(config, dtype, target, devices, work.rows // arranged.num_shards, work.S, work.T)
     sharing = number if devices[0].platform == "cpu" else 1  # simulated devices share the memory and cores of one CPU
     usable = device_memory(target, devices[0])
     if usable is not None and devices[0].platform in ("gpu", "cuda"):
@@ -183,8 +182,8 @@ def make_plan(config: Config, dtype: str, target: Target, devices: Sequence[Any]
         target=target.name,
         devices=number,
         device_kind=devices[0].device_kind,
-        strategy=str(arrangement),
-        shards=arrangement.num_shards,
+        strategy=str(arranged),
+        shards=arranged.num_shards,
         dtype=dtype,
         parameters=count(state.params),
         workload=work,

@@ -21,6 +21,7 @@ from transformer.planning.products import never_run
 from transformer.planning.targets import Target
 from transformer.shapes import DEVICES, Batch
 from transformer.training import parallel
+from transformer.training.arrangement import Arrangement, arrange
 from transformer.training.mesh import ROWS, MeshStrategy
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import TrainState, configured, create_state
@@ -46,8 +47,17 @@ class Compiled(NamedTuple):
         return self.arguments + self.temporary
 
 
+def arrangement(config: Config, devices: Sequence[Any]) -> Arrangement:
+    """How the devices of a target, which may be those of several hosts, are arranged.
+
+    Raises: InputError as `arrange` does.
+    """
+    processes = len({device.process_index for device in devices})
+    return arrange(config.parallel, config.model, len(devices), processes)
+
+
 def lower_step(config: Config, dtype: str, devices: Sequence[Any], rows: int, S: int, T: int) -> Lowered:
-    """Lowers the training step, mapped over the devices as `pmap` maps it, or over the mesh of the config.
+    """Lowers the training step, mapped over the devices of one host as `pmap` maps it, or over a mesh.
 
     Args:
         config: The experiment.
@@ -63,7 +73,7 @@ def lower_step(config: Config, dtype: str, devices: Sequence[Any], rows: int, S:
     model = Transformer(config.model, dtype=jnp.dtype(dtype), backend="gpu" if backend == "cuda" else backend)
     optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
     state = state_shapes(config, devices)
-    if config.parallel.uses_mesh:
+    if arrangement(config, devices).strategy == "mesh":
         strategy = MeshStrategy(config.parallel, config.model, devices)
         step = configured(config, model.clone(axes=strategy.axes), optimizer)
         mapped = strategy.map_train_step(step, state)
@@ -91,7 +101,7 @@ def state_shapes(config: Config, devices: Sequence[Any]) -> TrainState:
     optimizer = make_optimizer(config.optimizer, config.model.d_model, training.steps)
     init = lambda params: create_state(model, optimizer, 0, params, training.freeze)  # noqa: E731
     state = jax.eval_shape(init, parameters.shapes(model))
-    if config.parallel.uses_mesh:
+    if arrangement(config, devices).strategy == "mesh":
         return _sharded(state, MeshStrategy(config.parallel, config.model, devices).shardings(state))
     replicated = NamedSharding(Mesh(np.array(devices), (DEVICES,)), P())
     return _sharded(state, jax.tree.map(lambda _: replicated, state))

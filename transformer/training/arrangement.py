@@ -48,13 +48,14 @@ def arrange(config: ParallelConfig, model: ModelConfig, devices: int, processes:
             `pmap`, and there are several processes.
     """
     require(
-        config.allows_processes or processes == 1,
+        config.strategy != "pmap" or processes == 1,
         f"--parallel.strategy pmap trains in one process, but there are {processes}. Leave it out, or start one "
         "process.",
     )
     data, fsdp, tensor = mesh_sizes(config.data, config.fsdp, config.tensor, devices)
     require_divisible(model, {FSDP: fsdp, TENSOR: tensor})
-    return Arrangement("mesh" if processes > 1 else config.resolved, data, fsdp, tensor)
+    on_mesh = config.strategy == "mesh" or not config.fsdp == config.tensor == 1 or processes > 1
+    return Arrangement("mesh" if on_mesh else "pmap", data, fsdp, tensor)
 
 
 def mesh_sizes(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:

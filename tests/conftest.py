@@ -1,6 +1,7 @@
 """Tests neither read nor write the home directory, and never ask the network: settled before jax is imported."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -47,6 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_unconfigure() -> None:
     _home.cleanup()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_are_kept() -> Iterator[None]:
+    """Forgets the programs that a file of tests has compiled: those of all files together take gigabytes."""
+    yield
+    if (jax := sys.modules.get("jax")) is not None:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module")

@@ -157,7 +157,7 @@ def test_only_one_room_counts_devices() -> None:
     )
     assert [file for file in FILES if names(file) & counting] == [PACKAGE / "devices.py"]
     known = {file.relative_to(PACKAGE).as_posix() for file in FILES if names(file) & arranging}
-    own = {f"training/{name}.py" for name in ("mesh", "parallel")}
+    own = {f"training/{name}.py" for name in ("arrangement", "mesh", "parallel")}
     assert known == {"devices.py", "config/parallel.py", "planning/program.py"} | own
 
 

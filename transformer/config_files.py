@@ -1,8 +1,8 @@
 """Configs in files, as JSON or as Python like `configs/multi30k.py`."""
 
 import dataclasses
-import importlib.util
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,17 +118,13 @@ def load_config(experiment: str) -> Config:
         f"name of an experiment that comes with the project: {', '.join(shipped)}.",
     )
     require(file.suffix == ".py", f"A config file must be a Python file that defines `config`: {file} is not a .py.")
-    spec = importlib.util.spec_from_file_location(f"transformer_config_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        defined = runpy.run_path(str(file), run_name=f"transformer_config_{file.stem}")  # leaves no compiled file
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"The config file {file} fails when run: {type(error).__name__}: {error!s:.500}") from error
-    config = getattr(module, "config", None)
+    config = defined.get("config")
     if not isinstance(config, Config):
         raise InputError(f"The config file {file} must define `config`, a transformer.config.Config.")
     return config

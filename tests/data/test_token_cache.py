@@ -1,14 +1,17 @@
 """Token ids in memory-mapped files, made once and found again."""
 
 import dataclasses
+import fcntl
 import json
 import os
+import threading
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 
+from transformer import stages
 from transformer.config import DataConfig, TokenizerConfig
 from transformer.data import pair_files, token_cache
 from transformer.data.corpus import read_pairs
@@ -69,6 +72,17 @@ def test_a_second_start_reads_no_text(config, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(token_cache, "stream_pairs", pytest.fail)
     assert_same(cached_tokens(tmp_path / "tokens", config, tokenizer, 14, check=pytest.fail), first)
     assert_same(cached_tokens(tmp_path / "tokens", config, tokenizer, 14), first)
+
+
+def test_it_says_that_it_waits_for_another_process(config, tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stages, "LONG", 0.01)
+    lock = tmp_path / "tokens.lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        threading.Timer(0.3, file.close).start()
+        cached_tokens(tmp_path / "tokens", config, tokenizer, 14)
+    said = f"waiting for the process that holds {lock} to tokenize the training pairs ..."
+    assert said in capsys.readouterr().out.splitlines()
 
 
 def test_a_shared_cache_has_a_folder_for_each_key(config, tokenizer, tmp_path):

@@ -91,7 +91,7 @@ def cached_tokens(
             check(fingerprint_of(stream_pairs(config, "train", Report(()))))
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock_of(folder)):
+        with _locked(folder):
             found = _load(folder, key, config, arrays, print)  # another process may have made them meanwhile
             if found is None:
                 with stage("tokenizing the training pairs"):
@@ -105,6 +105,18 @@ def cached_tokens(
 def lock_of(folder: Path) -> Path:
     """The file that the process which tokenizes holds."""
     return folder.with_name(f"{folder.name}.lock")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits until no other process tokenizes into the folder, and keeps others from it meanwhile."""
+    lock = FileLock(lock_of(folder))
+    with stage(f"waiting for the process that holds {lock.lock_file} to tokenize the training pairs"):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_unfinished(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """Tests neither read nor write the home directory, and never ask the network: settled before jax is imported."""
 
 import os
+import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -52,9 +53,10 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_programs_are_kept() -> Iterator[None]:
-    """Forgets the programs that a file of tests has compiled: those of all files together take gigabytes."""
+    """Forgets the programs that a file of tests has compiled, once this process has taken more than 2 GiB."""
     yield
-    if (jax := sys.modules.get("jax")) is not None:
+    is_large = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 2 * 2**20
+    if is_large and (jax := sys.modules.get("jax")) is not None:
         jax.clear_caches()
 
 

@@ -11,6 +11,7 @@ from command_line import ROOT, write_corpus
 from kills import COMMAND, Kill, finish, interrupt, result
 
 from transformer.checkpoint_records import records
+from transformer.interruption import SIGNALS
 from transformer.run_dir import saved_steps
 
 NATIVE = """
@@ -28,6 +29,17 @@ def quick_processes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_signal_is_ignored() -> Iterator[None]:
+    """Processes inherit ignored signals: SIGHUP from nohup, SIGINT from a shell's background."""
+    ignored = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="module")

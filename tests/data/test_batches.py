@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from transformer.config import TokenizerConfig
-from transformer.data.batches import Batches, iterate
+from transformer.data.batches import Batches, ahead
 from transformer.data.tokens import TokenPairs
 from transformer.errors import InputError
 
@@ -240,15 +240,17 @@ def test_budget_too_small():
         make(pairs, tokens=255, row_multiple=8, pack_length=32)
 
 
-def test_iterate_keeps_the_order():
+def test_batches_made_ahead_keep_their_order():
     batches = make(synthetic(500))
     stop = 2 * batches.per_epoch + 3
-    for n, batch in zip(range(5, stop), iterate(batches, 5, stop), strict=True):
-        assert_equal(batch, batches[n])
-    assert list(iterate(batches, 4, 4)) == []
+    with ahead(batches, 5, stop) as made:
+        for n, batch in zip(range(5, stop), made, strict=True):
+            assert_equal(batch, batches[n])
+    with ahead(batches, 4, 4) as made:
+        assert list(made) == []
 
 
-def test_iterate_works_ahead_in_another_thread_and_stops():
+def test_another_thread_makes_them_and_ends_with_the_context():
     batches = make(synthetic(500))
     threads, made, before = set(), [], {*threading.enumerate()}
     original = Batches.part
@@ -260,16 +262,15 @@ def test_iterate_works_ahead_in_another_thread_and_stops():
             return original(self, n, rows)
 
     batches.__class__ = Watched
-    stream = iterate(batches, 0, 1000)
-    next(stream)
-    stream.close()
+    with ahead(batches, 0, 1000) as stream:
+        next(stream)
     assert made == list(range(len(made)))
     assert 1 < len(made) < 10
     assert all(name.startswith("batches") for name in threads)
     assert not any(thread.name.startswith("batches") for thread in {*threading.enumerate()} - before)
 
 
-def test_iterate_hands_errors_to_the_consumer():
+def test_an_error_in_making_a_batch_reaches_the_consumer():
     batches = make(synthetic(100))
     broken = 6
 
@@ -280,10 +281,10 @@ def test_iterate_hands_errors_to_the_consumer():
             return Batches.part(self, n, rows)
 
     batches.__class__ = Broken
-    stream = iterate(batches, 0, 20)
-    assert len(list(itertools.islice(stream, broken))) == broken
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(stream)
+    with ahead(batches, 0, 20) as stream:
+        assert len(list(itertools.islice(stream, broken))) == broken
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(stream)
 
 
 def test_the_room_is_free_of_jax():

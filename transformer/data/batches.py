@@ -5,8 +5,9 @@ pairs. No epoch is ever laid out or shuffled as a whole.
 """
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -225,19 +226,25 @@ def _check_budget(tokens: int, row_multiple: int, length: int, pack_length: int 
     )
 
 
-def iterate(
-    batches: Batches, start: int, stop: int, rows: slice | np.ndarray = slice(None)
-) -> Generator[Batch, None, None]:
-    """Yields some rows of the batches from `start` to `stop - 1`, made ahead in another thread.
+@contextmanager
+def ahead(batches: Batches, start: int, stop: int, rows: slice | np.ndarray = slice(None)) -> Iterator[Iterator[Batch]]:
+    """Makes some rows of the batches from `start` to `stop - 1` ahead in another thread, while the context is open.
 
     One thread is enough: making a batch takes a small fraction of the time of a training step. grain could do the same,
     but it imports jax, which `transformer.data` must not.
+
+    The thread ends with the context. If a generator ended it, that could happen in any thread, whenever Python collects
+    garbage, also in one that holds a lock which is needed to wait for a thread.
     """
     with ThreadPoolExecutor(1, "batches") as executor:
         waiting = deque()
-        for n in range(start, stop):
-            waiting.append(executor.submit(batches.part, n, rows))
-            if len(waiting) > _PREFETCH:
+
+        def made() -> Iterator[Batch]:
+            for n in range(start, stop):
+                waiting.append(executor.submit(batches.part, n, rows))
+                if len(waiting) > _PREFETCH:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+
+        yield made()

@@ -6,7 +6,7 @@ search itself, which is independent of the model.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Lock
@@ -64,7 +64,7 @@ def decode(
     search: SearchConfig,
     ids: SearchIds,
     backend: Backend | None = None,
-) -> Iterator[tuple[np.ndarray, Hypotheses]]:
+) -> Generator[tuple[np.ndarray, Hypotheses], None, None]:
     """Translates sentences of token ids, in batches of similar source length.
 
     The translation of a sentence does not depend on the other sentences. The rows of a batch are dealt out to the local
@@ -80,7 +80,8 @@ def decode(
         backend: How to compute. None uses the settings for the default backend.
 
     Yields:
-        For each batch of this process, indices into `sources`, and the translations of these sources.
+        For each batch of this process, indices into `sources`, and the translations of these sources. Threads end with
+        the generator, so close it (`contextlib.closing`) rather than leave that to garbage collection.
     """
     backend = backend or default_backend()
     shards = devices.count()

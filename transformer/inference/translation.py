@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -100,11 +101,12 @@ def translated_windows(
 
     def translate_chunks(sources: Sequence[Sequence[int]], numbers: np.ndarray) -> list[list[Translation]]:
         of_chunk: dict[int, list[Translation]] = {}
-        for chosen, (tokens, scores, sizes) in decode(members, sources, numbers, search, ids):
-            texts = one_lines(tokenizer, tokens.reshape(-1, tokens.shape[-1]).tolist())
-            flat = map(Translation, texts, scores.ravel().tolist(), sizes.ravel().tolist())
-            for chunk in chosen.tolist():
-                of_chunk[chunk] = list(itertools.islice(flat, tokens.shape[1]))
+        with closing(decode(members, sources, numbers, search, ids)) as decoded:
+            for chosen, (tokens, scores, sizes) in decoded:
+                texts = one_lines(tokenizer, tokens.reshape(-1, tokens.shape[-1]).tolist())
+                flat = map(Translation, texts, scores.ravel().tolist(), sizes.ravel().tolist())
+                for chunk in chosen.tolist():
+                    of_chunk[chunk] = list(itertools.islice(flat, tokens.shape[1]))
         of_all = processes.united(of_chunk)
         return [[Translation(*found) for found in of_all[chunk]] for chunk in range(len(sources))]
 

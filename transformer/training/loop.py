@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from transformer import devices, parameters, processes
 from transformer.checkpoint import Checkpoints
 from transformer.config import Config
 from transformer.counters import Counters
-from transformer.data.batches import Batches, iterate
+from transformer.data.batches import Batches, ahead
 from transformer.interruption import Interrupted
 from transformer.model import Transformer
 from transformer.processes import check, checked
@@ -188,29 +188,33 @@ def train(
             saved = time.monotonic()
             last = training.steps if stop_after is None else min(stop_after, training.steps)
             last = first if counters.out_of_patience(training.patience) else last
-            steps = enumerate(iterate(train_batches, first, last, own_rows), start=first + 1)
             wait = lambda: jax.block_until_ready(state)  # noqa: E731
             profiled = profile if processes.is_first() else None
-            for step, batch in traced(steps, profiled, Path(config.run_dir) / "profile", wait, progress.print):
-                check()
-                state, metrics = step_fn(state, strategy.split(batch, training.accumulation_steps))
-                made, scores = step, {}
-                if pending is not None:
-                    counters = record_step(counters, *pending)  # one step late: the device never waits for the host
-                pending = step, metrics
-                late = overdue(step)
-                if not (late or due(step, validate_every) or due(step, save_every)):
-                    continue
-                counters, pending = record_step(counters, *pending), None
-                counters, scores = validate_and_save(state, step, counters, overdue=late)
-                if checkpoints.latest() == step:
-                    saved = time.monotonic()
-                if counters.out_of_patience(training.patience):
-                    progress.print(
-                        f"Stopping early: the last {training.patience} validations did not lower the validation loss "
-                        "(--training.patience)."
-                    )
-                    break
+            traces = Path(config.run_dir) / "profile"
+            with (
+                ahead(train_batches, first, last, own_rows) as batches,
+                closing(traced(enumerate(batches, first + 1), profiled, traces, wait, progress.print)) as steps,
+            ):
+                for step, batch in steps:
+                    check()
+                    state, metrics = step_fn(state, strategy.split(batch, training.accumulation_steps))
+                    made, scores = step, {}
+                    if pending is not None:
+                        counters = record_step(counters, *pending)  # one step late: the device never waits for the host
+                    pending = step, metrics
+                    late = overdue(step)
+                    if not (late or due(step, validate_every) or due(step, save_every)):
+                        continue
+                    counters, pending = record_step(counters, *pending), None
+                    counters, scores = validate_and_save(state, step, counters, overdue=late)
+                    if checkpoints.latest() == step:
+                        saved = time.monotonic()
+                    if counters.out_of_patience(training.patience):
+                        progress.print(
+                            f"Stopping early: the last {training.patience} validations did not lower the validation "
+                            "loss (--training.patience)."
+                        )
+                        break
         except Interrupted as error:
             interrupted = error
         if pending is not None:

@@ -1,6 +1,6 @@
 """A trace of some training steps, for JAX's profiler."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def require_steps(number: int | None, config: Config) -> None:
 
 def traced(
     steps: Iterator[Step], number: int | None, folder: Path, wait: Callable[[], object], say: Callable[[str], None]
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Yields training steps, and writes a trace of some of them.
 
     The trace has everything that happens until the step after them is requested, so validations and checkpoints, too.

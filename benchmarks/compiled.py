@@ -79,13 +79,12 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
     import jax
 
-    from transformer.planning.program import lower_step
-    from transformer.training.arrangement import arrange
+    from transformer.planning.program import arrangement, lower_step
 
     dtype = "float32" if config.model.dtype == "float32" else "bfloat16"
     devices = devices_of(target)
     try:
-        shards = arrange(config.parallel, config.model, len(devices)).num_shards
+        shards = arrangement(config, devices).num_shards
         rows, length = batch_shape(options.batch, config, shards)
         print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr, flush=True)
         start = time.perf_counter()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 
 from transformer.checkpoint import Checkpoints
 from transformer.checkpoint_arrays import load_params
@@ -63,6 +64,12 @@ def test_restores_without_batch_statistics(tmp_path: Path):
         checkpoints.save(1, state, {})
         assert_equal(checkpoints.restore(1, state), state)
     assert_equal(load_params(tmp_path, [1]), state.params)
+
+
+def test_saving_does_not_count_the_checks_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`processes.check` counts them, so that all processes stop at the same one."""
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", pytest.fail)
+    save(tmp_path, {1: 1.0, 2: 2.0})
 
 
 def test_restores_onto_devices(tmp_path: Path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from transformer import joining
+from transformer import cli, joining
 from transformer.cli import main
 from transformer.errors import InputError
 from transformer.joining import HEARTBEAT, WAIT, join
@@ -52,6 +52,7 @@ def network(monkeypatch) -> None:
 
     def resolve(name: str, _: object) -> list:
         if name not in known:
+            name.encode("idna")  # as the real one does
             raise socket.gaierror
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (known[name], 0))]
 
@@ -123,6 +124,7 @@ def test_options_come_before_the_launcher(calls, launched, job, gpus):
         ((None, None, 0), "^--coordinator and --processes missing"),
         (("h", 2, 0), r"^--coordinator must be HOST:PORT with a port from 1 to 65535, but is 'h'\."),
         ((":80", 2, 0), "but is ':80'"),
+        (("a..b:1", 2, 1), r"^'a\.\.b' is not the name of a machine \("),
         (("h:0", 2, 0), "but is 'h:0'"),
         (("h:65536", 2, 0), "but is 'h:65536'"),
         (("h:1", 2, 2), r"^--process 2 is not one of --processes 2, which are numbered from 0 to 1\."),
@@ -220,6 +222,15 @@ def test_commands_that_work_in_one_process(launched, capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["score", "--help"])
     assert "--coordinator HOST:PORT --processes N --process I" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_process_with_a_wrong_option_leaves_the_others(monkeypatch, capsys):
+    left: list[int] = []
+    monkeypatch.setattr(cli, "joined", lambda: True)
+    monkeypatch.setattr(cli, "leave", left.append)
+    monkeypatch.setattr(cli, "_run", lambda _: sys.exit(2))
+    assert main(["score", "--no-such-option"]) == 2
+    assert left == [2]
 
 
 PROGRAM = """

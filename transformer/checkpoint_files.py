@@ -78,6 +78,14 @@ class Preservation:
         return [record.step in kept for record in every]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves it to `processes.check` when several processes stop."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False. Asking JAX would overwrite the number of checks with the number of training steps."""
+        return False
+
+
 def open_manager(run_dir: str | Path, **options: Any) -> ocp.CheckpointManager:
     """Opens orbax's checkpoint manager for a run.
 
@@ -87,7 +95,7 @@ def open_manager(run_dir: str | Path, **options: Any) -> ocp.CheckpointManager:
     """
     # Without best_fn, orbax does not write the metrics. With lightweight_initialize it reads none, so damaged ones do
     # no harm.
-    return ocp.CheckpointManager(
+    return _Manager(
         Path(run_dir).resolve() / CHECKPOINTS,
         options=ocp.CheckpointManagerOptions(
             best_fn=validation_loss,

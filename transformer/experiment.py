@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from transformer import devices, parameters, processes
 from transformer.checkpoint import Checkpoints
 from transformer.checkpoint_arrays import load_params
-from transformer.checkpoint_records import records
+from transformer.checkpoint_records import CHECKPOINTS, records
 from transformer.compilation import Compilations
 from transformer.config import Config
 from transformer.config_files import to_json
@@ -91,6 +91,7 @@ def run(
     if config.compilation_cache:
         use_compilation_cache()
     compute_before_returning()
+    resolve_dtype(config.model.dtype)  # which explains why there is no device, before the processes compute
     with nothing_left_if_refused(Path(config.run_dir)), processes.first_prints():
         _run(config, profile, stop_after, command)
 
@@ -101,11 +102,12 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
     require_steps(profile, config)
     require_packages(config.training.loggers)
     require(stop_after is None or stop_after >= 1, f"--stop-after must be at least 1, but is {stop_after}.")
-    origin, initial = processes.agree(lambda: (None, None) if records(config.run_dir) else load_origin(config))
+    begun = processes.decided_by_first(lambda: bool(records(config.run_dir)))
+    origin, initial = (None, None) if begun else load_origin(config)
     if config.training.freeze:
         parameters.split(parameters.shapes(Transformer(config.model))["params"], config.training.freeze)
-    if processes.agree(lambda: _is_trained(config)):
-        scores = finished_scores(config)
+    if processes.decided_by_first(lambda: _is_trained(config)):
+        scores = processes.agree(lambda: finished_scores(config))
         if all(processes.gathered(scores is not None)):
             with processes.in_first(hold_run(Path(config.run_dir))):
                 print(f"The run in {config.run_dir} is already finished. Its scores:\n\n{scores}")
@@ -179,10 +181,11 @@ def _run(config: Config, profile: int | None, stop_after: int | None, command: s
                 if processes.is_first():
                     write_whole(run_dir / DIVERGED, f"{error}\n".encode())
                 raise
-        processes.wait()  # until the first process has renamed the last checkpoint
+        saved = processes.decided_by_first(lambda: [record.step for record in records(run_dir)])
+        for step in saved[-1:]:
+            processes.require_shared(run_dir / CHECKPOINTS / str(step))
         if stop_after is not None and not is_trained(run_dir, config.training):
-            step = records(run_dir)[-1].step
-            print(f"Stopped after step {step:,}. The same command without --stop-after resumes.")
+            print(f"Stopped after step {saved[-1]:,}. The same command without --stop-after resumes.")
             return
         if "test" in pairs:
             with stage("translating and scoring the test set"):

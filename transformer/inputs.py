@@ -149,13 +149,14 @@ def nothing_left_if_refused(run_dir: Path) -> Iterator[None]:
 
     What an interrupted tokenization has made is kept.
     """
-    existed = run_dir.exists()
+    tokens = run_dir / TOKENS
+    existed, tokens_existed = run_dir.exists(), tokens.exists()
     try:
         yield
     except InputError:
-        tokens = run_dir / TOKENS
         if (
             processes.is_first()
+            and not tokens_existed
             and tokens.exists()
             and not (run_dir / "config.json").exists()
             and not is_unfinished(tokens)

@@ -149,6 +149,8 @@ def _require_reachable(coordinator: str | None, several_machines: bool) -> None:
 def _is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None)
+    except UnicodeError as error:
+        raise InputError(f"{host!r} is not the name of a machine ({error}).") from error
     except OSError:  # the name may appear later, as on Kubernetes
         return False
     return any(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)

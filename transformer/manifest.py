@@ -13,12 +13,17 @@ MANIFEST = "SHA256SUMS"
 _LAST = "# SHA-256 of the lines above: "
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Path, without: Collection[str] = ()) -> None:
     """Writes the manifest of all files in a folder and its subfolders.
 
     No reader may use the folder before this function returns.
+
+    Args:
+        folder: The folder.
+        without: Names of files to leave out.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    others = {folder / name for name in (MANIFEST, *without)}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in others)
     lines = "".join(f"{_checksum(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
     (folder / MANIFEST).write_text(f"{lines}{_LAST}{_checksum_of(lines)}\n", encoding="utf-8")
 

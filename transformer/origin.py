@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from transformer import parameters
+from transformer import parameters, processes
 from transformer.changes import other_model
 from transformer.config import Config
 from transformer.config.fine_tuning import fine_tuning
+from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_files import load_tokenizer
 from transformer.errors import InputError, require
 from transformer.files import as_json, write_whole
@@ -94,17 +95,22 @@ def load_origin(config: Config) -> tuple[Origin, Params] | tuple[None, None]:
     if config.init_from is None:
         return None, None
     run, checkpoint = named_checkpoint(config.init_from, "last")
-    origin = _config_of(config.init_from)
-    if reasons := other_model(origin, config):
-        raise InputError(
-            f"Cannot start from {config.init_from} with another model: {reasons}. Leave out --config and these "
-            "options, or give another --init-from."
-        )
-    tokenizer = load_tokenizer(Path(run) / "tokenizer.json", config)
+    origin, tokenizer = processes.agree(partial(_same_model, config.init_from, config))
     say = partial(print, file=sys.stderr, flush=True)
     steps, params = load_chosen(run, checkpoint, None, tokenizer.fingerprint, say)
     parameters.require_fit(Transformer(config.model), params)
     return Origin(config.init_from, steps, parameters.fingerprint(params), origin), params
+
+
+def _same_model(init_from: str, config: Config) -> tuple[Config, Tokenizer]:
+    """The config and the tokenizer of a run that has the model, vocabulary and normalization of a config."""
+    origin = _config_of(init_from)
+    if reasons := other_model(origin, config):
+        raise InputError(
+            f"Cannot start from {init_from} with another model: {reasons}. Leave out --config and these options, or "
+            "give another --init-from."
+        )
+    return origin, load_tokenizer(folder(init_from) / "tokenizer.json", config)
 
 
 def _config_of(init_from: str) -> Config:

@@ -125,6 +125,18 @@ def by_first(function: Callable[[], T]) -> T | None:
     return agree(lambda: function() if is_first() else None)
 
 
+def decided_by_first(function: Callable[[], T]) -> T:
+    """Returns what a function returns in the first process, for decisions that depend on a disk.
+
+    Args:
+        function: Returns what JSON can hold.
+
+    Raises:
+        InputError: The function has raised it.
+    """
+    return of_first(by_first(function))  # pyright: ignore[reportReturnType] - the first process's value is not None
+
+
 @contextmanager
 def in_first(context: AbstractContextManager[T]) -> Iterator[T | None]:
     """Opens a context in the first process only.

@@ -20,11 +20,16 @@ from transformer.files import PART, new_folder, write_whole
 from transformer.inference import translator
 from transformer.inference.translator import Translator
 from transformer.run_dir import DIVERGED, check_run, open_run
+from transformer.starts import FILE as STARTS
+from transformer.training import nonfinite
 from transformer.training.optimizer import make_optimizer
 from transformer.training.step import TrainState, create_state
 
 # Files that `save` writes itself, and results of the parameters that the run had before.
-_NOT_COPIED = {"config.json", "tokenizer.json", "scores.json", "hypotheses.txt", DIVERGED, ".lock", "tokens.lock"}
+_NOT_COPIED = {
+    *("config.json", "tokenizer.json", "scores.json", "hypotheses.txt", DIVERGED, ".lock", "tokens.lock"),
+    *(STARTS, nonfinite.FILE),
+}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ RUN/diverged.txt        the error message, if training diverged
 RUN/scores.json         the scores of the test set
 RUN/hypotheses.txt      the translations of the test set
 RUN/evaluation/STEP     an evaluation of each checkpoint, by `evaluate --watch`
+RUN/ctranslate2/        the converted model, by `translate --engine ctranslate2`
 RUN/.lock               held by the process that trains
 """
 

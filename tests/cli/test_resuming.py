@@ -75,6 +75,8 @@ def test_a_log_that_differs_is_a_difference():
     assert resuming.differences(outcome, outcome) is None
     expected = "the log differs: {'step': 6, 'loss': 2.0} and {'step': 6, 'loss': 2.5}"
     assert resuming.differences(outcome, other) == expected
+    longer = outcome._replace(log=[*outcome.log, {"step": 6, "validation_loss": 2.0}])
+    assert resuming.differences(outcome, longer) == ("the log differs: None and {'step': 6, 'validation_loss': 2.0}")
 
 
 def test_what_cannot_be_verified_is_refused(command):

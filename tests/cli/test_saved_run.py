@@ -40,7 +40,7 @@ def test_it_comes_back(corpus, changed, saved):
     before = {path.name: path.read_bytes() for path in (corpus / "run").iterdir() if path.is_file()}
     copied = {path.name for path in saved.iterdir() if path.is_file() and path.read_bytes() == before[path.name]}
     assert {"data.json", "metrics.jsonl", "test.jsonl", "tokenizer.json"} <= copied
-    assert not {"scores.json", "hypotheses.txt"} & {path.name for path in saved.iterdir()}
+    assert not {"scores.json", "hypotheses.txt", "starts.jsonl"} & {path.name for path in saved.iterdir()}
 
 
 @pytest.mark.parametrize(

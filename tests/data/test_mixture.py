@@ -156,7 +156,14 @@ def test_a_corpus_without_pairs_has_a_weight_that_is_refused():
     [
         ({"train": ("a.en", "a.de", "b.tsv", "c.tsv")}, r"data\.train takes two files"),
         ({"train": ("a.tsv",), "weights": (1.0, 2.0)}, r"data\.weights has 2 numbers, but data\.train has 1 corpora"),
-        ({"train": ("a.tsv", "b.tsv"), "weights": (1.0, 0.0)}, r"data\.weights must be positive numbers, but is \(1"),
+        (
+            {"train": ("a.tsv", "b.tsv"), "weights": (1.0, 0.0)},
+            r"weights must be positive numbers up to 1,000,000, but",
+        ),
+        (
+            {"train": ("a.tsv", "b.tsv"), "weights": (1.0, 1e30)},
+            "weights must be positive numbers up to 1,000,000, but",
+        ),
         ({"train": ("a.tsv",), "weights": (1.0,), "temperature": 2.0}, r"data\.weights and data\.temperature are both"),
         ({"temperature": 0.5}, r"data\.temperature must be at least 1"),
     ],

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,10 @@ def test_the_version_of_a_remote_file_changes_with_its_content(memory):
     memory.pipe("/x.tsv", b"a\tc\n")
     assert raw_files.version("memory://x.tsv") != first
     assert raw_files.version("/x.tsv") is None
+
+
+def test_a_pipe_of_training_pairs_is_refused(tmp_path):
+    """It would be empty when it is read again."""
+    os.mkfifo(tmp_path / "train.tsv")
+    with pytest.raises(InputError, match=r"train\.tsv is not a regular file\. Training pairs are read several times"):
+        [*stream_pairs(DataConfig(train=(str(tmp_path / "train.tsv"),)), "train", Report(()))]

@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -11,14 +12,15 @@ import datasets
 import numpy as np
 import pytest
 
-from transformer import stages
+from transformer import interruption, stages
 from transformer.config import DataConfig, TokenizerConfig
 from transformer.data import pair_files, token_cache
 from transformer.data.corpus import read_pairs
-from transformer.data.token_cache import CachedTokens, cached_tokens, is_unfinished
+from transformer.data.token_cache import CachedTokens, cached_tokens, is_unfinished, kept_tokens
 from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokens import tokenize
 from transformer.errors import InputError
+from transformer.interruption import Interrupted
 from transformer.manifest import write_manifest
 
 CHUNK, PAIRS = 7, 101
@@ -275,3 +277,24 @@ def test_large_vocabularies_have_larger_ids(tokenizer, tmp_path, monkeypatch, co
     monkeypatch.setattr(tokenizer, "size", 2**16 + 1)
     found = cached_tokens(tmp_path / "tokens", config, tokenizer, 14)
     assert found.tokens.source_ids.dtype == np.int32
+
+
+def test_tokens_are_looked_for_without_writing(config, tokenizer, tmp_path):
+    folder = tmp_path / "tokens"
+    assert kept_tokens(folder, config, tokenizer, 14) is None
+    assert not folder.exists()
+    made = cached_tokens(folder, config, tokenizer, 14)
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    found = kept_tokens(folder, config, tokenizer, 14)
+    assert found is not None
+    assert_same(found, made)
+    assert kept_tokens(folder, dataclasses.replace(config, max_length=9), tokenizer, 14) is None
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_signal_ends_the_waiting_for_another_process(config, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(interruption, "_received", signal.SIGTERM)
+    with (tmp_path / "tokens.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(Interrupted):
+            cached_tokens(tmp_path / "tokens", config, tokenizer, 14)

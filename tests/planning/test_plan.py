@@ -2,10 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from transformer.cli import main
+from transformer.cli.plan import workload
+from transformer.config import Config, ParallelConfig, TrainingConfig
+from transformer.errors import InputError
+from transformer.planning.program import arrangement
 
 D, F, V = 16, 32, 262
 TINY = [
@@ -56,3 +62,17 @@ def test_padding_is_that_of_the_data_and_a_departure_from_the_recipe_is_a_warnin
     (warning,) = made["warnings"]
     assert "but the recipe has 2,048" in warning  # of the quickstart, which all other options change
     assert not (tmp_path / "run").exists()
+
+
+def test_devices_of_several_hosts_form_a_mesh_as_in_training() -> None:
+    one_host: list[Any] = [SimpleNamespace(process_index=0) for _ in range(8)]
+    two_hosts: list[Any] = [SimpleNamespace(process_index=index // 4) for index in range(8)]
+    assert str(arrangement(Config(), one_host)) == "pmap"
+    assert str(arrangement(Config(), two_hosts)) == "mesh data=8 fsdp=1 tensor=1"
+    with pytest.raises(InputError, match="trains in one process, but there are 2"):
+        arrangement(Config(parallel=ParallelConfig("pmap")), two_hosts)
+
+
+def test_a_batch_that_training_refuses_is_refused() -> None:
+    with pytest.raises(InputError, match="A batch of 200 tokens is too small: 8 rows"):
+        workload(Config(training=TrainingConfig(batch_tokens=200, pack_length=64)), 8, read=False)

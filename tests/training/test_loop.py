@@ -3,6 +3,8 @@ import itertools
 import json
 import random
 import shutil
+import signal
+import threading
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ from transformer.data.tokenizer_bpe import BpeTokenizer
 from transformer.data.tokens import tokenize
 from transformer.errors import DivergenceError
 from transformer.inference.translator import load
+from transformer.interruption import Interrupted
 from transformer.model import Transformer
 from transformer.run_dir import open_run, saved_steps
 from transformer.shapes import Batch
@@ -160,6 +163,18 @@ def test_an_interrupted_run_resumes_bit_for_bit(config, finished, tiny_batches, 
         last_params(broken.run_dir),
         last_params(config.run_dir),
     )
+
+
+def test_a_run_that_is_stopped_leaves_no_thread(config, tiny_batches, tmp_path, monkeypatch):
+    """Although the exception keeps all frames. Garbage collection would end the thread later, in any other thread."""
+
+    def stop() -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "check", stop)
+    with pytest.raises(Interrupted) as kept:
+        train(in_run_dir(config, tmp_path), tiny_batches())
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate()), kept
 
 
 def without_speeds(config: Config) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from transformer.cli import process
 from transformer.errors import InputError, did_you_mean
 from transformer.interruption import Interrupted
 from transformer.joining import join, joined, leave
-from transformer.runtime import keep_freed_memory, require_bootstrap_seed, simulate_devices
+from transformer.runtime import keep_freed_memory, require_bootstrap_seed, resolve_dtype, simulate_devices
 
 COMMANDS = {
     "train": "train a model on a parallel corpus, then score it on the test set",
@@ -57,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a run
     try:
         status = _run(given)
+    except SystemExit as ended:  # by tyro, after --help or a wrong option
+        if not joined():
+            raise
+        status = ended.code if isinstance(ended.code, int) else 2
     except Exception:
         if not joined():
             raise
@@ -92,6 +96,7 @@ def _run(given: list[str]) -> int:
         if joined() and given[0] != "train":  # which has settings to make before JAX starts its backend
             from transformer.processes import first_prints, require_same
 
+            resolve_dtype("auto")  # which explains why there is no device
             require_same("The command is", given)
             command = first_prints()(command)
         command(given[1:])

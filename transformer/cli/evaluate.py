@@ -84,8 +84,10 @@ def _watch(options: EvaluationOptions) -> None:
     ):
         if given:
             raise InputError(f"{name} cannot be combined with --watch, which scores every checkpoint. Leave one out.")
-    if options.interval <= 0:
-        raise InputError(f"--interval must be positive (seconds), but is {options.interval}.")
+    require(
+        0 < options.interval <= 86_400,
+        f"--interval must be positive and at most a day (86,400 seconds), but is {options.interval}.",
+    )
     share_device_memory()
     pairs, metrics = _scored(options)
     prepare(options)

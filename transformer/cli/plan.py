@@ -24,7 +24,7 @@ class PlanOptions(ConfigOptions):
     `transformer train` are accepted. The padding is that of the training data, if they are given.
 
         transformer plan --config base
-        transformer plan --config wmt14_big --target h100
+        transformer plan --config wmt14_big --target h100 --full-rows
         transformer plan --config base --data.train a.en a.de --target v5e:2x2 --json
         transformer plan --config wmt14_big --target v5e:4x8 --full-rows --parallel.fsdp 32
 
@@ -73,7 +73,9 @@ def workload(config: Config, shards: int, *, read: bool) -> "Workload":
 
     Raises: InputError if the data cannot be read, or if a batch is too small for its parts.
     """
+    from transformer.data.batches import check_budget
     from transformer.data.corpus import splits
+    from transformer.data.token_cache import kept_tokens
     from transformer.inputs import load_or_train_tokenizer, training_batches, training_tokens
     from transformer.planning.plan import Workload
     from transformer.run_dir import TOKENS
@@ -81,13 +83,14 @@ def workload(config: Config, shards: int, *, read: bool) -> "Workload":
     training, multiple = config.training, config.training.accumulation_steps * shards
     length = training.pack_length or config.data.max_length
     if not read or "train" not in splits(config.data):
-        rows = training.batch_tokens // length // multiple * multiple
-        return Workload(length, length, max(rows, multiple))
+        check_budget(training.batch_tokens, multiple, length, length)
+        return Workload(length, length, training.batch_tokens // length // multiple * multiple)
     tokenizer = load_or_train_tokenizer(config)
     with tempfile.TemporaryDirectory(prefix="transformer-plan-") as folder:
-        kept = config.data.cache is not None or (Path(config.run_dir) / TOKENS).exists()
-        data = config.data if kept else dataclasses.replace(config.data, cache=folder)
-        train = training_tokens(dataclasses.replace(config, data=data), tokenizer)
+        train = kept_tokens(Path(config.run_dir) / TOKENS, config.data, tokenizer, length)
+        if train is None:
+            data = dataclasses.replace(config.data, cache=config.data.cache or folder)
+            train = training_tokens(dataclasses.replace(config, data=data), tokenizer)
         print(f"train: {train.report}", file=sys.stderr)
         batches = training_batches(config, train.tokens, multiple)
     return Workload(*batches.shape, batches.padding, batches.per_epoch)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,7 +129,7 @@ def differences(expected: Outcome, found: Outcome) -> str | None:
             f"{len(different)} of {len(expected.arrays)} arrays differ, first {next(iter(different))}, and most "
             f"{largest} by up to {different[largest]:.1e}"
         )
-    lines = zip(expected.log, found.log, strict=True)
+    lines = zip_longest(expected.log, found.log)
     return next((f"the log differs: {ours} and {theirs}" for ours, theirs in lines if ours != theirs), None)
 
 

@@ -95,8 +95,8 @@ class TrainingOptions(ConfigOptions):
     """Stop after this step, with a checkpoint and without scoring the test set. The learning rate is the one of the
     whole run, and the same command without this option resumes."""
     verify_resume: bool = False
-    """Instead of training, check that this config resumes bit for bit on this machine. This trains six steps twice in
-    a temporary directory, and the second time in a new process from a checkpoint."""
+    """Instead of training, check that this config resumes bit for bit on this machine. This trains six steps in
+    a temporary directory, resumes from the checkpoint of step 4 in a new process, and compares the results."""
 
 
 def main(arguments: list[str]) -> None:

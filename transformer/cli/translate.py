@@ -40,8 +40,8 @@ class TranslationOptions(DecodingOptions):
     """`ctranslate2` decodes with CTranslate2, which needs the extra `interop`. The model is converted once, into
     RUN/ctranslate2."""
     dtype: Dtype | Literal["float16", "int8"] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Compute dtype; `auto` is bfloat16 where the hardware supports it. By default the run's. CTranslate2 computes in
-    float32 unless this option says otherwise; float16 and int8 need it."""
+    """Compute dtype. With JAX, `auto` is bfloat16 where the hardware supports it, and the default is the run's. With
+    --engine ctranslate2, `auto` and the default are float32. float16 and int8 need that engine."""
     jsonl: bool = False
     """Write a JSON object for each line: `source`, and `translations` from best to worst, each with `text`, `score` and
     `tokens` (length in tokens, including the end token)."""

@@ -1,6 +1,5 @@
 """Settings of the training text and of the tokenizer."""
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -40,8 +39,9 @@ class DataConfig:
     train: tuple[str, ...] = ()
     """Training pairs: two files, one file, or the name of a split. If one
     file contains all splits and none is named, they are `train`,
-    `validation` and `test`. Several corpora are mixed: two text files of
-    each, one after the other; files of pairs; or names of splits."""
+    `validation` and `test`. To mix several corpora, give
+    source and target file of each in turn (a.en a.de b.en b.de), several
+    files of pairs, or several splits."""
     weights: tuple[float, ...] = ()
     """How often each pair of a corpus occurs per epoch, one number for each
     corpus of `train` (fractions are allowed). By default 1 for all."""
@@ -131,8 +131,8 @@ class DataConfig:
             "data.weights and data.temperature are both given. Leave out one of them.",
         )
         require(
-            all(0 < weight < math.inf for weight in self.weights),
-            f"data.weights must be positive numbers, but is {self.weights}.",
+            all(0 < weight <= 1e6 for weight in self.weights),
+            f"data.weights must be positive numbers up to 1,000,000, but is {self.weights}.",
         )
         require(
             len(self.weights) in (0, len(self.corpora)),

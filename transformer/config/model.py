@@ -69,8 +69,8 @@ class ModelConfig:
     decoder_start: Literal["token", "zeros"] = "token"
     """First input of the decoder. `token` is the embedding of
     `tokenizer.start_id`, `zeros` is a vector of zeros, as in Marian; both
-    plus position 0. With `zeros`, the start id and the pad id may be the
-    number of tokens, so that no token has them."""
+    plus position 0. With `zeros`, the start id and the pad id may equal the
+    vocabulary size, which is no token's id."""
     dropout: Share = 0.1
     """Probability of dropout on the output of each sub-layer and on
     embeddings + positions (section 5.4)."""
@@ -94,10 +94,12 @@ class ModelConfig:
     `jax.hessian`)."""
     attention: Literal["auto", "plain", "fused"] = "auto"
     """`plain` stores the attention weights, as section 3.2.1 writes them.
-    `fused` stores none: a Pallas kernel on a GPU, splash attention on a
-    TPU, blocks of keys on a CPU. `auto` is the kernel on Hopper GPUs, on
-    which it has been tested. Elsewhere it is plain up to 2,048 tokens per
-    row, and above that blocks of keys."""
+    `fused` stores none: a Pallas kernel on a GPU (heads of up to 128
+    features), splash attention on a TPU, elsewhere one block of keys at a
+    time. `auto` is the kernel on Hopper GPUs, on which it has been
+    tested. Elsewhere it is plain up to 2,048 tokens per row, and blocks
+    of keys above. It is always plain with attention dropout, or with the
+    plain implementation."""
     scan_unroll: Count | None = None
     """Number of layers that the compiled loop over a stack contains. 1
     compiles fastest; larger numbers run faster. None is 1 on a TPU, and

@@ -87,7 +87,7 @@ class Batches:
         self._before = np.cumsum(counts) - counts
         used = groups.lengths[counts > 0], counts[counts > 0]
         S, T = row_shape(*used, pack_length or int(used[0].max()))
-        _check_budget(tokens, row_multiple, max(S, T), pack_length)
+        check_budget(tokens, row_multiple, max(S, T), pack_length)
         self._layout = pack(groups.lengths, counts, S, T)
         self._filled_rows = _spread(self._layout.num_rows, tokens // max(S, T))
         rows = -(-self._filled_rows // row_multiple) * row_multiple
@@ -211,7 +211,15 @@ def _spread(count: int, fit: int) -> int:
     return rows if rows < _MANY_ROWS else rows + -rows % _ROW_MULTIPLE
 
 
-def _check_budget(tokens: int, row_multiple: int, length: int, pack_length: int | None) -> None:
+def check_budget(tokens: int, row_multiple: int, length: int, pack_length: int | None) -> None:
+    """Raises InputError unless a batch has room for a row of each part.
+
+    Args:
+        tokens: `training.batch_tokens`.
+        row_multiple: Number of parts of a batch.
+        length: Number of tokens of a row.
+        pack_length: The length that rows were to have; None for the longest pair's.
+    """
     if row_multiple * length <= tokens:
         return
     if length == pack_length:

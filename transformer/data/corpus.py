@@ -12,8 +12,9 @@ from transformer.data.duplicates import Seen
 from transformer.data.normalization import normalize
 from transformer.data.pair_files import read_side, stream_files, stream_parallel, unit_of
 from transformer.data.pairs import Chunk, Pairs, Report, joined
+from transformer.data.raw_files import is_remote, locate
 from transformer.data.records import to_pairs
-from transformer.errors import InputError
+from transformer.errors import InputError, require
 from transformer.interruption import checked
 from transformer.stages import counted
 
@@ -52,6 +53,8 @@ def stream_pairs(config: DataConfig, split: Split, report: Report) -> Iterator[C
     Raises: InputError as `read_pairs` does, when the invalid line is reached.
     """
     corpora = corpora_of(config, split)
+    if split == "train":
+        _require_regular(config)
     if split != "test":
         config = dataclasses.replace(config, tags=None)
     empty, advice = _policy(config, split)
@@ -69,6 +72,16 @@ def stream_pairs(config: DataConfig, split: Split, report: Report) -> Iterator[C
             yield chunk._replace(corpus=number)
         _require_pairs(own)
         report.add(own)
+
+
+def _require_regular(config: DataConfig) -> None:
+    """Raises InputError if training pairs come from a pipe: they are read for the tokenizer, the key and the tokens."""
+    one_file = (config.corpus,) if config.is_one_file else ()
+    for path in chain.from_iterable(config.corpora) if config.corpus == "files" else one_file:
+        require(
+            is_remote(path) or not locate(path).exists() or locate(path).is_file(),
+            f"{path} is not a regular file. Training pairs are read several times, so write them to a file first.",
+        )
 
 
 def corpora_of(config: DataConfig, split: Split) -> tuple[tuple[str, ...], ...]:

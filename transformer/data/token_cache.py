@@ -14,13 +14,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from transformer.config import DataConfig
 from transformer.data.corpus import corpora_of, load_rows, names_of, stream_pairs
@@ -32,6 +33,7 @@ from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokens import TokenPairs, encode, longest, require_pairs, within_limits
 from transformer.errors import InputError
 from transformer.files import as_json, read_json, write_whole
+from transformer.interruption import check, checked
 from transformer.manifest import MANIFEST, damaged_files, has_manifest, write_manifest
 from transformer.stages import stage
 
@@ -102,6 +104,12 @@ def cached_tokens(
     return found
 
 
+def kept_tokens(folder: Path, config: DataConfig, tokenizer: Tokenizer, max_length: int) -> CachedTokens | None:
+    """The tokens in a folder if they are those of a config, without writing anything; see `cached_tokens`."""
+    arrays = TokenFiles(folder, max(tokenizer.source.size, tokenizer.target.size))
+    return _load(folder, _key(config, tokenizer, max_length), config, arrays)
+
+
 def lock_of(folder: Path) -> Path:
     """The file that the process which tokenizes holds."""
     return folder.with_name(f"{folder.name}.lock")
@@ -112,7 +120,10 @@ def _locked(folder: Path) -> Iterator[None]:
     """Waits until no other process tokenizes into the folder, and keeps others from it meanwhile."""
     lock = FileLock(lock_of(folder))
     with stage(f"waiting for the process that holds {lock.lock_file} to tokenize the training pairs"):
-        lock.acquire()
+        while not lock.is_locked:
+            check()
+            with suppress(Timeout):
+                lock.acquire(timeout=1)
     try:
         yield
     finally:
@@ -121,7 +132,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a tokenization was interrupted, and can be continued."""
-    return (folder / PROGRESS).exists()
+    return (folder / PROGRESS).exists() and not has_manifest(folder)
 
 
 def fingerprint_of(chunks: Iterator[Chunk]) -> str:
@@ -164,7 +175,7 @@ def _file_identity(path: str) -> list[str]:
     digest = hashlib.sha256()
     with open_file(path) as file:
         try:
-            while block := file.read(BLOCK):
+            for block in checked(iter(partial(file.read, BLOCK), b"")):
                 digest.update(block)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}.") from error
@@ -246,8 +257,8 @@ def _make(
     arrays.sync()
     about: dict[str, Any] = {"key": key, "arrays": arrays.dtypes, "sizes": sizes, "data": digest.hexdigest()}
     write_whole(folder / TOKENS, as_json(about | {"report": dataclasses.asdict(report)}))
+    write_manifest(folder, without={PROGRESS})
     (folder / PROGRESS).unlink(missing_ok=True)
-    write_manifest(folder)
 
 
 class _Progress(NamedTuple):

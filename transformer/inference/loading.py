@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -65,23 +66,35 @@ def load_chosen(
     unreadable = set[int]()
     while True:
         try:
-            steps = processes.of_first(checkpoint_steps(run_dir, checkpoint, average, unreadable))
-            params = load_params(run_dir, steps, fingerprint)
-        except UnreadableCheckpointError as error:
-            if not isinstance(checkpoint, str):
-                raise
-            unreadable.add(error.step)
+            steps = processes.decided_by_first(partial(checkpoint_steps, run_dir, checkpoint, average, unreadable))
+            params, error = processes.agree(partial(_load, run_dir, steps, fingerprint))
         except InputError as error:
             damaged = [record.step for record in records(run_dir) if record.step in unreadable or _is_damaged(record)]
             if not damaged:
                 raise
             raise InputError(f"{error} {_name(damaged).capitalize()} cannot be read.") from error
-        else:
-            if missing := _missing(run_dir, checkpoint, average, steps, unreadable):
-                say(f"Using {_name(steps)} of {run_dir} because {_name(missing)} cannot be read.")
-            if old := [step for step in steps if not has_manifest(Path(run_dir) / CHECKPOINTS / str(step))]:
-                say(UNVERIFIED.format(f"{_name(old)} of {run_dir}"))
-            return steps, params
+        failed = next((found for found in processes.gathered(error and [error.step, str(error)]) if found), None)
+        if failed is not None and not isinstance(checkpoint, str):
+            raise error or UnreadableCheckpointError(*failed)
+        if failed is not None:
+            unreadable.add(failed[0])
+            continue
+        assert params is not None
+        if missing := _missing(run_dir, checkpoint, average, steps, unreadable):
+            say(f"Using {_name(steps)} of {run_dir} because {_name(missing)} cannot be read.")
+        if old := [step for step in steps if not has_manifest(Path(run_dir) / CHECKPOINTS / str(step))]:
+            say(UNVERIFIED.format(f"{_name(old)} of {run_dir}"))
+        return steps, params
+
+
+def _load(
+    run_dir: str | Path, steps: Sequence[int], fingerprint: str
+) -> tuple[Params, None] | tuple[None, UnreadableCheckpointError]:
+    """The mean of checkpoints, or the error if one cannot be read."""
+    try:
+        return load_params(run_dir, steps, fingerprint), None
+    except UnreadableCheckpointError as error:
+        return None, error
 
 
 def _missing(

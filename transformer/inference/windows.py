@@ -3,7 +3,7 @@
 from collections.abc import Collection, Generator, Iterable
 from contextlib import suppress
 from itertools import islice
-from queue import Empty, Queue
+from queue import Empty, Full, Queue
 from threading import Event, Thread
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
@@ -52,22 +52,27 @@ def windows(items: Iterable[T], size: int) -> Generator[list[T], None, None]:
         if end.error is not None:
             raise end.error
     finally:
-        stopped.set()
-        with suppress(Empty):  # makes room, so that a thread blocked in `put` can add its item and stop
-            while True:
-                arrived.get_nowait()
+        stopped.set()  # and takes no lock of the queue: garbage may be collected in the thread that has it
 
 
 def _read(items: Iterable[Any], arrived: Queue[Any], stopped: Event) -> None:
     error = None
     try:
         for item in items:
-            arrived.put(item)
-            if stopped.is_set():
+            if not _put(arrived, item, stopped):
                 return
     except BaseException as raised:  # raised again in the thread that consumes the windows
         error = raised
-    arrived.put(_End(error))
+    _put(arrived, _End(error), stopped)
+
+
+def _put(arrived: Queue[Any], item: Any, stopped: Event) -> bool:
+    """Adds an item as soon as there is room; returns False if nobody consumes the windows any more."""
+    while not stopped.is_set():
+        with suppress(Full):
+            arrived.put(item, timeout=1)
+            return True
+    return False
 
 
 def _next_window(arrived: Queue[Any], size: int) -> tuple[list[Any], _End | None]:

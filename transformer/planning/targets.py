@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -80,6 +81,9 @@ def prepare(target: Target) -> Mapping[str, str]:
         # Otherwise libtpu asks the metadata server of a cloud machine which TPU it has.
         variables |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
     os.environ.update(variables)
+    if (jax := sys.modules.get("jax")) is not None:  # which has read its variables already
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_enable_compilation_cache", False)
     return variables
 
 

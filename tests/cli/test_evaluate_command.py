@@ -218,7 +218,8 @@ def test_evaluate_watches_a_run_to_its_end(run, monkeypatch):
         (["--average", "2"], "Step 10 in .*evaluation was scored with --average 1. Give another folder with --output"),
         (["--checkpoint", "10"], "--checkpoint cannot be combined with --watch"),
         (["--json"], "--json cannot be combined with --watch"),
-        (["--interval", "0"], r"--interval must be positive \(seconds\), but is 0"),
+        (["--interval", "0"], r"--interval must be positive and at most a day \(86,400 seconds\), but is 0"),
+        (["--interval", "nan"], "--interval must be positive and at most a day"),
     ):
         assert_refused(call("evaluate", run, "--watch", *arguments), message)
 

@@ -69,8 +69,8 @@ class ModelConfig:
     decoder_start: Literal["token", "zeros"] = "token"
     """First input of the decoder. `token` is the embedding of
     `tokenizer.start_id`, `zeros` is a vector of zeros, as in Marian; both
-    plus position 0. With `zeros`, the start id and the pad id may equal the
-    vocabulary size, which is no token's id."""
+    plus position 0. With `zeros`, the start id and the pad id may equal
+    the vocabulary size, which is no token's id."""
     dropout: Share = 0.1
     """Probability of dropout on the output of each sub-layer and on
     embeddings + positions (section 5.4)."""

@@ -155,4 +155,4 @@ def test_a_pipe_of_training_pairs_is_refused(tmp_path):
     """It would be empty when it is read again."""
     os.mkfifo(tmp_path / "train.tsv")
     with pytest.raises(InputError, match=r"train\.tsv is not a regular file\. Training pairs are read several times"):
-        [*stream_pairs(DataConfig(train=(str(tmp_path / "train.tsv"),)), "train", Report(()))]
+        next(stream_pairs(DataConfig(train=(str(tmp_path / "train.tsv"),)), "train", Report(())))

@@ -45,6 +45,15 @@ def test_readme_is_short() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_row_of_a_table_is_a_line(page: Path) -> None:
+    """Rows that are joined into a paragraph are valid Markdown, of which Sphinx does not warn."""
+    lines = _without_code(page.read_text("utf-8")).splitlines()
+    assert [
+        line for line in lines if re.search(r"\| :?---", line) and re.fullmatch(r"(\| :?-+:? )+\|", line) is None
+    ] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     """Files and headings. On the site, links out of docs/ are text, so Sphinx does not check them."""
     for link in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", _without_code(page.read_text("utf-8"))):

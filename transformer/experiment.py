@@ -27,6 +27,7 @@ from transformer.inference.results import read_scores
 from transformer.inference.translation import translate
 from transformer.inference.translator import load
 from transformer.inputs import Inputs, nothing_left_if_refused, read_inputs, training_batches
+from transformer.joining import joined
 from transformer.kept_pairs import KEPT, keep_pairs
 from transformer.layers import Build
 from transformer.model import Transformer
@@ -91,7 +92,8 @@ def run(
     if config.compilation_cache:
         use_compilation_cache()
     compute_before_returning()
-    resolve_dtype(config.model.dtype)  # which explains why there is no device, before the processes compute
+    if joined():
+        resolve_dtype(config.model.dtype)  # which explains why there is no device, before the processes compute
     with nothing_left_if_refused(Path(config.run_dir)), processes.first_prints():
         _run(config, profile, stop_after, command)
 

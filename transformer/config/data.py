@@ -39,9 +39,9 @@ class DataConfig:
     train: tuple[str, ...] = ()
     """Training pairs: two files, one file, or the name of a split. If one
     file contains all splits and none is named, they are `train`,
-    `validation` and `test`. To mix several corpora, give
-    source and target file of each in turn (a.en a.de b.en b.de), several
-    files of pairs, or several splits."""
+    `validation` and `test`. To mix several corpora, give source and
+    target file of each in turn (a.en a.de b.en b.de), several files of
+    pairs, or several splits."""
     weights: tuple[float, ...] = ()
     """How often each pair of a corpus occurs per epoch, one number for each
     corpus of `train` (fractions are allowed). By default 1 for all."""
